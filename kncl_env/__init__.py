@@ -1,0 +1,5 @@
+"""The world (corpus, graph, retrieval) and the game played on it."""
+
+from gymnasium.envs.registration import register
+
+register(id="kncl_env/TopicExpansion-v0", entry_point="kncl_env.make:topic_expansion")

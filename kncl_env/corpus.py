@@ -1,0 +1,95 @@
+"""What a source of text has to deliver: articles with links, before any split exists.
+
+A corpus knows nothing of tokens, passages, splits or graphs as arrays; `world.py` makes those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kncl_env.graph import LINK_TYPES
+
+
+@dataclass(frozen=True)
+class Article:
+    """A topic's text, its links and what the source says about it.
+
+    Attributes:
+        title: Unique in its corpus; the topic's name.
+        paragraphs: The text in reading order; never empty, no empty paragraph.
+        links: `(title of the target, link type)` in reading order; targets that the corpus lacks,
+            self-links and repetitions are dropped (and counted) when the graph is built.
+        labels: Hierarchical region names such as `subject.Science.Biology`; every dotted prefix
+            counts as a region too.
+        is_noise: Truth known to the source alone (a generated world's junk topic). It is kept for
+            accounting and is never shown to a policy.
+        same_as: Title of an earlier article whose text is identical; both get the same split.
+    """
+
+    title: str
+    paragraphs: tuple[str, ...]
+    links: tuple[tuple[str, str], ...] = ()
+    labels: tuple[str, ...] = ()
+    is_noise: bool = False
+    same_as: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.title.strip():
+            raise ValueError("expected an article with a title, got an empty one")
+        if not self.paragraphs or not all(p.strip() for p in self.paragraphs):
+            raise ValueError(
+                f"expected text in every paragraph of {self.title!r}, got an empty one: "
+                "a source must drop articles without text itself and count them"
+            )
+        unknown = {kind for _, kind in self.links} - set(LINK_TYPES)
+        if unknown:
+            raise ValueError(f"expected link types among {LINK_TYPES}, got {sorted(unknown)}")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Articles of one source, and where they come from.
+
+    Attributes:
+        source: Name of the source, for example `pydoc`.
+        licence: Licence of the text, as a reader needs it.
+        citation: What the distributor asks to be cited; may be empty.
+        counts: What was read and what was dropped, by reason.
+    """
+
+    articles: tuple[Article, ...]
+    source: str
+    licence: str
+    citation: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.articles:
+            raise ValueError(
+                f"expected a corpus with articles, got none from source {self.source!r}: "
+                "check that the source holds text"
+            )
+        twice = [title for title, n in Counter(a.title for a in self.articles).items() if n > 1]
+        if twice:
+            raise ValueError(f"expected unique titles, got {twice[0]!r} more than once")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every title, paragraph and link: the identity that an index is bound to."""
+        return hash_texts(
+            part
+            for a in self.articles
+            for part in (a.title, *a.paragraphs, *(f"{t}\t{k}" for t, k in a.links), *a.labels)
+        )
+
+
+def hash_texts(texts: Iterable[str]) -> str:
+    """SHA-256 over texts, each closed by a separator so that no two splits of a text agree."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode())
+        digest.update(b"\x1e")
+    return digest.hexdigest()

@@ -1,0 +1,102 @@
+"""Text to vectors without any download: TF-IDF and a truncated SVD (latent semantic analysis).
+
+Deerwester et al. 1990. Fitted on training text alone. The stored form is plain arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train_lm.files import replacing
+
+# A word, or a dotted name of documentation; single letters carry no topic.
+TOKEN_PATTERN = r"(?u)\b\w[\w.]*\w\b"
+
+
+class Embedder:
+    """Maps texts to unit vectors; texts without a known word map to zero.
+
+    Args:
+        vocabulary: (V,) terms.
+        idf: (V,) inverse document frequencies.
+        components: (D, V) right singular vectors.
+    """
+
+    def __init__(
+        self, vocabulary: Sequence[str], idf: NDArray[Any], components: NDArray[Any]
+    ) -> None:
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        if not len(vocabulary) == len(idf) == components.shape[1]:
+            raise ValueError(
+                f"expected one idf and one component column per term, got {len(vocabulary)} "
+                f"terms, {len(idf)} idf and {components.shape[1]} columns: the file is damaged"
+            )
+        self.vocabulary = list(vocabulary)
+        self.idf = np.asarray(idf, dtype=np.float64)
+        self.components = np.asarray(components, dtype=np.float32)
+        self._counts = CountVectorizer(vocabulary=self.vocabulary, token_pattern=TOKEN_PATTERN)
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], dimensions: int, max_terms: int, seed: int) -> Embedder:
+        """Fit on one text per topic; D is at most the number of topics minus one."""
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectorizer = TfidfVectorizer(
+            max_features=max_terms,
+            sublinear_tf=True,
+            stop_words="english",
+            token_pattern=TOKEN_PATTERN,
+            min_df=2 if len(texts) > 50 else 1,
+            max_df=0.5 if len(texts) > 50 else 1.0,
+        )
+        try:
+            matrix = vectorizer.fit_transform(texts)
+        except ValueError as error:
+            raise ValueError(
+                f"expected training text with words to embed, got none: {error}"
+            ) from None
+        width = max(1, min(dimensions, min(matrix.shape) - 1))
+        svd = TruncatedSVD(width, algorithm="randomized", n_iter=4, random_state=seed).fit(matrix)
+        return cls(list(vectorizer.get_feature_names_out()), vectorizer.idf_, svd.components_)
+
+    @property
+    def dimensions(self) -> int:
+        return int(self.components.shape[0])
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, D) unit rows."""
+        from sklearn.preprocessing import normalize
+
+        counts: Any = self._counts.transform(texts).astype(np.float64)
+        counts.data = 1.0 + np.log(counts.data)
+        weighted = normalize(counts.multiply(self.idf[None, :]).tocsr())
+        return unit_rows(np.asarray(weighted @ self.components.T.astype(np.float64)))
+
+    def save(self, path: Path) -> None:
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(
+                stream,
+                vocabulary=np.array(self.vocabulary),
+                idf=self.idf,
+                components=self.components,
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Embedder:
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(list(arrays["vocabulary"]), arrays["idf"], arrays["components"])
+
+
+def unit_rows(matrix: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows scaled to length 1; zero rows stay zero."""
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return np.divide(matrix, norms, out=np.zeros_like(matrix), where=norms > 1e-12).astype(
+        np.float32
+    )

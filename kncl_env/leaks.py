@@ -1,0 +1,62 @@
+"""Proof that a world is whole and leaks nothing: what `kncl-env check` runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kncl_env.build import world_hash
+from kncl_env.corpus import hash_texts
+from kncl_env.retrieval import PassageIndex
+from kncl_env.splits import SPLITS, overlapping
+from kncl_env.world import World
+
+
+def faults(world: World) -> list[str]:
+    """Everything wrong with a world, one line each; empty where it is sound.
+
+    Checks that texts, links and index are those that the card was written for, that the index and
+    the splits agree, and that no held-out passage shares a run of words with another split.
+    """
+    found: list[str] = []
+    passages = world.passages()
+    corpus_hash = hash_texts(
+        part for p in passages for part in (str(p.topic), p.split, p.text, p.noise)
+    )
+    if corpus_hash != world.corpus_hash:
+        found.append(
+            f"expected passages with hash {world.corpus_hash[:12]}, got {corpus_hash[:12]}: "
+            "passages.parquet was changed after the build"
+        )
+    if world_hash(world.card, world.graph) != world.hash:
+        found.append("expected links and settings of the build, got others: the world was edited")
+    for i, other in overlapping(passages):
+        p = passages[i]
+        start = " ".join(p.text.split()[:8])
+        found.append(
+            f"leak: {p.split} passage {i} of {world.titles[p.topic]!r} shares text with {other}: "
+            f"{start} …"
+        )
+    found += _index_faults(world)
+    starts = np.load(world.path / "starts.npy")
+    tokens = np.load(world.path / "tokens.npy", mmap_mode="r")
+    if len(starts) != len(passages) + 1 or starts[-1] != len(tokens):
+        found.append(
+            f"expected tokens of {len(passages)} passages, got a table of {len(starts) - 1} "
+            f"passages and {len(tokens)} of {starts[-1]} tokens"
+        )
+    return found
+
+
+def _index_faults(world: World) -> list[str]:
+    try:
+        index = PassageIndex.open(world.path, world.corpus_hash)
+    except ValueError as error:
+        return [str(error)]
+    indexed = np.zeros(len(world.passage_split), dtype=bool)
+    indexed[index.passages[index.passages < len(indexed)]] = True
+    held_out = np.flatnonzero(indexed & (world.passage_split != SPLITS.index("train")))
+    found = [f"leak: the index holds held-out passage {i}" for i in held_out]
+    missing = int((~indexed & (world.passage_split == SPLITS.index("train"))).sum())
+    if missing:
+        found.append(f"expected every training passage in the index, {missing} are missing")
+    return found

@@ -1,0 +1,45 @@
+"""What a step earns: how much less the learner loses on a fixed target mix, as a share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A step's reward and where it comes from.
+
+    Target prediction gain (Graves et al. 2017, arXiv:1704.03003) on a fixed mix, so that an easy
+    or noisy topic earns nothing by its own loss. Over an episode the rewards telescope to the
+    share of the reducible loss that was removed.
+
+    Attributes:
+        before, after: Held-out loss of the target mix [bits per byte].
+        reducible: Loss at the start minus that of a learner that spends the whole budget on the
+            target topics themselves [bits per byte].
+    """
+
+    before: float
+    after: float
+    reducible: float
+
+    def __post_init__(self) -> None:
+        if not self.reducible > 0:
+            raise ValueError(
+                f"expected a reducible loss above 0 bits per byte, got {self.reducible:.4f}: "
+                "training on the target itself did not help; raise the budget or shorten the "
+                "nucleus phase"
+            )
+
+    @property
+    def loss_drop(self) -> float:
+        """[bits per byte], positive when the learner improved."""
+        return self.before - self.after
+
+    @property
+    def total(self) -> float:
+        return self.loss_drop / self.reducible
+
+    def components(self) -> dict[str, float]:
+        """For `info`: every number that the reward is made of."""
+        return {**asdict(self), "loss_drop": self.loss_drop, "total": self.total}

@@ -1,0 +1,158 @@
+"""An archive on a server: fetched with resume, checked, unpacked safely and whole.
+
+It knows nothing of what the files inside mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+# Called with the archive's name, bytes so far, and bytes in all where the server says so.
+Progress = Callable[[str, int, "int | None"], None]
+
+RECORD = "downloads.json"
+TIMEOUT = 60.0  # [s] without a byte
+CHUNK = 1 << 18  # [bytes]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One .tar.gz to fetch; a size or a checksum that is `None` is recorded, not checked.
+
+    Attributes:
+        url: Where it lies.
+        unpacks_to: The folder that it holds.
+        size: [bytes].
+        sha256: Hexadecimal.
+    """
+
+    url: str
+    unpacks_to: str
+    size: int | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not urllib.parse.urlsplit(self.url).path.endswith(".tar.gz"):
+            raise ValueError(f"expected the address of a .tar.gz, got {self.url!r}")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"expected 64 hexadecimal digits of SHA-256, got {self.sha256!r}")
+
+    @property
+    def name(self) -> str:
+        return urllib.parse.urlsplit(self.url).path.rsplit("/", 1)[-1]
+
+
+def fetch(archive: Archive, into: Path, progress: Progress | None = None) -> Path:
+    """Download and unpack; call again to go on where a broken download stopped.
+
+    A folder that is there already is not fetched again. `downloads.json` in `into` records address,
+    size and SHA-256 of what came, and which of them were checked against a known value.
+
+    Returns:
+        The unpacked folder; it appears only when it is whole.
+
+    Raises:
+        ValueError: The server cannot be reached, or what came differs from what is expected.
+    """
+    folder = into / archive.unpacks_to
+    if folder.exists():
+        return folder
+    into.mkdir(parents=True, exist_ok=True)
+    part = into / f"{archive.name}.part"
+    _download(archive, part, progress)
+    entry = _checked(archive, part)
+    _unpack(archive, part, into)
+    record = into / RECORD
+    entries = json.loads(record.read_text()) if record.exists() else {}
+    record.write_text(json.dumps(entries | {archive.name: entry}, indent=2, sort_keys=True) + "\n")
+    part.unlink()
+    return folder
+
+
+def _download(archive: Archive, part: Path, progress: Progress | None) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "kncl"} | ({"Range": f"bytes={have}-"} if have else {})
+    total: int | None = None
+    try:
+        request = urllib.request.Request(archive.url, headers=headers)
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            resumed = answer.status == HTTPStatus.PARTIAL_CONTENT
+            have = have if resumed else 0
+            length = answer.headers.get("Content-Length")
+            total = None if length is None else have + int(length)
+            with part.open("ab" if resumed else "wb") as file:
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+                    have += len(chunk)
+                    if progress is not None:
+                        progress(archive.name, have, total)
+    except urllib.error.HTTPError as error:
+        with error:
+            # Nothing is left to send: unpacking will tell whether the part is the whole.
+            if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return
+            raise ValueError(f"expected {archive.url}, got {error}: try again later") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(
+            f"expected {archive.url}, got {error!r} after {have:,} bytes: "
+            "check the network; the same command resumes there"
+        ) from None
+    if total is not None and have != total:
+        raise ValueError(
+            f"expected {total:,} bytes of {archive.url}, got {have:,}: the connection broke; "
+            "the same command resumes there"
+        )
+
+
+def _checked(archive: Archive, part: Path) -> dict[str, object]:
+    """Compare with what is known; a file that differs is removed, since resuming cannot mend it."""
+    with part.open("rb") as file:
+        got = {
+            "size": part.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+    known = {k: v for k, v in (("size", archive.size), ("sha256", archive.sha256)) if v is not None}
+    for key, expected in known.items():
+        if got[key] != expected:
+            part.unlink()
+            raise ValueError(
+                f"expected {key} {expected} of {archive.url}, got {got[key]}: the file was damaged "
+                "on its way or has changed; it was removed, call again"
+            )
+    return {"url": archive.url, **got, "checked": sorted(known)}
+
+
+def _unpack(archive: Archive, part: Path, into: Path) -> None:
+    """Unpack beside the goal and move it there whole, so that no half of a folder is ever seen."""
+    if not hasattr(tarfile, "data_filter"):
+        raise ValueError("expected Python 3.11.4 or later for safe unpacking, got an earlier one")
+    beside = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=into))
+    try:
+        with tarfile.open(part, "r:gz") as tar:
+            tar.extractall(beside, filter="data")
+        if not (beside / archive.unpacks_to).is_dir():
+            raise tarfile.TarError(f"no folder {archive.unpacks_to}, but {os.listdir(beside)[:3]}")
+        (beside / archive.unpacks_to).rename(into / archive.unpacks_to)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        part.unlink()
+        raise ValueError(
+            f"expected an archive with {archive.unpacks_to} from {archive.url}, got {error}: the "
+            "file was damaged on its way or has changed; it was removed, call again"
+        ) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,167 @@
+"""Which passage may be trained on, which is held out, and the proof that they do not overlap.
+
+Passages are cut and split before any tokenizer, vector, index or batch exists.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kncl_env.corpus import Article
+
+# The policy sees the loss on `reward`; `select` chooses checkpoints and settings; `test` is read
+# once, by an evaluation.
+SPLITS = ("train", "reward", "select", "test")
+HELD_OUT = SPLITS[1:]
+
+# Two passages overlap when they share a run of this many words.
+OVERLAP_WORDS = 12
+
+_WORD = re.compile(r"\w+")
+_SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A retrievable piece of a topic's text.
+
+    Attributes:
+        topic: Number of the topic.
+        split: One of `SPLITS`.
+        text: Never empty.
+        noise: Kind of junk, or an empty string; for accounting only, never shown to a policy.
+    """
+
+    topic: int
+    split: str
+    text: str
+    noise: str = ""
+
+
+def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
+    """Join short paragraphs and cut long ones into passages of about `size` bytes."""
+    passages: list[str] = []
+    room: list[str] = []
+    filled = 0
+    for piece in _pieces(paragraphs, size):
+        length = len(piece.encode())
+        if room and filled + length > size:
+            passages.append("\n".join(room))
+            room, filled = [], 0
+        room.append(piece)
+        filled += length
+    if room:
+        passages.append("\n".join(room))
+    return passages
+
+
+def _pieces(paragraphs: Iterable[str], size: int) -> Iterable[str]:
+    for paragraph in paragraphs:
+        if len(paragraph.encode()) <= size:
+            yield paragraph
+            continue
+        current = ""
+        for sentence in _SENTENCE_END.split(paragraph):
+            for part in _words_up_to(sentence, size):
+                if current and len(current.encode()) + len(part.encode()) >= size:
+                    yield current
+                    current = part
+                else:
+                    current = f"{current} {part}" if current else part
+        if current:
+            yield current
+
+
+def _words_up_to(sentence: str, size: int) -> Iterable[str]:
+    if len(sentence.encode()) <= size:
+        yield sentence
+        return
+    current = ""
+    for word in sentence.split(" "):
+        if current and len(current) + len(word) >= size:
+            yield current
+            current = word
+        else:
+            current = f"{current} {word}" if current else word
+    if current:
+        yield current
+
+
+def split_article(article: Article, n_passages: int, share: float, seed: int) -> list[str]:
+    """The split of each of an article's passages, in order.
+
+    One contiguous section per held-out split, each in another third of the article. An article
+    too short to spare three passages is trained on whole. Identical texts get identical splits,
+    because the draw depends on the name of the first of them.
+
+    Args:
+        share: Share of the passages held out for each of the three splits.
+    """
+    splits = ["train"] * n_passages
+    block = max(1, round(share * n_passages))
+    if n_passages < 8 or 3 * block > n_passages // 2:
+        return splits
+    rng = np.random.default_rng([seed, zlib.crc32((article.same_as or article.title).encode())])
+    for third, name in enumerate(rng.permutation(HELD_OUT)):
+        low, high = third * n_passages // 3, (third + 1) * n_passages // 3 - block
+        start = int(rng.integers(low, high + 1))
+        splits[start : start + block] = [str(name)] * block
+    return splits
+
+
+def word_runs(text: str) -> NDArray[np.uint64]:
+    """Hashes of all runs of `OVERLAP_WORDS` words of a text, case and punctuation aside."""
+    words = _WORD.findall(text.lower())
+    n = len(words) - OVERLAP_WORDS + 1
+    if n <= 0:
+        return np.zeros(0, dtype=np.uint64)
+    codes = np.array([zlib.crc32(w.encode()) for w in words], dtype=np.uint64)
+    runs = np.zeros(n, dtype=np.uint64)
+    for i in range(OVERLAP_WORDS):
+        # Polynomial hash modulo 2^64 with an odd multiplier (Knuth's MMIX constant).
+        runs = runs * np.uint64(6364136223846793005) + codes[i : i + n] + np.uint64(1)
+    return runs
+
+
+def overlapping(passages: Sequence[Passage]) -> list[tuple[int, str]]:
+    """Held-out passages that share a run of words with another split.
+
+    Returns:
+        `(index of the held-out passage, name of the other split)`, ascending by index.
+    """
+    held_out = [i for i, p in enumerate(passages) if p.split != "train"]
+    runs_of = {i: word_runs(passages[i].text) for i in held_out}
+    wanted = _sorted_unique([runs_of[i] for i in held_out])
+    seen_in: dict[str, NDArray[np.uint64]] = {}
+    for split in SPLITS:
+        # Only runs that some held-out passage has can matter: this keeps memory small.
+        parts = []
+        for i, passage in enumerate(passages):
+            if passage.split == split:
+                runs = runs_of[i] if i in runs_of else word_runs(passage.text)
+                parts.append(runs[_is_in(runs, wanted)])
+        seen_in[split] = _sorted_unique(parts)
+    found = []
+    for i in held_out:
+        for split in SPLITS:
+            if split != passages[i].split and _is_in(runs_of[i], seen_in[split]).any():
+                found.append((i, split))
+                break
+    return found
+
+
+def _sorted_unique(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.uint64)
+
+
+def _is_in(values: NDArray[np.uint64], table: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    if not len(table):
+        return np.zeros(len(values), dtype=bool)
+    place = np.minimum(np.searchsorted(table, values), len(table) - 1)
+    return np.asarray(table[place] == values)

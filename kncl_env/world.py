@@ -1,0 +1,276 @@
+"""A world: one corpus made ready to be explored, as an immutable directory.
+
+    world.json            source, licence, hashes, counts, scenario, settings
+    passages.parquet      topic, split, text, noise kind of every passage
+    topics.parquet        title, labels, noise flag of every topic
+    tokens.npy starts.npy token ids of all passages, and where each begins
+    tokenizer.json        byte-level BPE
+    graph.npz             typed links as CSR
+    topic_vectors.npy     one unit vector per topic
+    embedder.npz          maps any text into the same space
+    passages.faiss …      passage index, bound to the corpus by its hash
+
+`build.py` makes it, `leaks.py` checks it. It knows no learner and no policy.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kncl_env.embedding import Embedder
+from kncl_env.graph import TopicGraph
+from kncl_env.splits import SPLITS, Passage
+from train_lm.batches import TokenStore
+from train_lm.files import read_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from kncl_env.retrieval import PassageIndex
+
+WORLD_FORMAT = 1
+
+
+class World:
+    """An opened world; everything large is read on first use.
+
+    Raises (from `open`):
+        FileNotFoundError: No world there.
+        ValueError: A file is missing, damaged or of another format.
+    """
+
+    def __init__(self, path: Path, card: dict[str, Any]) -> None:
+        self.path = path
+        self.card = card
+
+    @classmethod
+    def open(cls, path: str | Path) -> World:
+        path = Path(path)
+        if not (path / "world.json").is_file():
+            raise FileNotFoundError(
+                f"expected a world directory at {path}, found no world.json there: "
+                "make one with `kncl-env build`"
+            )
+        card = read_json(path / "world.json")
+        if card.get("format") != WORLD_FORMAT:
+            raise ValueError(
+                f"expected world format {WORLD_FORMAT} in {path}, got {card.get('format')}: "
+                "rebuild it with this version"
+            )
+        return cls(path, card)
+
+    def __repr__(self) -> str:
+        return f"World({self.card['source']}, {self.n_topics} topics, {self.hash[:12]})"
+
+    @property
+    def hash(self) -> str:
+        """Identity of the world: texts, splits, links, target and settings."""
+        return str(self.card["hash"])
+
+    @property
+    def corpus_hash(self) -> str:
+        """Identity of the passages alone; the index is bound to it."""
+        return str(self.card["corpus_hash"])
+
+    @cached_property
+    def _topics(self) -> dict[str, list[Any]]:
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self._file("topics.parquet")).to_pydict()
+
+    def _file(self, name: str) -> Path:
+        file = self.path / name
+        if not file.is_file():
+            raise ValueError(f"expected {name} in world {self.path}, found none: rebuild it")
+        return file
+
+    @cached_property
+    def titles(self) -> tuple[str, ...]:
+        return tuple(self._topics["title"])
+
+    @property
+    def n_topics(self) -> int:
+        return len(self.titles)
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        return {title: i for i, title in enumerate(self.titles)}
+
+    def __contains__(self, title: str) -> bool:
+        return title in self._number
+
+    def topic_of(self, title: str) -> int:
+        """Number of the topic with this title.
+
+        Raises:
+            ValueError: No such topic; the closest titles are named.
+        """
+        try:
+            return self._number[title]
+        except KeyError:
+            close = difflib.get_close_matches(title, self.titles, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(close)}?" if close else "see `kncl-env show`"
+            raise ValueError(
+                f"expected the title of a topic of {self.path}, got {title!r}: {hint}"
+            ) from None
+
+    @cached_property
+    def graph(self) -> TopicGraph:
+        with np.load(self._file("graph.npz"), allow_pickle=False) as arrays:
+            return TopicGraph(arrays["indptr"], arrays["indices"], arrays["types"])
+
+    @cached_property
+    def topic_vectors(self) -> NDArray[np.float32]:
+        """(N, D) unit rows."""
+        vectors: NDArray[np.float32] = np.load(self._file("topic_vectors.npy"))
+        return vectors
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder.load(self._file("embedder.npz"))
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, D) unit rows in the space of `topic_vectors`; zero where no word is known."""
+        return self._embedder(texts)
+
+    @cached_property
+    def index(self) -> PassageIndex:
+        """The passage index. Raises: ValueError where it is of another corpus."""
+        from kncl_env.retrieval import PassageIndex
+
+        return PassageIndex.open(self.path, self.corpus_hash)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        from train_lm.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.path / "tokenizer.json")
+
+    @cached_property
+    def _passages(self) -> Any:
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self._file("passages.parquet"))
+
+    @cached_property
+    def passage_topic(self) -> NDArray[np.int64]:
+        """(P,) ascending."""
+        return np.asarray(self._passages["topic"].to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def passage_split(self) -> NDArray[np.int64]:
+        """(P,) index into `SPLITS`."""
+        return np.asarray(self._passages["split"].to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def passage_is_noise(self) -> NDArray[np.bool_]:
+        """(P,) truth about junk, for accounting only."""
+        noisy_topic = np.array(self._topics["noise"], dtype=bool)[self.passage_topic]
+        kind = np.array(self._passages["noise"].to_pylist()) != ""
+        return noisy_topic | kind
+
+    @cached_property
+    def topic_is_noise(self) -> NDArray[np.bool_]:
+        """(N,) truth about junk topics, for accounting only."""
+        return np.array(self._topics["noise"], dtype=bool)
+
+    def passage_text(self, passage: int) -> str:
+        return str(self._passages["text"][int(passage)].as_py())
+
+    def passages(self) -> list[Passage]:
+        """All passages with their texts; a copy of the corpus in memory."""
+        table = self._passages.to_pydict()
+        return [
+            Passage(topic, SPLITS[split], text, noise)
+            for topic, split, text, noise in zip(
+                table["topic"], table["split"], table["text"], table["noise"], strict=True
+            )
+        ]
+
+    def passages_of(self, topic: int, split: str = "train") -> NDArray[np.int64]:
+        """Numbers of a topic's passages of one split, in reading order."""
+        low, high = np.searchsorted(self.passage_topic, [topic, topic + 1])
+        rows = np.arange(low, high)
+        return rows[self.passage_split[low:high] == SPLITS.index(split)]
+
+    @cached_property
+    def train_tokens_of(self) -> NDArray[np.int64]:
+        """(N,) training tokens of each topic."""
+        lengths = np.diff(np.load(self._file("starts.npy")))
+        train = self.passage_split == 0
+        return np.bincount(
+            self.passage_topic[train], weights=lengths[train], minlength=self.n_topics
+        ).astype(np.int64)
+
+    def windows(self, context: int) -> TokenStore:
+        """Token windows over all passages; documents are passages, so `windows_of` takes them."""
+        # A segment is a run of one topic and one split, so no window reaches across splits.
+        key = self.passage_topic * len(SPLITS) + self.passage_split
+        segment = np.cumsum(np.diff(key, prepend=key[0]) != 0)
+        return TokenStore(
+            np.load(self._file("tokens.npy"), mmap_mode="r"),
+            np.load(self._file("starts.npy")),
+            segment,
+            context,
+        )
+
+    @cached_property
+    def regions(self) -> dict[str, NDArray[np.int64]]:
+        """Topics of every named region: each label and every dotted prefix of it."""
+        members: dict[str, list[int]] = {}
+        for topic, labels in enumerate(self._topics["labels"]):
+            names = {
+                label[:end]
+                for label in labels
+                for end in [i for i, c in enumerate(label) if c == "."] + [len(label)]
+            }
+            for name in names:
+                members.setdefault(name, []).append(topic)
+        return {name: np.array(members[name]) for name in sorted(members)}
+
+    def region(self, name: str) -> NDArray[np.int64]:
+        """Raises: ValueError naming close matches where there is no such region."""
+        if name not in self.regions:
+            close = difflib.get_close_matches(name, self.regions, n=3, cutoff=0.3)
+            raise ValueError(f"expected a region of {self.path}, got {name!r}: try {close}")
+        return self.regions[name]
+
+    @cached_property
+    def has_held_out(self) -> NDArray[np.bool_]:
+        """(N,) whether a topic has text in every held-out split."""
+        has = np.ones(self.n_topics, dtype=bool)
+        for split in range(1, len(SPLITS)):
+            here = self.passage_topic[self.passage_split == split]
+            has &= np.bincount(here, minlength=self.n_topics) > 0
+        return has
+
+    @property
+    def target_region(self) -> str | None:
+        """The region whose held-out text is the target; None where every topic counts alike."""
+        return self.card["scenario"]["region"]
+
+    def target_topics(self, region: str | None = None) -> NDArray[np.int64]:
+        """Topics of the target mix, each with the same weight: those with held-out text.
+
+        Args:
+            region: Another region than the scenario's, for example to practise on.
+        """
+        name = region or self.target_region
+        wanted = self.has_held_out & ~self.topic_is_noise
+        if name is not None:
+            inside = np.zeros(self.n_topics, dtype=bool)
+            inside[self.region(name)] = True
+            wanted = wanted & inside
+        if not wanted.any():
+            raise ValueError(
+                f"expected topics with held-out text in {name or 'the world'}, got none: "
+                "its articles are too short"
+            )
+        return np.flatnonzero(wanted)

@@ -1,0 +1,370 @@
+"""`kncl-policy`: pretrain, train and evaluate curiosity policies. Parses and prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train_lm.command_line import claim_output, run
+
+if TYPE_CHECKING:
+    from rabbit_holes.path import Path as RabbitHole
+
+ENV_ID = "kncl_env/TopicExpansion-v0"
+
+
+def main(argv: list[str] | None = None) -> int:
+    # Several processes play side by side; threads of one would only take cores from the others.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = _parser(argv if argv is not None else sys.argv[1:])
+    args = parser.parse_args(argv)
+    return run(lambda: args.action(args))
+
+
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kncl-policy",
+        description="Learn which topic a language model should read next, and find out whether "
+        "it helps: pretrain on rabbit holes, train by reward, evaluate against baselines.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _pretrain_parser(verbs)
+    _predict_parser(verbs)
+    # The environment's options are read off its settings, which takes imports that the other
+    # verbs and a plain --help can do without.
+    wanted = argv[0] if argv else ""
+    _train_parser(verbs, wanted == "train")
+    _evaluate_parser(verbs, wanted == "evaluate")
+    demo = verbs.add_parser("demo", help="the whole story on the embedded default corpus")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--seeds", type=int, default=3)
+    demo.add_argument("--workers", type=int, default=2)
+    demo.set_defaults(action=_demo)
+    return parser
+
+
+def _pretrain_parser(verbs: Any) -> None:
+    verb = verbs.add_parser("pretrain", help="clone the choices of recorded rabbit holes")
+    verb.add_argument("--world", type=Path, required=True)
+    verb.add_argument("--holes", type=Path, nargs="+", required=True, metavar="F.jsonl")
+    verb.add_argument("--out", type=Path, required=True, metavar="POLICY")
+    verb.add_argument("--paths", type=int, help="use this many paths, drawn evenly")
+    verb.add_argument("--goals", choices=("both", "given", "withheld"), default="both")
+    verb.add_argument(
+        "--frontier",
+        action="store_true",
+        help="offer the whole frontier at each click, as the environment does",
+    )
+    verb.add_argument("--width", type=int, default=64, help="units of the network (64)")
+    verb.add_argument("--epochs", type=int, default=12, help="passes at most (12)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--force", action="store_true")
+    verb.set_defaults(action=_pretrain)
+
+
+def _predict_parser(verbs: Any) -> None:
+    verb = verbs.add_parser("predict", help="next-click figures of a policy, as JSON")
+    verb.add_argument("--world", type=Path, required=True)
+    verb.add_argument("--policy", type=Path, required=True)
+    verb.add_argument("--holes", type=Path, nargs="+", required=True, metavar="F.jsonl")
+    verb.add_argument(
+        "--split",
+        choices=("all", "train", "select", "test"),
+        default="test",
+        help="pairs to measure on; pretrain never sees `test` (test)",
+    )
+    verb.add_argument("--clicks", type=int, help="at most this many clicks")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.set_defaults(action=_predict)
+
+
+def _train_parser(verbs: Any, with_settings: bool) -> None:
+    verb = verbs.add_parser("train", help="train a policy by reward in the environment")
+    verb.add_argument("--world", type=Path, required=True)
+    verb.add_argument("--init", type=Path, metavar="POLICY", help="start from this policy")
+    verb.add_argument("--out", type=Path, required=True, metavar="POLICY")
+    verb.add_argument("--iterations", type=int, default=20, help="rollouts (20)")
+    verb.add_argument("--episodes", type=int, default=4, help="episodes per rollout (4)")
+    verb.add_argument("--workers", type=int, default=2, help="processes (2)")
+    verb.add_argument("--policy-learning-rate", type=float, default=3e-4, help="(3e-4)")
+    verb.add_argument("--entropy", type=float, default=0.01, help="entropy bonus (0.01)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--force", action="store_true", help="begin again")
+    verb.set_defaults(action=_train)
+    if with_settings:
+        from policies.settings_args import add_settings
+
+        add_settings(verb)
+
+
+def _evaluate_parser(verbs: Any, with_settings: bool) -> None:
+    verb = verbs.add_parser("evaluate", help="policies against baselines, with a report")
+    verb.add_argument("--world", type=Path, required=True)
+    verb.add_argument(
+        "--policies",
+        required=True,
+        help="arms, by comma: baselines (uniform, proportional, random, breadth-first, nearest, "
+        "degree, goal, rule, oracle) and policy directories",
+    )
+    verb.add_argument("--seeds", type=int, default=5, help="paired seeds (5)")
+    verb.add_argument("--inits", type=int, default=1, help="initial learners among them (1)")
+    verb.add_argument("--out", type=Path, required=True, metavar="RUN")
+    verb.add_argument("--workers", type=int, default=2, help="processes (2)")
+    verb.add_argument("--force", action="store_true", help="begin again")
+    verb.set_defaults(action=_evaluate)
+    if with_settings:
+        from policies.settings_args import add_settings
+
+        add_settings(verb)
+
+
+def _holes(files: list[Path], dropped: Counter[str]) -> list[RabbitHole]:
+    from rabbit_holes.path import read_paths
+
+    def bad(reason: str) -> None:
+        dropped["malformed lines"] += 1
+        print(f"left out: {reason}", file=sys.stderr)
+
+    return [path for file in files for path in read_paths(file, on_error=bad)]
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    import numpy as np
+    from rich.progress import track
+
+    from kncl_env.observation import TopicTable
+    from kncl_env.world import World
+    from policies.cloning import CloningConfig, clone
+    from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+    from rabbit_holes.demonstrations import demonstrate, pair_split
+
+    claim_output(args.out, args.force)
+    began = time.monotonic()
+    world = World.open(args.world)
+    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    dropped: Counter[str] = Counter()
+    rng = np.random.default_rng(args.seed)
+    paths = _holes(args.holes, dropped)
+    split = {name: [p for p in paths if pair_split(p) == name] for name in ("train", "select")}
+    if args.paths is not None and args.paths < len(split["train"]):
+        keep = np.sort(rng.choice(len(split["train"]), args.paths, replace=False))
+        split["train"] = [split["train"][i] for i in keep]
+    split["select"] = split["select"][: max(200, len(split["train"]) // 5)]
+    seen = {
+        name: demonstrate(
+            track(part, f"{name} paths", transient=True),
+            world,
+            table,
+            rng,
+            goals=args.goals,
+            frontier=args.frontier,
+        )
+        for name, part in split.items()
+    }
+    for name, clicks in seen.items():
+        print(f"{name}: {len(split[name]):,} paths, {len(clicks):,} clicks")
+        dropped.update(clicks.dropped)
+    for reason, n in dropped.items():
+        print(f"  dropped {n:,}: {reason}")
+    network = CuriosityNetwork(CuriosityConfig(width=args.width, seed=args.seed))
+    history = clone(
+        network,
+        seen["train"],
+        seen["select"],
+        CloningConfig(epochs=args.epochs, seed=args.seed),
+        lambda epoch, a, b: print(f"epoch {epoch + 1}: train {a:.4f}, select {b:.4f} nats/click"),
+    )
+    policy = CuriosityPolicy(
+        network,
+        {
+            "made_by": "cloning",
+            "world": world.hash,
+            "walkers": dict(Counter(p.walker for p in split["train"]).most_common(20)),
+            "clicks": len(seen["train"]),
+            "select_loss": min(h[1] for h in history),
+            "goals": args.goals,
+            "seconds": round(time.monotonic() - began, 1),
+        },
+    )
+    policy.save(args.out)
+    print(f"{args.out}: cloned in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from kncl_env.observation import TopicTable
+    from kncl_env.world import World
+    from policies.curiosity import CuriosityPolicy
+    from policies.prediction import predict
+    from rabbit_holes.demonstrations import demonstrate, pair_split
+
+    policy = CuriosityPolicy.load(args.policy)
+    world = World.open(args.world)
+    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    dropped: Counter[str] = Counter()
+    paths = [
+        p for p in _holes(args.holes, dropped) if args.split == "all" or pair_split(p) == args.split
+    ]
+    found: dict[str, Any] = {"world": world.hash, "split": args.split}
+    for goals in ("given", "withheld"):
+        rng = np.random.default_rng(args.seed)
+        clicks = demonstrate(paths, world, table, rng, slots=None, goals=goals, limit=args.clicks)
+        found[f"goal {goals}"] = predict(policy.network, clicks, rng)
+    print(json.dumps(found, indent=1))
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    import torch
+
+    from kncl_env.make import Setup
+    from kncl_env.world import World
+    from policies.curiosity import CuriosityPolicy
+    from policies.ppo import PPOConfig, make_vec_env, train_ppo
+    from policies.settings_args import settings_of
+
+    torch.set_num_threads(1)
+    config = PPOConfig(
+        iterations=args.iterations,
+        episodes=args.episodes,
+        workers=args.workers,
+        learning_rate=args.policy_learning_rate,
+        entropy=args.entropy,
+        seed=args.seed,
+    )
+    _begin(args.out, args.force, "config.json")
+    init = CuriosityPolicy.load(args.init) if args.init else None
+    world = World.open(args.world)
+    settings = settings_of(args)
+    steps = Setup.from_settings(settings).steps
+    _warm_up(world.path, settings)
+    env = make_vec_env(ENV_ID, {"world": str(world.path), **settings}, args.workers)
+    began = time.monotonic()
+    first: list[int] = []
+
+    def tell(figures: dict[str, float]) -> None:
+        done = int(figures["iteration"])
+        first.append(done)
+        pace = (time.monotonic() - began) / (done - first[0] + 1)
+        print(
+            f"iteration {done}/{config.iterations}: return {figures['return']:.4f}, "
+            f"{figures['steps_per_second']:.1f} steps/s, "
+            f"{pace * (config.iterations - done) / 60:.1f} min left",
+            flush=True,
+        )
+
+    try:
+        train_ppo(
+            env,
+            steps,
+            args.out,
+            config,
+            init=init,
+            provenance={
+                "made_by": "ppo",
+                "world": world.hash,
+                "settings": settings,
+                "init": str(args.init) if args.init else None,
+            },
+            on_iteration=tell,
+        )
+    finally:
+        env.close()
+    print(f"{args.out}: trained on {config.iterations * config.episodes} episodes")
+    return 0
+
+
+def _warm_up(world: Path, settings: dict[str, Any]) -> None:
+    """Do the nucleus phase once, with its progress bar, before several processes need it."""
+    import kncl_env  # noqa: F401
+    from kncl_env.make import topic_expansion
+
+    topic_expansion(world, progress=True, **settings)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    import torch
+
+    from kncl_env.world import World
+    from policies.evaluation import evaluate
+    from policies.settings_args import settings_of
+
+    torch.set_num_threads(1)
+    _begin(args.out, args.force, "config.json")
+    world = World.open(args.world)
+    settings = settings_of(args)
+    arms = [name.strip() for name in args.policies.split(",") if name.strip()]
+    learned = [Path(name).name for name in arms if Path(name).is_dir()]
+    for i in range(args.inits):
+        _warm_up(world.path, {**settings, "learner_seed": settings.get("learner_seed", 0) + i})
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("episodes", total=len(arms) * args.seeds)
+        summary = evaluate(
+            world,
+            settings,
+            arms,
+            range(args.seeds),
+            args.out,
+            inits=args.inits,
+            workers=args.workers,
+            subject=learned[-1] if learned else None,
+            on_episode=lambda _: bar.advance(task),
+        )
+    print(table(summary))
+    print(f"report: {args.out / 'report.html'}")
+    return 0
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The score table for a terminal; every figure with its interval."""
+    lines = [
+        f"{'arm':16s} {'test bits/byte':>24s} {'minus uniform':>28s} {'speed-up':>22s}  verdict"
+    ]
+    for name, arm in summary["arms"].items():
+        test, speed, gap = arm["test"], arm["speed_up"], arm["difference"]
+        lines.append(
+            f"{name[:16]:16s} {_span(test, 'iqm'):>24s} "
+            f"{_span(gap, 'mean', '+') if gap else '':>28s} "
+            f"{_span(speed, 'iqm', digits=2):>22s}  {arm['verdict']}"
+        )
+    lines.append(
+        f"{len(summary['seeds'])} paired seeds, {summary['budget_tokens']:,.0f} tokens each; "
+        "95 % intervals in brackets; speed-up: uniform's tokens / the arm's to uniform's final loss"
+    )
+    return "\n".join(lines)
+
+
+def _span(found: dict[str, Any], centre: str, sign: str = "", digits: int = 4) -> str:
+    if found[centre] is None:
+        return "-"
+    if found["low"] is None or found["high"] is None:
+        return f"{found[centre]:{sign}.{digits}f}"
+    low, high = (f"{found[side]:{sign}.{digits}f}" for side in ("low", "high"))
+    return f"{found[centre]:{sign}.{digits}f} [{low}, {high}]"
+
+
+def _begin(out: Path, force: bool, marker: str) -> None:
+    """A run directory of ours is gone on with; anything else is left alone without --force."""
+    if force and out.exists():
+        shutil.rmtree(out)
+    elif out.exists() and not (out / marker).is_file() and any(out.iterdir()):
+        raise FileExistsError(
+            f"expected a new place or a run to go on with, got {out}: name another or add --force"
+        )
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from policies.demo import demo
+
+    return demo(args.out, args.seeds, args.workers)

@@ -1,0 +1,222 @@
+"""The curiosity function: a network that scores every frontier slot with the same weights.
+
+It knows candidates and context as numbers; which environment or path they come from is not its
+business. Saved without pickle, refused where the feature schema differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
+from train_lm.files import hash_file, read_json, replacing, write_json
+
+# As sb3-contrib's MaskableCategorical: large, but finite, so that a softmax never sees inf - inf.
+CLOSED = -1e8
+
+
+@dataclass(frozen=True)
+class CuriosityConfig:
+    """Size of the curiosity function.
+
+    Attributes:
+        width: Units D of a slot's embedding.
+        heads: Heads of the attention over slots.
+        seed: Seed of the initial weights.
+    """
+
+    width: int = 64
+    heads: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(
+                f"expected a width that {self.heads} heads divide evenly, got {self.width}"
+            )
+
+
+class CuriosityNetwork(nn.Module):
+    """Pointer-style scores over a set of slots (Vinyals et al. 2015), and a value.
+
+    Every slot is embedded with its context, looks at the others once (Lee et al. 2019, Set
+    Transformer), and is scored by shared weights, so a permutation of slots permutes the scores.
+    The last action, consolidation, is scored from the pooled set.
+    """
+
+    def __init__(self, config: CuriosityConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        n_inputs = len(CANDIDATE_FEATURES) + len(CONTEXT_FEATURES)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.embed = nn.Sequential(
+                nn.Linear(n_inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+            )
+            self.attend = nn.MultiheadAttention(width, config.heads, batch_first=True)
+            self.norm = nn.LayerNorm(width)
+            self.score = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
+            pooled = width + len(CONTEXT_FEATURES)
+            self.consolidate = nn.Sequential(
+                nn.Linear(pooled, width), nn.GELU(), nn.Linear(width, 1)
+            )
+            self.value = nn.Sequential(nn.Linear(pooled, width), nn.GELU(), nn.Linear(width, 1))
+            for head in (self.score, self.consolidate, self.value):
+                _last(head).weight.data.mul_(0.1)
+            # Rehearsal starts as a rare choice: it takes a slot among K, not half of all actions.
+            _last(self.consolidate).bias.data.fill_(-1.0)
+
+    def forward(self, candidates: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and value.
+
+        Args:
+            candidates: (B, K, F); rows of empty slots are 0.
+            context: (B, G).
+
+        Returns:
+            logits (B, K + 1), empty slots at `CLOSED`; value (B, 1).
+        """
+        filled = candidates[..., 0] > 0.5  # (B, K)
+        tiled = context[:, None].expand(-1, candidates.shape[1], -1)
+        own = self.embed(torch.cat([candidates, tiled], -1))  # (B, K, D)
+        # A frontier may be empty; attention over nothing is undefined, so let it see one zero row.
+        hidden_from = ~filled
+        hidden_from = hidden_from & filled.any(1, keepdim=True)
+        seen, _ = self.attend(own, own, own, key_padding_mask=hidden_from, need_weights=False)
+        both = torch.cat([own, self.norm(own + seen)], -1)  # (B, K, 2D)
+        logits = self.score(both).squeeze(-1).masked_fill(~filled, CLOSED)
+        weight = filled.float() / filled.sum(1, keepdim=True).clamp(min=1)
+        pooled = torch.cat([(own * weight[..., None]).sum(1), context], -1)
+        return torch.cat([logits, self.consolidate(pooled)], -1), self.value(pooled)
+
+    def silence(self, candidate_features: list[int], context_features: list[int]) -> None:
+        """Zero the input weights of features that were never seen to vary.
+
+        Their initial weights are noise; without this a cloned policy would react to features
+        (the learner's, say) that its demonstrations could not show.
+        """
+        columns = [*candidate_features, *(len(CANDIDATE_FEATURES) + i for i in context_features)]
+        with torch.no_grad():
+            self.first_weight[:, columns] = 0.0
+
+    @property
+    def first_weight(self) -> Tensor:
+        """(D, F + G) input weights; a column per feature."""
+        layer = self.embed[0]
+        assert isinstance(layer, nn.Linear)
+        return layer.weight
+
+
+def _last(head: nn.Sequential) -> nn.Linear:
+    layer = head[-1]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+class CuriosityPolicy:
+    """A curiosity function that acts: SB3's `predict` without SB3.
+
+    Args:
+        network: Scores slots.
+        provenance: How it came to be; kept in its directory.
+    """
+
+    def __init__(
+        self, network: CuriosityNetwork, provenance: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> None:
+        self.network = network.eval()
+        self.provenance = dict(provenance or {})
+        self._generator = np.random.default_rng(seed)
+
+    @torch.inference_mode()
+    def logits(self, observation: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        """(K + 1,) scores of one observation."""
+        candidates = torch.from_numpy(observation["candidates"])[None]
+        context = torch.from_numpy(observation["context"])[None]
+        return self.network(candidates, context)[0][0].numpy().astype(np.float64)
+
+    def predict(
+        self,
+        observation: Mapping[str, NDArray[np.float32]],
+        state: None = None,
+        episode_start: None = None,
+        deterministic: bool = True,
+        action_masks: NDArray[np.bool_] | None = None,
+    ) -> tuple[int, None]:
+        """The action to take; the same signature as `MaskablePPO.predict` for one environment."""
+        logits = self.logits(observation)
+        if action_masks is not None:
+            logits = np.where(action_masks, logits, CLOSED)
+        if not deterministic:
+            logits = logits + self._generator.gumbel(size=logits.shape)
+        return int(np.argmax(logits)), None
+
+    def save(self, folder: Path) -> None:
+        """Write `policy.safetensors` and `policy.json`."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = folder / "policy.safetensors"
+        with replacing(weights) as temporary:
+            save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, temporary)
+        write_json(
+            folder / "policy.json",
+            {
+                "format": "kncl-policy",
+                "feature_schema": FEATURE_SCHEMA,
+                "candidate_features": CANDIDATE_FEATURES,
+                "context_features": CONTEXT_FEATURES,
+                "network": asdict(self.network.config),
+                "weights_sha256": hash_file(weights),
+                "provenance": self.provenance,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, seed: int = 0) -> CuriosityPolicy:
+        """Open a policy directory; no code of it is run.
+
+        Raises:
+            FileNotFoundError: No policy there.
+            ValueError: Truncated, edited, foreign, or of another feature schema; says which.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        if not (folder / "policy.json").is_file():
+            raise FileNotFoundError(
+                f"expected a policy directory at {folder}, found no policy.json there: "
+                "make one with `kncl-policy pretrain` or `train`"
+            )
+        card = read_json(folder / "policy.json")
+        if not isinstance(card, dict) or card.get("format") != "kncl-policy":
+            raise ValueError(f"expected a KNCL policy in {folder}, got another kind of policy.json")
+        if card.get("feature_schema") != FEATURE_SCHEMA:
+            raise ValueError(
+                f"expected a policy for feature schema {FEATURE_SCHEMA}, got one for schema "
+                f"{card.get('feature_schema')} in {folder}: train it again with this version"
+            )
+        weights = folder / "policy.safetensors"
+        if not weights.is_file():
+            raise ValueError(f"expected {weights}, found none: the policy is incomplete")
+        if hash_file(weights) != card.get("weights_sha256"):
+            raise ValueError(
+                f"expected the weights that policy.json of {folder} was written with, got others: "
+                "the file is truncated or edited"
+            )
+        try:
+            network = CuriosityNetwork(CuriosityConfig(**card["network"]))
+            network.load_state_dict(load_file(weights))
+        except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
+            raise ValueError(f"expected the weights of a policy in {folder}, got {error}") from None
+        return cls(network, card.get("provenance"), seed)

@@ -1,0 +1,298 @@
+"""Plays arms against each other: same start, same budget, same schedule, paired seeds.
+
+The `test` split is read here and nowhere else. Every finished episode is a file of its own, so an
+interrupted evaluation goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.make import Setup
+from kncl_env.world import World
+from policies.baselines import arm_of
+from policies.report import Growth, RunInfo, write_report
+from policies.scores import ArmRun, summarise
+from train_lm.files import read_json, write_json
+
+# The environment that this process played last, with its world.
+_ENVS: dict[str, tuple[TopicExpansionEnv, World]] = {}
+
+
+def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str, Any]:
+    """One episode of one arm, as a JSON-able record.
+
+    The environment's seed decides slots and the order of text; the arm's own choices have a
+    generator of their own, so that arms with the same seed are paired.
+    """
+    act = arm_of(arm)
+    rng = np.random.default_rng([seed, 7])
+    observation, info = env.reset(seed=seed)
+    before = env.learner.held_out_loss("test")
+    tokens, losses, topics = [0], [info["held_out_loss"]], []
+    noise = 0
+    store = env.reading_store
+    over = False
+    while not over:
+        _, over, info, observation = act(env, observation, rng)
+        tokens.append(info["tokens"])
+        losses.append(info["held_out_loss"])
+        topics.append(int(info["topic"]))
+        noise += int(world.passage_is_noise[store.document[info["windows"]]].sum())
+    windows = len(topics) * env.config.windows_per_step
+    return {
+        "arm": Path(arm).name if Path(arm).is_dir() else arm,
+        "seed": seed,
+        "tokens": tokens,
+        "loss": losses,
+        "topics": topics,
+        "test_before": before,
+        "test_after": env.learner.held_out_loss("test"),
+        "noise_share": noise / windows if world.passage_is_noise.any() else None,
+        "flops_per_token": env.learner.trainer.flops_per_token,  # type: ignore[attr-defined]
+    }
+
+
+def _task(world: str, settings: dict[str, Any], arm: str, seed: int, inits: int) -> dict[str, Any]:
+    import torch
+
+    from kncl_env.make import topic_expansion
+
+    torch.set_num_threads(1)
+    settings = {**settings, "learner_seed": settings["learner_seed"] + seed % inits}
+    key = json.dumps([world, settings], sort_keys=True)
+    if key not in _ENVS:
+        _ENVS.clear()  # one at a time: a world's index and vectors are large
+        opened = World.open(world)
+        _ENVS[key] = topic_expansion(opened, **settings), opened
+    env, opened = _ENVS[key]
+    return play(env, opened, arm, seed)
+
+
+def evaluate(
+    world: World,
+    settings: dict[str, Any],
+    arms: Sequence[str],
+    seeds: Iterable[int],
+    out: Path,
+    *,
+    inits: int = 1,
+    workers: int = 2,
+    subject: str | None = None,
+    on_episode: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Evaluate arms and write `scores.json`, `curves.csv` and `report.html`.
+
+    Args:
+        settings: Fields of `Setup`, the same for all arms.
+        arms: Baselines by name, policies by directory; `uniform` must be among them.
+        inits: Different initialisations of the learner, spread over the seeds.
+        workers: Episodes played side by side, each on one thread.
+        subject: The arm that the report's first sentence is about.
+        on_episode: Told each record as it is finished.
+
+    Returns:
+        The summary, as in `scores.json`.
+
+    Raises:
+        ValueError: An unknown arm, no `uniform`, or `out` holds an evaluation with other settings.
+    """
+    if "uniform" not in arms:
+        raise ValueError(f"expected uniform among the policies, the reference arm, got {arms}")
+    for arm in arms:
+        arm_of(arm)  # a wrong name or a damaged policy must not be found after an hour of work
+    names = [Path(a).name if Path(a).is_dir() else a for a in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected arms with different names, got {names}")
+    setup = Setup.from_settings(settings)
+    seeds = list(seeds)
+    settings = {k: v for k, v in vars(setup).items() if k != "context"}
+    plan = {"world": world.hash, "settings": settings, "inits": inits}
+    _claim(out, plan)
+    records: list[dict[str, Any]] = []
+    waiting: list[tuple[str, int, Path]] = []
+    for arm, name in zip(arms, names, strict=True):
+        for seed in seeds:
+            file = out / "episodes" / f"{name}-{_digest(arm)}-{seed}.json"
+            if file.is_file():
+                records.append(read_json(file))
+                on_episode(records[-1])
+            else:
+                waiting.append((arm, seed, file))
+    for record, file in _episodes(world, settings, waiting, inits, workers):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, record)
+        records.append(record)
+        on_episode(record)
+    records.sort(key=lambda r: (names.index(r["arm"]), r["seed"]))
+    return _write(world, settings, records, names, out, subject)
+
+
+def _episodes(
+    world: World,
+    settings: dict[str, Any],
+    waiting: list[tuple[str, int, Path]],
+    inits: int,
+    workers: int,
+) -> Iterable[tuple[dict[str, Any], Path]]:
+    # Seed by seed, so that a stopped evaluation has whole rows of arms to compare.
+    waiting = sorted(waiting, key=lambda task: task[1])
+    place = str(world.path)
+    if workers == 1 or len(waiting) < 2:
+        for arm, seed, file in waiting:
+            yield _task(place, settings, arm, seed, inits), file
+        return
+    # Threads and fork do not mix; a fresh interpreter per worker does.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = {
+            pool.submit(_task, place, settings, arm, seed, inits): file
+            for arm, seed, file in waiting
+        }
+        try:
+            for future in as_completed(running):
+                yield future.result(), running[future]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write(
+    world: World,
+    settings: dict[str, Any],
+    records: list[dict[str, Any]],
+    names: list[str],
+    out: Path,
+    subject: str | None,
+) -> dict[str, Any]:
+    runs = [
+        ArmRun(
+            arm=r["arm"],
+            seed=r["seed"],
+            tokens=np.array(r["tokens"], dtype=float),
+            loss=np.array(r["loss"]),
+            test_before=r["test_before"],
+            test_after=r["test_after"],
+            noise_share=float("nan") if r["noise_share"] is None else r["noise_share"],
+        )
+        for r in records
+    ]
+    oracle = "oracle" if "oracle" in names else None
+    summary = summarise(runs, "uniform", oracle, rng=np.random.default_rng(0))
+    setup = Setup.from_settings(settings)
+    info = RunInfo(
+        world=f"{world.card['source']} ({_scenario(world)})",
+        source=str(world.card["source"]),
+        licence=str(world.card["licence"]),
+        world_hash=world.hash,
+        learner=f"{setup.model} (Llama, {records[0]['flops_per_token'] / 6:,.0f} parameters)",
+        commit=_commit(),
+        command=" ".join(["kncl-policy", *sys.argv[1:]]),
+        details={
+            "Citation": str(world.card["citation"]) or "none asked for",
+            "Settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
+        },
+    )
+    write_json(
+        out / "scores.json",
+        {
+            **summary,
+            "world": world.hash,
+            "settings": settings,
+            "commit": info.commit,
+            "command": info.command,
+        },
+    )
+    _write_curves(records, out / "curves.csv")
+    write_report(
+        out / "report.html",
+        summary,
+        runs,
+        info,
+        _growth(world, setup, records, names),
+        subject=subject,
+    )
+    return summary
+
+
+def _write_curves(records: list[dict[str, Any]], file: Path) -> None:
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["arm", "seed", "step", "tokens", "held_out_bits_per_byte", "topic"])
+        for r in records:
+            topics = [-1, *r["topics"]]
+            for step, row in enumerate(zip(r["tokens"], r["loss"], topics, strict=True)):
+                writer.writerow([r["arm"], r["seed"], step, *row])
+
+
+def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: list[str]) -> Growth:
+    """The first seed's episode of every arm that grew a nucleus."""
+    from kncl_env.make import seed_topics
+    from kncl_env.picture import positions, thinned_edges
+
+    first = min(r["seed"] for r in records)
+    expansions = {
+        r["arm"]: [t for t in r["topics"] if t >= 0]
+        for r in records
+        if r["seed"] == first and any(t >= 0 for t in r["topics"])
+    }
+    focused = setup.region is not None or world.target_region is not None
+    return Growth(
+        positions=positions(world.topic_vectors),
+        nucleus=seed_topics(world, setup).tolist(),
+        expansions={n: expansions[n] for n in names if n in expansions},
+        target=world.target_topics(setup.region).tolist() if focused else (),
+        edges=thinned_edges(world.graph, 1500),
+        titles=world.titles,
+    )
+
+
+def _scenario(world: World) -> str:
+    scenario = world.card["scenario"]
+    return f"{scenario['name']}: {scenario['region']}" if scenario["region"] else scenario["name"]
+
+
+def _claim(out: Path, plan: dict[str, Any]) -> None:
+    plan = json.loads(json.dumps(plan))
+    file = out / "config.json"
+    if file.is_file():
+        if read_json(file) != plan:
+            raise ValueError(
+                f"expected the settings of the evaluation in {out}, got others: "
+                "name another --out, or add --force to begin again"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(file, plan)
+
+
+def _digest(arm: str) -> str:
+    """Tells two trainings of a policy of the same name apart; baselines have none."""
+    file = Path(arm) / "policy.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file.is_file() else "base"
+
+
+def _commit() -> str:
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=os.path.dirname(__file__),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip() or "unknown"

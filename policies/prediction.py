@@ -1,0 +1,92 @@
+"""How well choices of walkers are predicted: a policy beside reference predictors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kncl_env.observation import CANDIDATE_FEATURES
+from policies.cloning import click_places, places
+from policies.curiosity import CuriosityNetwork
+from rabbit_holes.demonstrations import Demonstrations
+
+_COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
+
+# Predictors without learning: the score of a candidate.
+LADDER: dict[str, str | None] = {
+    "uniform": None,
+    "in-degree": "in_degree_rank",
+    "cosine to current": "similarity_last",
+    "cosine to goal": "goal_similarity",
+}
+
+
+def ladder_places(name: str, clicks: Demonstrations) -> NDArray[np.int64]:
+    """(n, 2) see `cloning.places`, of one feature as the score."""
+    column = LADDER[name]
+    found = np.zeros((len(clicks), 2), dtype=np.int64)
+    for i in range(len(clicks)):
+        rows = clicks.rows[clicks.starts[i] : clicks.starts[i + 1]]
+        score = np.zeros(len(rows)) if column is None else rows[:, _COLUMN[column]]
+        found[i] = places(score[None], clicks.chosen[i : i + 1])[0]
+    return found
+
+
+def figures(
+    found: NDArray[np.int64],
+    group: NDArray[np.int64],
+    rng: np.random.Generator,
+    reps: int = 1000,
+) -> dict[str, Any]:
+    """Top-1 accuracy and mean reciprocal rank, with 95 % intervals that resample whole paths.
+
+    Ties are broken evenly, in expectation: a predictor that tells nothing apart scores 1/n.
+
+    Args:
+        found: (n, 2) from `places`.
+        group: (n,) path of each click.
+    """
+    higher, ties = found.T
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, found.sum(1).max() + 1))])
+    top1 = (higher == 0) / ties
+    reciprocal = (harmonic[higher + ties] - harmonic[higher]) / ties
+    paths, index = np.unique(group, return_inverse=True)
+    sums = np.zeros((len(paths), 3))
+    np.add.at(sums, index, np.stack([top1, reciprocal, np.ones(len(found))], axis=1))
+    drawn = np.stack([sums[rng.integers(len(paths), size=len(paths))].sum(0) for _ in range(reps)])
+    low, high = np.quantile(drawn[:, :2] / drawn[:, 2:], [0.025, 0.975], axis=0)
+    return {
+        "top1": float(top1.mean()),
+        "top1_interval": [float(low[0]), float(high[0])],
+        "mrr": float(reciprocal.mean()),
+        "mrr_interval": [float(low[1]), float(high[1])],
+    }
+
+
+def predict(
+    network: CuriosityNetwork,
+    clicks: Demonstrations,
+    rng: np.random.Generator,
+    markov: Callable[[Demonstrations], NDArray[np.int64]] | None = None,
+) -> dict[str, Any]:
+    """Figures of the policy and of the ladder on the same clicks, JSON-able."""
+    if not len(clicks):
+        raise ValueError(
+            "expected paths with a choice in this world, got none "
+            f"(dropped: {dict(clicks.dropped)})"
+        )
+    rows = {"policy": click_places(network, clicks)}
+    rows |= {name: ladder_places(name, clicks) for name in LADDER}
+    if markov is not None:
+        rows["first-order Markov"] = markov(clicks)
+    return {
+        "clicks": len(clicks),
+        "paths": len(set(clicks.group.tolist())),
+        "offered_mean": float(np.diff(clicks.starts).mean()),
+        "dropped": dict(Counter(clicks.dropped)),
+        "predictors": {name: figures(found, clicks.group, rng) for name, found in rows.items()},
+    }

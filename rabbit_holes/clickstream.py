@@ -1,0 +1,236 @@
+"""How often readers went from one page to another, and walks drawn from those counts.
+
+Wikimedia publishes monthly counts of (previous page, page) pairs, CC0; pairs seen fewer than ten
+times are left out there. `TransitionCounts` is a first-order Markov model of readers: it has no
+memory and no goal. It can be counted from recorded paths as well. It knows no wiki and no world.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rabbit_holes.lines import read_lines
+from rabbit_holes.path import Path, StrPath, Visit
+from rabbit_holes.tally import Tally
+
+SOURCE = "clickstream"
+LICENCE = "CC0 1.0 (Wikimedia Clickstream)"
+TYPES = ("link", "external", "other")
+
+
+class TransitionCounts:
+    """Counts of clicks between pages, and of visits that began at a page.
+
+    Args:
+        clicks: Count by page clicked from and page reached.
+        entries: Count of visits that began at a page. Pages that were never clicked on from are
+            left out, since no walk can begin there; if none remains, every page that was clicked
+            on from begins equally often.
+
+    Raises:
+        ValueError: If a count is not positive, or there is no click at all.
+    """
+
+    def __init__(
+        self,
+        clicks: Mapping[str, Mapping[str, int]],
+        entries: Mapping[str, int] | None = None,
+    ) -> None:
+        entries = entries or {}
+        if not any(clicks.values()):
+            raise ValueError(
+                "expected counts of clicks, got none: the source holds no click between pages"
+            )
+        lowest = min(min(row.values(), default=1) for row in (*clicks.values(), entries))
+        if lowest <= 0:
+            raise ValueError(f"expected counts > 0, got {lowest}")
+        self._clicks = {source: row for source, row in clicks.items() if row}
+        starts = {title: count for title, count in entries.items() if title in self._clicks}
+        starts = starts or dict.fromkeys(self._clicks, 1)
+        self._starts = tuple(starts)
+        self._start_totals = np.cumsum(list(starts.values()), dtype=np.float64)
+
+    @classmethod
+    def from_paths(cls, paths: Iterable[Path]) -> TransitionCounts:
+        """Count the clicks and the roots of recorded paths."""
+        clicks: dict[str, dict[str, int]] = {}
+        entries: dict[str, int] = {}
+        for path in paths:
+            titles = path.titles
+            entries[titles[0]] = entries.get(titles[0], 0) + 1
+            for parent, child in path.clicks():
+                row = clicks.setdefault(titles[parent], {})
+                row[titles[child]] = row.get(titles[child], 0) + 1
+        return cls(clicks, entries)
+
+    @property
+    def titles(self) -> Collection[str]:
+        """Pages that were clicked on from."""
+        return self._clicks.keys()
+
+    @property
+    def n_pairs(self) -> int:
+        return sum(map(len, self._clicks.values()))
+
+    def count(self, source: str, target: str) -> int:
+        """Clicks from `source` to `target`; 0 where none was seen."""
+        return self._clicks.get(source, {}).get(target, 0)
+
+    def counts_from(self, source: str) -> dict[str, int]:
+        """Counts of every page reached from `source`; empty for a page never clicked on from."""
+        return dict(self._clicks.get(source, {}))
+
+    def draw_start(self, rng: np.random.Generator) -> str:
+        """A page to begin at, in proportion to entries."""
+        return self._starts[_draw(self._start_totals, rng)]
+
+    def draw_next(
+        self, source: str, rng: np.random.Generator, offered: Collection[str] | None = None
+    ) -> str | None:
+        """The next page, in proportion to counts.
+
+        Args:
+            offered: Draw among these only.
+
+        Returns:
+            None where no count speaks for any page: a dead end.
+        """
+        row = self._clicks.get(source, {})
+        targets = [title for title in row if offered is None or title in offered]
+        if not targets:
+            return None
+        totals = np.cumsum([row[title] for title in targets], dtype=np.float64)
+        return targets[_draw(totals, rng)]
+
+    def walk(self, rng: np.random.Generator, depth: int, start: str | None = None) -> Path:
+        """One chain of at most `depth` clicks; status `dead end` where it stopped earlier."""
+        titles = [self.draw_start(rng) if start is None else start]
+        while len(titles) <= depth and (title := self.draw_next(titles[-1], rng)) is not None:
+            titles.append(title)
+        visits = tuple(Visit(title, i - 1 if i else None) for i, title in enumerate(titles))
+        status = "finished" if len(titles) > depth else "dead end"
+        return Path(f"{SOURCE}-walk", visits, SOURCE, "markov", LICENCE, status=status)
+
+
+def _draw(totals: NDArray[np.float64], rng: np.random.Generator) -> int:
+    """An index in proportion to the steps of running totals."""
+    return int(np.searchsorted(totals, rng.random() * totals[-1], side="right"))
+
+
+def sample_walks(counts: TransitionCounts, walks: int, depth: int, seed: int) -> Iterator[Path]:
+    """`walks` chains of at most `depth` clicks; the same seed gives the same walks.
+
+    Each walk has its own stream of random numbers, so a longer file begins with a shorter one.
+    """
+    if walks < 1 or depth < 1:
+        raise ValueError(f"expected at least 1 walk of at least 1 click, got {walks} of {depth}")
+    for number in range(walks):
+        path = counts.walk(np.random.default_rng([seed, number]), depth)
+        yield Path(
+            f"{SOURCE}-{seed}-{number}",
+            path.visits,
+            path.source,
+            path.walker,
+            path.licence,
+            status=path.status,
+            meta={"seed": seed},
+        )
+
+
+def read_clickstream(
+    file: StrPath, tally: Tally, titles: Collection[str] | None = None
+) -> TransitionCounts:
+    """Stream a Wikimedia Clickstream file, plain or `.gz`, into counts.
+
+    Args:
+        file: `prev TAB curr TAB type TAB n` without a header, or CSV with a header that names
+            those columns.
+        tally: Is filled on the way.
+        titles: Keep only these pages; a whole language edition then fits in little memory.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If not one click between pages is left.
+    """
+    clicks: dict[str, dict[str, int]] = {}
+    entries: dict[str, int] = {}
+    known: dict[str, str] = {}  # one string per title: a language edition names each very often
+    for line, (previous, current, kind, count) in _read_pairs(pathlib.Path(file), tally):
+        try:
+            n = _parse_count(count)
+            if kind not in TYPES:
+                raise ValueError(f"expected a type among {TYPES}, got {kind!r}")
+            if not previous.strip() or not current.strip():
+                raise ValueError("expected a title, got an empty one")
+        except ValueError as error:
+            tally.drop_line(file, line, str(error))
+            continue
+        tally.read["pairs"] += 1
+        source, target = (
+            known.setdefault(title, title)
+            for title in (previous.replace("_", " "), current.replace("_", " "))
+        )
+        if titles is not None and target not in titles:
+            tally.dropped["pairs that lead to a page unknown to the world"] += 1
+        elif kind == "external":
+            entries[target] = entries.get(target, 0) + n
+            tally.read["entries from outside"] += n
+        elif kind == "other":
+            tally.dropped["pairs of type other: not a click on a link"] += 1
+        elif titles is not None and source not in titles:
+            tally.dropped["pairs that come from a page unknown to the world"] += 1
+        else:
+            row = clicks.setdefault(source, {})
+            row[target] = row.get(target, 0) + n
+            tally.read["clicks on links"] += n
+    try:
+        return TransitionCounts(clicks, entries)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 16 and int(text) > 0):
+        raise ValueError(f"expected a count > 0, got {text!r}")
+    return int(text)
+
+
+def _read_pairs(file: pathlib.Path, tally: Tally) -> Iterator[tuple[int, list[str]]]:
+    """`(line number, [prev, curr, type, n])`, from TSV or CSV."""
+    lines = read_lines(file, tally)
+    first = next(lines, None)
+    if first is None:
+        return
+    columns = _csv_columns(first[1])
+    if columns is None:
+        for number, line in chain([first], lines):
+            # No quoting in the native form: a title may hold quotation marks.
+            yield from _fields(file, number, line.split("\t"), [0, 1, 2, 3], 4, tally)
+        return
+    width = len(next(csv.reader([first[1]])))
+    for number, line in lines:
+        fields = next(csv.reader([line]), [])
+        yield from _fields(file, number, fields, columns, width, tally)
+
+
+def _fields(
+    file: pathlib.Path, number: int, fields: list[str], columns: list[int], width: int, tally: Tally
+) -> Iterator[tuple[int, list[str]]]:
+    if len(fields) == width:
+        yield number, [fields[column] for column in columns]
+    else:
+        tally.drop_line(file, number, f"expected {width} columns, got {len(fields)}")
+
+
+def _csv_columns(header: str) -> list[int] | None:
+    if "\t" in header:
+        return None
+    names = next(csv.reader([header]), [])
+    wanted = ("prev", "curr", "type", "n")
+    return [names.index(name) for name in wanted] if set(wanted) <= set(names) else None

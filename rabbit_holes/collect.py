@@ -1,0 +1,289 @@
+"""The command `rabbit-holes collect`: from options to a collection, with a bar while it runs.
+
+It parses, wires and prints. Another command that brings a walker of its own, such as a trained
+policy, adds the same options with `add_collection_options` and calls `run_collection`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rabbit_holes.collection import CollectionSettings, Progress, Report
+
+if TYPE_CHECKING:
+    from rabbit_holes.walkers import Walker
+
+logger = logging.getLogger(__name__)
+
+_BACK = 0.25  # probability of going back at a page, with --branching
+_SHOWN_FAILURES = 20
+_WALKERS = ("random", "similar", "markov", "lm")
+_DESCRIPTION = """\
+Walks a live MediaWiki and writes one tree of visits per walk. Every page is asked for once and kept
+in --cache. Interrupted or killed, the same command goes on where it was. Requests keep to --rate
+over all walks, step back when the servers lag or say so, and carry your --contact, without which
+nothing is sent."""
+
+
+def add_collect_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `collect` to the sub-commands of `rabbit-holes`; `arguments.run(arguments)` runs it."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "collect", help="walk a live wiki and record what was offered", description=_DESCRIPTION
+    )
+    add_collection_options(parser)
+    parser.add_argument(
+        "--walker", choices=_WALKERS, default="random", help="who picks the links (%(default)s)"
+    )
+    parser.add_argument(
+        "--transitions",
+        type=Path,
+        metavar="F",
+        help="for --walker markov: recorded paths (.jsonl) or a clickstream (.tsv, .gz)",
+    )
+    parser.add_argument("--model", help="for --walker lm: a preset, a path or a hub id")
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="for --walker similar and lm"
+    )
+    parser.set_defaults(run=run_collect)
+    return parser
+
+
+def add_collection_options(parser: argparse.ArgumentParser) -> None:
+    """Options that every collection has, whoever walks."""
+    parser.add_argument(
+        "--seed",
+        dest="seeds",
+        action="extend",
+        nargs="+",
+        required=True,
+        metavar="TITLE",
+        help="where walks begin, in turn",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="F.jsonl", help="file of paths")
+    parser.add_argument(
+        "--walks", type=int, default=0, metavar="N", help="in all (one from each seed)"
+    )
+    parser.add_argument(
+        "--depth", type=int, default=10, metavar="D", help="clicks in a walk (%(default)s)"
+    )
+    parser.add_argument(
+        "--branching", action="store_true", help="walks may go back and click another link"
+    )
+    parser.add_argument(
+        "--max-pages", type=int, metavar="M", help="different pages to visit at most"
+    )
+    parser.add_argument("--text", action="store_true", help="keep the lead text of every page")
+    parser.add_argument(
+        "--random-seed", type=int, default=0, metavar="S", help="of all choices (%(default)s)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="begin anew instead of going on; keeps the cache"
+    )
+    wiki = parser.add_argument_group("the wiki and manners towards it")
+    wiki.add_argument(
+        "--contact",
+        default="",
+        metavar="MAIL_OR_URL",
+        help="where you can be reached; required unless --user-agent says it",
+    )
+    wiki.add_argument("--user-agent", default="", metavar="UA", help="what to call yourself")
+    wiki.add_argument("--language", default="en", metavar="L", help="which Wikipedia (%(default)s)")
+    wiki.add_argument("--api-url", metavar="URL", help="api.php of any other MediaWiki")
+    wiki.add_argument(
+        "--rate", type=float, default=2.0, metavar="R", help="requests per second (%(default)s)"
+    )
+    wiki.add_argument(
+        "--concurrency", type=int, default=1, metavar="C", help="walks at a time (%(default)s)"
+    )
+    wiki.add_argument(
+        "--cache", type=Path, metavar="DIR", help="of pages (wiki-cache beside --out)"
+    )
+
+
+def run_collect(arguments: argparse.Namespace) -> int:
+    """Run the sub-command; see `run_collection`."""
+    walker, options = _walker(arguments)
+    return run_collection(arguments, walker, options)
+
+
+def run_collection(
+    arguments: argparse.Namespace, walker: Walker, walker_options: Mapping[str, Any]
+) -> int:
+    """Collect as the options of `add_collection_options` say, with any walker, and report.
+
+    Args:
+        arguments: Parsed options.
+        walker: Who walks.
+        walker_options: What decides the walker's choices, for the journal: a collection is only
+            taken up again with equal options.
+
+    Returns:
+        0 if complete, 1 if the wiki stopped it or no walk could begin.
+
+    Raises:
+        ValueError: For options that cannot be followed, such as no contact.
+    """
+    from rabbit_holes.etiquette import Etiquette
+
+    settings = CollectionSettings(
+        seeds=tuple(arguments.seeds),
+        walks=arguments.walks,
+        depth=arguments.depth,
+        branching=arguments.branching,
+        random_seed=arguments.random_seed,
+        text=arguments.text,
+        max_pages=arguments.max_pages,
+        walker_options=walker_options,
+    )
+    etiquette = Etiquette(
+        contact=arguments.contact,
+        user_agent=arguments.user_agent,
+        rate=arguments.rate,
+        concurrency=arguments.concurrency,
+    )
+
+    # The client brings a third of a second of imports, which bad options need not wait for.
+    from rabbit_holes.collector import collect
+    from rabbit_holes.etiquette import Gate
+    from rabbit_holes.page_cache import PageCache
+    from rabbit_holes.wikipedia import PoliteWikipedia, api_of
+
+    wiki = PoliteWikipedia(
+        etiquette,
+        Gate(etiquette.rate),
+        arguments.api_url or api_of(arguments.language),
+        language=arguments.language,
+        needs_text=arguments.text,
+    )
+    out: Path = arguments.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cache = PageCache(arguments.cache or out.parent / "wiki-cache", wiki.api)
+    try:
+        with _bar(settings.walks) as on_progress:
+            report = collect(
+                out,
+                settings,
+                walker,
+                wiki,
+                cache,
+                concurrency=etiquette.concurrency,
+                force=arguments.force,
+                on_progress=on_progress,
+            )
+    finally:
+        cache.close()
+        wiki.close()
+    return _print(report, settings.walks)
+
+
+def _walker(arguments: argparse.Namespace) -> tuple[Walker, dict[str, Any]]:
+    """The walker that the options name, and the options that decide its choices."""
+    from rabbit_holes.walkers import MarkovWalker, RandomWalker, SimilarWalker, hashed_tfidf
+
+    used = {"markov": ("transitions",), "lm": ("model", "temperature"), "similar": ("temperature",)}
+    for name in ("transitions", "model", "temperature"):
+        wanted = name in used.get(arguments.walker, ())
+        given = getattr(arguments, name) is not None
+        if given and not wanted:
+            raise ValueError(f"expected --{name} with another --walker, got {arguments.walker}")
+        if wanted and not given and name != "temperature":
+            raise ValueError(f"expected --{name} with --walker {arguments.walker}, got none")
+    back = _BACK if arguments.branching else 0.0
+    warmth = {} if arguments.temperature is None else {"temperature": arguments.temperature}
+    if arguments.walker == "random":
+        return RandomWalker(back), {}
+    if arguments.walker == "similar":
+        return SimilarWalker(hashed_tfidf, back=back, **warmth), warmth
+    if arguments.walker == "markov":
+        from train_lm.files import hash_file
+
+        counts = _transitions(arguments.transitions)
+        return MarkovWalker(counts, back=back), {"transitions": hash_file(arguments.transitions)}
+    return _lm_walker(arguments.model, back, warmth), warmth
+
+
+def _transitions(file: Path) -> Callable[[str], Mapping[str, int]]:
+    from rabbit_holes.clickstream import TransitionCounts, read_clickstream
+    from rabbit_holes.path import read_paths
+    from rabbit_holes.tally import Tally
+
+    if file.suffix == ".jsonl":
+        return TransitionCounts.from_paths(read_paths(file, on_error=logger.warning)).counts_from
+    tally = Tally()
+    counts = read_clickstream(file, tally)
+    for line in tally.lines():
+        logger.info("%s", line)
+    return counts.counts_from
+
+
+def _lm_walker(model: str, back: float, warmth: Mapping[str, float]) -> Walker:
+    from rabbit_holes.walkers import LmWalker
+
+    try:
+        load = importlib.import_module("rabbit_holes.generative").load_link_scorer
+    except (ImportError, AttributeError):
+        raise ValueError(
+            "expected another --walker: no language model can be loaded here"
+        ) from None
+    return LmWalker(load(model), Path(model).name, back=back, **warmth)
+
+
+@contextmanager
+def _bar(walks: int) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on a terminal; elsewhere nothing, so that logs stay clean."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("walks"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("walks", total=walks, note="")
+
+        def show(progress: Progress) -> None:
+            note = (
+                f"{progress.visits} visits, {progress.requests} requests, "
+                f"{progress.from_cache} from cache, {progress.failures} failures"
+            )
+            if progress.held > 1:
+                note += f", waiting {progress.held:.0f} s"
+            bars.update(task, completed=progress.walks_done, note=note)
+
+        yield show
+
+
+def _print(report: Report, walks: int) -> int:
+    for failure in report.failures[:_SHOWN_FAILURES]:
+        print(f"{failure.title}: {failure.reason} ({failure.detail})", file=sys.stderr)
+    if len(report.failures) > _SHOWN_FAILURES:
+        more = Counter(failure.reason for failure in report.failures[_SHOWN_FAILURES:])
+        print(
+            "and " + ", ".join(f"{count} {reason}" for reason, count in more.most_common()),
+            file=sys.stderr,
+        )
+    print(
+        f"{report.walks} of {walks} walks, {report.visits} visits made now, "
+        f"{len(report.failures)} pages not got, {report.requests} requests, "
+        f"{report.from_cache} pages from the cache -> {report.out}"
+    )
+    if report.stopped:
+        print(f"stopped: {report.stopped}; the same command goes on", file=sys.stderr)
+        return 1
+    if not report.walks:
+        print("error: no walk could begin", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,172 @@
+"""Paths as demonstrations: what a policy would have seen at each click, and which slot was taken.
+
+Observations come from the environment's own `observe`. A demonstration has no learner, so the
+learner's features are flagged unknown.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kncl_env.observation import (
+    CANDIDATE_FEATURES,
+    CONTEXT_FEATURES,
+    Goal,
+    State,
+    TopicTable,
+    observe,
+)
+from kncl_env.world import World
+from rabbit_holes.path import Path
+
+Ints = NDArray[np.int64]
+
+PAIR_SPLITS = ("train", "select", "test")
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Choices of many clicks, rows of candidates one after another.
+
+    Attributes:
+        rows: (M, F) candidate features of all clicks.
+        starts: (n + 1,) where each click's candidates begin in `rows`.
+        context: (n, G) context features.
+        chosen: (n,) which of its candidates each click took.
+        group: (n,) number of the path that a click belongs to.
+        dropped: Clicks left out, by reason.
+    """
+
+    rows: NDArray[np.float32]
+    starts: Ints
+    context: NDArray[np.float32]
+    chosen: Ints
+    group: Ints
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        n = len(self.chosen)
+        if not (len(self.starts) == n + 1 and len(self.context) == len(self.group) == n):
+            raise ValueError(f"expected one context, path and start per click, got {n} clicks")
+        if n and not (self.chosen < np.diff(self.starts)).all():
+            raise ValueError("expected every chosen slot to be a candidate of its click")
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def batch(self, clicks: Ints) -> tuple[NDArray[np.float32], NDArray[np.float32], Ints]:
+        """Padded `candidates` (b, K, F), `context` (b, G) and `chosen` (b,); K fits the largest."""
+        first, counts = self.starts[clicks], np.diff(self.starts)[clicks]
+        padded = np.zeros((len(clicks), int(counts.max()), self.rows.shape[1]), dtype=np.float32)
+        row = np.repeat(np.arange(len(clicks)), counts)
+        column = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        padded[row, column] = self.rows[np.repeat(first, counts) + column]
+        return padded, self.context[clicks], self.chosen[clicks]
+
+
+def pair_split(path: Path, share: float = 0.1) -> str:
+    """`train`, `select` or `test`, by the (start, goal) pair and never by the row.
+
+    Several people and models played the same pair; all of them fall on the same side.
+    """
+    pair = f"{path.visits[0].title}\x1f{path.goal or path.visits[-1].title}"
+    place = zlib.crc32(pair.encode()) / 2**32
+    return "test" if place < share else "select" if place < 2 * share else "train"
+
+
+def choices(
+    path: Path, world: World, dropped: Counter[str], frontier: bool = False
+) -> Iterator[tuple[Ints, Ints, int]]:
+    """Each click of a path as `(topics visited so far, topics offered, topic chosen)`.
+
+    The last visited topic is the page that was clicked on.
+
+    Args:
+        dropped: Counts clicks that are no choice in this world, by reason.
+        frontier: Offer everything next to the visited topics and not yet visited, as the
+            environment does, rather than the links of the page that was clicked on.
+    """
+    number = {i: world.topic_of(v.title) for i, v in enumerate(path.visits) if v.title in world}
+    visited: list[int] = [number[0]] if 0 in number else []
+    for source, reached in path.clicks():
+        if source not in number or reached not in number:
+            dropped["a page is no topic of the world"] += 1
+            continue
+        here, chosen = number[source], number[reached]
+        # The page that was clicked on stands last, also after going back to it.
+        so_far = np.array([*(t for t in dict.fromkeys(visited) if t != here), here])
+        if frontier:
+            around = np.concatenate([world.graph.around(int(t)) for t in so_far])
+            offered = np.setdiff1d(around, so_far)
+        else:
+            offered = np.sort(world.graph.out(here))
+        if chosen not in offered:
+            dropped["the choice was not offered"] += 1
+        elif len(offered) < 2:
+            dropped["there was nothing to choose"] += 1
+        else:
+            yield so_far, offered, chosen
+        visited.append(chosen)
+
+
+def demonstrate(
+    paths: Iterable[Path],
+    world: World,
+    table: TopicTable,
+    rng: np.random.Generator,
+    *,
+    slots: int | None = 64,
+    goals: str = "given",
+    frontier: bool = False,
+    limit: int | None = None,
+) -> Demonstrations:
+    """Turn paths into demonstrations.
+
+    Args:
+        slots: At most this many candidates per click, the chosen one among them, the others drawn
+            evenly; None keeps the full offered set, as a measurement must.
+        goals: `given` where the path names one, `withheld`, or `both`: a fair coin per path.
+        frontier: See `choices`.
+        limit: Stop after this many clicks.
+    """
+    if goals not in ("given", "withheld", "both"):
+        raise ValueError(f"expected goals given, withheld or both, got {goals!r}")
+    rows: list[NDArray[np.float32]] = []
+    contexts: list[NDArray[np.float32]] = []
+    chosen: list[int] = []
+    group: list[int] = []
+    dropped: Counter[str] = Counter()
+    for number, path in enumerate(paths):
+        if limit is not None and len(chosen) >= limit:
+            break
+        goal = None
+        named = path.goal is not None and path.goal in world
+        if named and (goals == "given" or (goals == "both" and rng.random() < 0.5)):
+            goal = Goal(table, np.array([world.topic_of(str(path.goal))]))
+        for so_far, offered, topic in choices(path, world, dropped, frontier):
+            if slots is not None and len(offered) > slots:
+                others = rng.choice(offered[offered != topic], slots - 1, replace=False)
+                offered = np.sort(np.append(others, topic))
+            state = State(
+                members=so_far, n_seeds=1, slots=offered, frontier_size=len(offered), goal=goal
+            )
+            seen = observe(table, state, len(offered))
+            rows.append(seen["candidates"])
+            contexts.append(seen["context"])
+            chosen.append(int(np.searchsorted(offered, topic)))
+            group.append(number)
+    counts = [len(r) for r in rows]
+    return Demonstrations(
+        rows=np.concatenate(rows) if rows else np.zeros((0, len(CANDIDATE_FEATURES)), np.float32),
+        starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        context=np.stack(contexts) if rows else np.zeros((0, len(CONTEXT_FEATURES)), np.float32),
+        chosen=np.array(chosen, dtype=np.int64),
+        group=np.array(group, dtype=np.int64),
+        dropped=dropped,
+    )

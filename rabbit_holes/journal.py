@@ -1,0 +1,209 @@
+"""What a collection has done so far, visit by visit, so that a kill at any moment loses none.
+
+A path is written to its file when its walk ends; until then its visits stand here, one synced line
+each, in `FILE.journal`. When a collection is taken up again, walks that have reached their file are
+dropped from the journal; the reasons why pages failed stay. It knows no network and no walker.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from threading import Lock
+from typing import Any, BinaryIO
+
+from rabbit_holes.path import Visit
+from train_lm.files import replacing
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A page that a walk wanted and did not get.
+
+    Attributes:
+        walk: Id of the walk.
+        title: As it was asked for.
+        reason: One word: `missing`, `rate_limited`, `timeout`, `too_large`, ….
+        detail: For people.
+        passing: Whether it may work another time.
+    """
+
+    walk: str
+    title: str
+    reason: str
+    detail: str
+    passing: bool = False
+
+
+@dataclass
+class WalkLog:
+    """What is known of one walk: enough to go on with it as if it had never stopped.
+
+    Attributes:
+        began: Unix time [s] of its first request.
+        visits: In order of time.
+        failures: Pages that it did not get.
+    """
+
+    began: float
+    visits: list[Visit] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Journal:
+    """The journal of one collection, append-only while it is open. Usable from several threads.
+
+    Args:
+        file: Created if absent.
+        settings: Whatever decides which visits are made; a journal of other settings is refused.
+        done: Ids of walks that have reached their file.
+
+    Attributes:
+        walks: Of those not done, by id.
+        failures: All of the collection, in order.
+
+    Raises:
+        ValueError: If the file is no journal, or one of other settings.
+    """
+
+    def __init__(
+        self, file: pathlib.Path, settings: Mapping[str, Any], done: Collection[str] = ()
+    ) -> None:
+        self.file = file
+        self.walks: dict[str, WalkLog] = {}
+        self.failures: list[Failure] = []
+        self._settings = dict(settings)
+        self._lock = Lock()
+        self._stale = not file.exists()  # whether the file holds other lines than it should
+        self._replay(done)
+        for left_over in file.parent.glob(f".{glob.escape(file.name)}.*.part"):
+            left_over.unlink(missing_ok=True)
+        self._rewrite()
+        self._stream: BinaryIO = open(file, "ab")  # noqa: SIM115
+
+    def begin(self, walk: str, began: float) -> WalkLog:
+        """Note the start of a walk; a walk that has begun goes on with what it has."""
+        if walk not in self.walks:
+            self._append({"kind": "begin", "walk": walk, "began": began})
+            self.walks[walk] = WalkLog(began)
+        return self.walks[walk]
+
+    def visit(self, walk: str, visit: Visit) -> None:
+        """Note a finished visit; on return it is on the disk."""
+        visits = self.walks[walk].visits
+        record = {"kind": "visit", "walk": walk, "step": len(visits), "visit": visit.to_json()}
+        self._append(record)
+        visits.append(visit)
+
+    def failure(self, failure: Failure) -> None:
+        """Note a page that a walk did not get."""
+        self._append({"kind": "failure", **asdict(failure)})
+        self.walks[failure.walk].failures.append(failure)
+        self.failures.append(failure)
+
+    def finish(self, walk: str) -> None:
+        """Forget the visits of a walk that is in its file; `close` takes them off the disk."""
+        del self.walks[walk]
+        self._stale = True
+
+    def close(self) -> None:
+        self._stream.close()
+        self._rewrite()
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._stream.write(_to_line(record))
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+
+    def _rewrite(self) -> None:
+        if not self._stale:
+            return
+        with replacing(self.file) as partial, open(partial, "wb") as stream:
+            for record in self._records():
+                stream.write(_to_line(record))
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._stale = False
+
+    def _replay(self, done: Collection[str]) -> None:
+        if not self.file.exists():
+            return
+        *lines, rest = self.file.read_bytes().split(b"\n")
+        # Every whole line ends with a newline: what follows the last one was cut short by a kill.
+        # Never the first: a journal appears with it.
+        self._stale = bool(rest)
+        for number, line in enumerate(lines or [rest], start=1):
+            try:
+                record = json.loads(line)
+                if number == 1:
+                    self._check(record)
+                elif record["walk"] in done and record["kind"] != "failure":
+                    self._stale = True
+                else:
+                    self._take(record)
+            except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                if number == 1:
+                    raise ValueError(
+                        f"expected the journal of a collection in {self.file}, got another file: "
+                        "name another --out"
+                    ) from None
+                self._stale = True
+                logger.warning("%s:%d: left out, visit again: %s", self.file, number, error)
+
+    def _check(self, record: Any) -> None:
+        if record["kind"] != "collection" or record["version"] != _VERSION:
+            raise ValueError(f"expected a journal of version {_VERSION} in {self.file}")
+        before, settings = record["settings"], self._settings
+        for name in sorted({*before, *settings}):
+            if before.get(name) != settings.get(name):
+                raise ValueError(
+                    f"expected to go on with {name} = {before.get(name)!r} as {self.file} began, "
+                    f"got {settings.get(name)!r}: repeat the same command, name another --out, or "
+                    "begin anew with --force"
+                )
+
+    def _take(self, record: dict[str, Any]) -> None:
+        kind = record.pop("kind")
+        if kind == "failure":
+            failure = Failure(**record)
+            self.failures.append(failure)
+            if failure.walk in self.walks:
+                self.walks[failure.walk].failures.append(failure)
+        elif kind == "begin":
+            self.walks.setdefault(record["walk"], WalkLog(float(record["began"])))
+        else:
+            visits = self.walks[record["walk"]].visits
+            if record["step"] != len(visits):
+                raise KeyError(f"visit {len(visits)}, got {record['step']}")
+            try:
+                visits.append(Visit.from_json(record["visit"]))
+            except ValueError as error:
+                raise TypeError(str(error)) from None
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        yield {"kind": "collection", "version": _VERSION, "settings": self._settings}
+        noted: set[int] = set()
+        for walk, log in self.walks.items():
+            yield {"kind": "begin", "walk": walk, "began": log.began}
+            for step, visit in enumerate(log.visits):
+                yield {"kind": "visit", "walk": walk, "step": step, "visit": visit.to_json()}
+            for failure in log.failures:
+                noted.add(id(failure))
+                yield {"kind": "failure", **asdict(failure)}
+        for failure in self.failures:
+            if id(failure) not in noted:
+                yield {"kind": "failure", **asdict(failure)}
+
+
+def _to_line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,422 @@
+"""A rabbit hole as a tree of visits, and the JSON Lines file that many of them live in.
+
+A walker who goes back and branches leaves a tree, so a chain of titles would lose what was clicked
+on from where. This file knows how a path is held, checked, written and read; it knows no world, no
+wiki and no measure of a path.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from train_lm.command_line import claim_output
+from train_lm.files import replacing
+
+logger = logging.getLogger(__name__)
+
+MetaValue = str | int | float | None
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One page of a walk.
+
+    Attributes:
+        title: The page's title, redirects followed.
+        parent: Index in `Path.visits` of the visit whose page was clicked on; None for the root.
+        time: [s] since the walk began, None if it was not recorded.
+        page_id: The wiki's id of the page.
+        revision_id: The wiki's id of the text that was seen.
+        offered: Titles of the links the page offered, in reading order where known; empty where
+            they were not recorded.
+        text: Lead text of the page, on request.
+    """
+
+    title: str
+    parent: int | None
+    time: float | None = None
+    page_id: int | None = None
+    revision_id: int | None = None
+    offered: tuple[str, ...] = ()
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.title, str) or not self.title.strip():
+            raise ValueError(f"expected a title, got {self.title!r}")
+        for name in ("parent", "page_id", "revision_id"):
+            number = getattr(self, name)
+            if number is not None and (type(number) is not int or number < 0):
+                raise ValueError(f"expected {name} as a whole number >= 0, got {number!r}")
+        if self.time is not None and not _is_time(self.time):
+            raise ValueError(f"expected time in seconds >= 0, got {self.time!r}")
+        if not isinstance(self.offered, tuple) or not all(
+            isinstance(title, str) and title for title in self.offered
+        ):
+            raise ValueError(f"expected offered as a tuple of titles, got {self.offered!r}")
+        if self.text is not None and not isinstance(self.text, str):
+            raise ValueError(f"expected text as a string, got {self.text!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their default; the root's `parent` is left out."""
+        record: dict[str, Any] = {"title": self.title}
+        for name in ("parent", "time", "page_id", "revision_id", "text"):
+            value = getattr(self, name)
+            if value is not None:
+                record[name] = value
+        if self.offered:
+            record["offered"] = list(self.offered)
+        return record
+
+    @classmethod
+    def from_json(cls, record: Any) -> Visit:
+        """Inverse of `to_json`; raises ValueError that names the bad field."""
+        _require_fields(record, _VISIT_FIELDS, required=("title",), what="a visit")
+        offered = record.get("offered", [])
+        if not isinstance(offered, list):
+            raise ValueError(f"expected offered as a list of titles, got {offered!r}")
+        fields = {"parent": None, **record, "offered": tuple(offered)}
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A tree of visits in order of time; visit 0 is its root.
+
+    Attributes:
+        id: Unique in its file.
+        visits: At least one; a parent's index is below its child's, so no cycle can exist.
+        source: Where it comes from: `wikispeedia`, `mediawiki:<host>`, `clickstream`, ….
+        walker: Who walked: `person`, `random`, `similar`, `markov`, `lm:<model>`, `policy:<name>`.
+        licence: Licence of what is recorded here, as a reader needs it.
+        goal: Title that the walker was looking for, if any.
+        status: `finished`, `unfinished`, `loop`, …: how the walk ended.
+        meta: Anything else worth keeping, as plain numbers and strings.
+
+    Raises:
+        ValueError: naming the path and what is wrong with it.
+    """
+
+    id: str
+    visits: tuple[Visit, ...]
+    source: str
+    walker: str
+    licence: str
+    goal: str | None = None
+    status: str = "finished"
+    meta: Mapping[str, MetaValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id.strip():
+            raise ValueError(f"expected a path with an id, got {self.id!r}")
+        for name in ("source", "walker", "licence", "status"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"path {self.id!r}: expected {name} as a string, got {value!r}")
+        if self.goal is not None and (not isinstance(self.goal, str) or not self.goal.strip()):
+            raise ValueError(f"path {self.id!r}: expected goal as a title, got {self.goal!r}")
+        if not isinstance(self.meta, Mapping) or not all(
+            isinstance(key, str) and _is_meta_value(value) for key, value in self.meta.items()
+        ):
+            raise ValueError(
+                f"path {self.id!r}: expected meta with numbers and strings only, got {self.meta!r}"
+            )
+        if not isinstance(self.visits, tuple) or not self.visits:
+            raise ValueError(f"path {self.id!r}: expected at least one visit, got {self.visits!r}")
+        self._check_tree()
+
+    def _check_tree(self) -> None:
+        latest = 0.0
+        for index, visit in enumerate(self.visits):
+            if not isinstance(visit, Visit):
+                raise ValueError(f"path {self.id!r}: expected a Visit, got {visit!r}")
+            if index == 0 and visit.parent is not None:
+                raise ValueError(
+                    f"path {self.id!r}: expected visit 0 to be the root, got parent {visit.parent}"
+                )
+            if index > 0 and (visit.parent is None or visit.parent >= index):
+                raise ValueError(
+                    f"path {self.id!r}: expected the parent of visit {index} below {index}, got "
+                    f"{visit.parent}: a page is clicked on after it was reached, so this is a "
+                    "cycle or a second root"
+                )
+            if visit.time is not None:
+                if visit.time < latest:
+                    raise ValueError(
+                        f"path {self.id!r}: expected visit {index} at {latest} s or later, got "
+                        f"{visit.time} s: visits stand in order of time"
+                    )
+                latest = visit.time
+
+    def __len__(self) -> int:
+        return len(self.visits)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Titles in order of time."""
+        return tuple(visit.title for visit in self.visits)
+
+    def clicks(self) -> Iterator[tuple[int, int]]:
+        """`(index of the visit clicked from, index of the visit reached)` in order of time."""
+        for index, visit in enumerate(self.visits):
+            if visit.parent is not None:
+                yield visit.parent, index
+
+    def depths(self) -> list[int]:
+        """Clicks between the root and each visit along the tree."""
+        depths = [0]
+        for parent, _ in self.clicks():
+            depths.append(depths[parent] + 1)
+        return depths
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for `json.dumps`; empty and missing fields are left out."""
+        record: dict[str, Any] = {
+            "id": self.id,
+            "source": self.source,
+            "walker": self.walker,
+            "licence": self.licence,
+            "status": self.status,
+        }
+        if self.goal is not None:
+            record["goal"] = self.goal
+        if self.meta:
+            record["meta"] = dict(self.meta)
+        record["visits"] = [visit.to_json() for visit in self.visits]
+        return record
+
+    @classmethod
+    def from_json(cls, record: Any) -> Path:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: naming the field that is missing, unknown or of the wrong kind.
+        """
+        required = ("id", "visits", "source", "walker", "licence")
+        _require_fields(record, _PATH_FIELDS, required=required, what="a path")
+        if not isinstance(record["visits"], list):
+            raise ValueError(f"expected visits as a list, got {record['visits']!r}")
+        visits = []
+        for index, visit in enumerate(record["visits"]):
+            try:
+                visits.append(Visit.from_json(visit))
+            except ValueError as error:
+                raise ValueError(f"path {record['id']!r}, visit {index}: {error}") from None
+        return cls(**{**record, "visits": tuple(visits)})
+
+
+_VISIT_FIELDS = tuple(Visit.__dataclass_fields__)
+_PATH_FIELDS = tuple(Path.__dataclass_fields__)
+
+
+def read_paths(
+    file: StrPath, *, on_error: Callable[[str], None], unique: bool = True
+) -> Iterator[Path]:
+    """Stream the paths of a JSON Lines file, one at a time.
+
+    Args:
+        file: A file of one JSON object per line, UTF-8.
+        on_error: Called with `file:line: reason` for every line that holds no valid path (not JSON,
+            wrong encoding, bad field, a cycle); the line is left out.
+        unique: Also report, and leave out, a path whose id an earlier line has.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    seen: set[str] = set()
+    with open(file, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                path = _parse_line(line)
+                if unique and path.id in seen:
+                    raise ValueError(f"expected unique ids, got {path.id!r} again")
+            except ValueError as error:
+                on_error(f"{os.fspath(file)}:{number}: {error}")
+                continue
+            if unique:
+                seen.add(path.id)
+            yield path
+
+
+def write_paths(file: StrPath, paths: Iterable[Path], *, force: bool = False) -> int:
+    """Write all paths at once, so that the file appears complete or not at all.
+
+    Returns:
+        The number of paths written.
+
+    Raises:
+        FileExistsError: If the file is there and `force` is not set.
+        ValueError: If two paths have one id.
+    """
+    target = claim_output(pathlib.Path(file), force)
+    ids: set[str] = set()
+    with replacing(target) as partial, open(partial, "wb") as stream:
+        for path in paths:
+            if path.id in ids:
+                raise ValueError(f"expected unique ids, got {path.id!r} twice")
+            ids.add(path.id)
+            stream.write(_to_line(path))
+        stream.flush()
+        os.fsync(stream.fileno())
+    return len(ids)
+
+
+class PathWriter:
+    """Appends paths to a JSON Lines file so that a kill at any moment loses no written path.
+
+    Each line is flushed and synced before `write` returns. Opening an existing file completes it:
+    a last line that a kill cut short is removed (and logged); `ids` holds what is already there,
+    and writing one of them again is refused, so a resumed collection cannot double a path.
+
+    Raises:
+        ValueError: If another process has the file open for writing, or if it holds lines but not
+            one path (a foreign file).
+    """
+
+    def __init__(self, file: StrPath) -> None:
+        self.file = pathlib.Path(file)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._stream: BinaryIO = open(self.file, "ab+")  # noqa: SIM115
+        self.ids: set[str] = set()
+        try:
+            _lock(self._stream, self.file)
+            self._take_over()
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def _take_over(self) -> None:
+        """Learn the ids that are there and mend the last line; a foreign file stays untouched."""
+        errors: list[str] = []
+        start = 0  # of the last line
+        line = b"\n"
+        self._stream.seek(0)
+        for number, line in enumerate(self._stream, start=1):
+            start = self._stream.tell() - len(line)
+            if line.strip():
+                try:
+                    self.ids.add(_parse_line(line).id)
+                except ValueError as error:
+                    errors.append(f"{self.file}:{number}: {error}")
+        cut_short = bool(errors) and not line.endswith(b"\n")
+        if errors and not self.ids and not (start == 0 and cut_short and _begins_a_path(line)):
+            raise ValueError(
+                f"expected a file of paths to append to, got {errors[0]}: name another file"
+            )
+        for message in errors[: len(errors) - cut_short]:
+            logger.warning("%s", message)
+        if cut_short:
+            logger.warning("%s: removed an unfinished last line: %s", self.file, errors[-1])
+            self._stream.truncate(start)
+        elif not line.endswith(b"\n"):
+            self._stream.write(b"\n")
+        self._sync()
+
+    def _sync(self) -> None:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def write(self, path: Path) -> None:
+        """Append one path; on return it is on the disk.
+
+        Raises:
+            ValueError: If the file already holds a path of this id.
+        """
+        if path.id in self.ids:
+            raise ValueError(f"expected unique ids in {self.file}, got {path.id!r} again")
+        self._stream.write(_to_line(path))
+        self._sync()
+        self.ids.add(path.id)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> PathWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _lock(stream: BinaryIO, file: pathlib.Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on Windows
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"expected to be alone in writing {file}, got another process that writes it: "
+            "wait for it or name another file"
+        ) from None
+
+
+def _to_line(path: Path) -> bytes:
+    text = json.dumps(path.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # A lone surrogate cannot be UTF-8; escaping the whole line keeps it readable as JSON.
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(path.to_json(), separators=(",", ":")).encode() + b"\n"
+
+
+def _begins_a_path(line: bytes) -> bool:
+    """Whether a kill may have left this of a first line that `_to_line` wrote."""
+    opening = b'{"id":'
+    return line.startswith(opening) or opening.startswith(line)
+
+
+def _parse_line(line: bytes) -> Path:
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected UTF-8, got byte {line[error.start]:#04x}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected one JSON object per line, got {error}") from None
+    except RecursionError:
+        raise ValueError("expected a path, got JSON nested too deeply") from None
+    return Path.from_json(record)
+
+
+def _require_fields(
+    record: Any, known: tuple[str, ...], *, required: tuple[str, ...], what: str
+) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"expected {what} as a JSON object, got {type(record).__name__}")
+    for name in required:
+        if name not in record:
+            raise ValueError(f"expected field {name!r} in {what}, got {sorted(record)}")
+    unknown = sorted(set(record) - set(known))
+    if unknown:
+        raise ValueError(f"expected fields of {what} among {list(known)}, got {unknown[0]!r}")
+
+
+def _is_time(value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    )
+
+
+def _is_meta_value(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, str | int) and not isinstance(value, bool))

@@ -1,0 +1,57 @@
+"""What an import read, kept and dropped, so that nothing is dropped in silence.
+
+It counts and names; it decides nothing and prints nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+StrPath = str | os.PathLike[str]
+
+
+class Tally:
+    """Counts by reason, and every single loss by file and line.
+
+    Attributes:
+        read: What was read, by kind, in order of first mention (`finished games`).
+        dropped: What was left out, by reason.
+        noted: What was kept but is worth knowing, by kind.
+        problems: `file:line: reason`, one for each line that lost something.
+    """
+
+    def __init__(self) -> None:
+        self.read: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()
+        self.problems: list[str] = []
+
+    def drop_line(self, file: StrPath, line: int, reason: str) -> None:
+        """A line that holds nothing usable."""
+        self.drop(file, line, "malformed lines", reason)
+
+    def drop(self, file: StrPath, line: int, kind: str, reason: str) -> None:
+        """Something of a named kind that stood on a line."""
+        self.dropped[kind] += 1
+        self.problems.append(f"{os.fspath(file)}:{line}: {reason}")
+
+    def drop_visits(self, file: StrPath, line: int, reasons: Counter[str]) -> None:
+        """Visits of one path, by reason."""
+        if not reasons:
+            return
+        for reason, count in reasons.items():
+            self.dropped[f"visits: {reason}"] += count
+        text = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
+        self.problems.append(f"{os.fspath(file)}:{line}: dropped visits: {text}")
+
+    def lines(self) -> Iterator[str]:
+        """The counts as a reader wants them, one per line."""
+        for title, counts in (("read", self.read), ("noted", self.noted)):
+            for name, count in counts.items():
+                yield f"{title:<8} {count:>9,} {name}"
+        if not self.dropped:
+            yield f"{'dropped':<8} {0:>9,} of anything"
+        for name, count in self.dropped.items():
+            yield f"{'dropped':<8} {count:>9,} {name}"

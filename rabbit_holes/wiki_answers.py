@@ -1,0 +1,130 @@
+"""Reading what a MediaWiki API sends: an answer, an error in some disguise, or a redirect.
+
+Pure functions over status, headers and bytes; they know no connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from rabbit_holes.etiquette import retry_after
+from rabbit_holes.page_cache import Absent
+from rabbit_holes.wiki_errors import (
+    ApiError,
+    ForeignRedirectError,
+    HttpError,
+    LaggedError,
+    NotJsonError,
+    RateLimitedError,
+    RefusedError,
+    ServerFailedError,
+    TruncatedJsonError,
+    UnexpectedAnswerError,
+    WikiError,
+)
+
+_DEFAULT_LAG_WAIT = 5.0  # [s], Manual:Maxlag parameter
+_KEEPS_OUT = {"blocked", "autoblocked", "globalblocking", "readapidenied", "permissiondenied"}
+
+
+def parse(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    wait = retry_after(headers)
+    if status == 429:
+        raise RateLimitedError("HTTP 429", wait=wait)
+    if status >= 500:
+        raise ServerFailedError(f"HTTP {status}", wait=wait)
+    if status in (401, 403):
+        raise RefusedError(f"HTTP {status}: see the wiki's rules for user agents and rates")
+    if status != 200:
+        raise HttpError(f"HTTP {status}", wait=wait)
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        start = body[:200].lstrip()
+        if start[:1] in (b"{", b"["):
+            raise TruncatedJsonError(f"{len(body)} bytes that end too early: {error}") from error
+        kind = headers.get("content-type", "no content type")
+        raise NotJsonError(f"{kind}, beginning {start[:40]!r}", wait=wait) from error
+    if not isinstance(answer, dict):
+        raise UnexpectedAnswerError(f"expected an object, got {type(answer).__name__}")
+    if "error" in answer:
+        raise _api_error(answer["error"], wait)
+    return answer
+
+
+def _api_error(error: Any, wait: float | None) -> WikiError:
+    fields = error if isinstance(error, dict) else {}
+    code, info = str(fields.get("code", error)), str(fields.get("info", ""))[:200]
+    if code == "maxlag":
+        return LaggedError(info, wait=_DEFAULT_LAG_WAIT if wait is None else wait)
+    if code == "ratelimited":
+        return RateLimitedError(info, wait=wait)
+    if code == "readonly" or code.startswith("internal_api_error"):
+        return ServerFailedError(f"{code}: {info}", wait=wait)
+    if code in _KEEPS_OUT:
+        return RefusedError(f"{code}: {info}")
+    return ApiError(f"{code}: {info}", wait=wait)
+
+
+def next_address(url: str, location: str) -> str:
+    """Where a redirect leads, if that is the same host, and no step back from https."""
+    target = urljoin(url, location)
+    old, new = urlsplit(url), urlsplit(target)
+    upgraded = old.scheme == "http" and new.scheme == "https"
+    same = old.hostname == new.hostname and (
+        (old.scheme == new.scheme and _port(old) == _port(new))
+        or (upgraded and (_port(old), _port(new)) == (80, 443))
+    )
+    if not location or not same:
+        raise ForeignRedirectError(f"from {old.netloc} to {target or 'nowhere'}")
+    return target
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:  # not a number
+        return None
+
+
+def records(query: Any, name: str) -> list[dict[str, Any]]:
+    found = query.get(name, []) if isinstance(query, dict) else None
+    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+        raise UnexpectedAnswerError(f"expected a list of {name}, got {str(found)[:80]!r}")
+    return found
+
+
+def title_of(record: Mapping[str, Any]) -> str:
+    title = record.get("title")
+    if not isinstance(title, str) or not title.strip() or _is_broken(title):
+        raise UnexpectedAnswerError(f"expected the title of a page, got {title!r}")
+    return title
+
+
+def text_of(record: Mapping[str, Any]) -> str | None:
+    """Lead text; None where the wiki has none to give."""
+    text = record.get("extract")
+    return text if isinstance(text, str) and text.strip() and not _is_broken(text) else None
+
+
+def _is_broken(text: str) -> bool:
+    """Whether JSON's escapes smuggled in half a character, which no file could hold."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def number_of(record: Mapping[str, Any], name: str) -> int:
+    number = record.get(name)
+    if type(number) is not int or number < 0:
+        raise UnexpectedAnswerError(f"expected {name} of a page, got {number!r}")
+    return number
+
+
+def leads_nowhere(title: str, query: Any) -> Absent:
+    if isinstance(query, dict) and query.get("redirects"):
+        return Absent(title, "redirect_loop", "the wiki's own redirects lead in a circle")
+    if isinstance(query, dict) and query.get("interwiki"):
+        return Absent(title, "other_wiki", "the title belongs to another wiki")
+    return Absent(title, "invalid_title", "the wiki knows no page for this title")

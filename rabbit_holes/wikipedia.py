@@ -1,0 +1,281 @@
+"""The polite client of a live MediaWiki, and the one door to the `wikipedia-api` library.
+
+The library brings the session, the headers, the parameters and the request log; this subclass adds
+what it lacks: any wiki's address, one shared gate, `maxlag`, `Retry-After` in both forms and on
+every status, errors that the API reports in a 200 answer, and limits on size, time and redirects.
+It knows no walk and no file.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import wikipediaapi
+
+from rabbit_holes.etiquette import Etiquette, Gate
+from rabbit_holes.page_cache import Absent, Page, Site
+from rabbit_holes.wiki_answers import (
+    leads_nowhere,
+    next_address,
+    number_of,
+    parse,
+    records,
+    text_of,
+    title_of,
+)
+from rabbit_holes.wiki_errors import (
+    DisconnectedError,
+    RedirectLoopError,
+    RefusedError,
+    TimedOutError,
+    TooLargeError,
+    UnexpectedAnswerError,
+    UnreachableError,
+    WikiError,
+)
+
+logger = logging.getLogger(__name__)
+
+_MOST_REDIRECTS = 5
+_MOST_ANSWERS = 200  # of one list: 100,000 links, more than any page has
+_LANGUAGE = re.compile(r"[a-z]{2,}(-[a-z0-9]+)*")
+
+
+def api_of(language: str) -> str:
+    """Address of the API of a language's Wikipedia.
+
+    Raises:
+        ValueError: If that is no language code.
+    """
+    if not _LANGUAGE.fullmatch(language):
+        raise ValueError(f"expected a language code such as en or zh-yue, got {language!r}")
+    return f"https://{language}.wikipedia.org/w/api.php"
+
+
+def check_api(address: str) -> str:
+    """The address of an `api.php`, as given.
+
+    Raises:
+        ValueError: If it is no plain http(s) address of one.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"expected a http or https address, got {address!r}")
+    if parts.username or parts.query or parts.fragment or not parts.path.endswith("/api.php"):
+        raise ValueError(
+            f"expected the bare address of a wiki's api.php, got {address!r}: "
+            "Special:Version of the wiki names it"
+        )
+    return address
+
+
+class PoliteWikipedia(wikipediaapi.Wikipedia):
+    """Asks one wiki for articles, through one gate. Usable from several threads.
+
+    Args:
+        etiquette: How to behave.
+        gate: Passed by every request, redirects and further attempts included.
+        api: Address of `api.php`.
+        language: The library's name for the wiki; it does not change the address.
+        needs_text: Whether to ask for the lead text of every page.
+        jitter: Uniform in [0, 1), for the waits.
+        transport: Replaces the network in tests.
+    """
+
+    def __init__(
+        self,
+        etiquette: Etiquette,
+        gate: Gate,
+        api: str,
+        *,
+        language: str = "en",
+        needs_text: bool = False,
+        jitter: Callable[[], float] = random.random,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.etiquette = etiquette
+        self.gate = gate
+        self.api = check_api(api)
+        self.needs_text = needs_text
+        self._jitter = jitter
+        options: dict[str, Any] = {} if transport is None else {"transport": transport}
+        super().__init__(
+            user_agent=etiquette.agent,
+            language=language,
+            max_retries=0,
+            extra_api_params={"maxlag": etiquette.maxlag},
+            timeout=etiquette.timeout,
+            follow_redirects=False,
+            **options,
+        )
+
+    # -- what a collection asks for ------------------------------------------------------------
+
+    def head(self, title: str) -> Page | Absent:
+        """The article that a title leads to, its links left empty. One request.
+
+        Raises:
+            WikiError: If the wiki gave no usable answer.
+        """
+        if "|" in title or not title.strip():
+            return Absent(title, "invalid_title", "no title is empty or holds |")
+        wanted: dict[str, Any] = {"action": "query", "titles": title, "prop": "info"}
+        if self.needs_text:
+            wanted |= {"prop": "info|extracts", "exintro": 1, "explaintext": 1, "exlimit": 1}
+        query = self._ask(title, wanted).get("query", {})
+        pages = records(query, "pages")
+        if not pages:
+            return leads_nowhere(title, query)
+        record = pages[0]
+        for flag, reason in (
+            ("invalid", "invalid_title"),
+            ("special", "special_page"),
+            ("missing", "missing"),
+        ):
+            if record.get(flag):
+                detail = record.get("invalidreason", f"{record.get('title')} is {flag}")
+                return Absent(title, reason, str(detail))
+        return Page(
+            title=title_of(record),
+            page_id=number_of(record, "pageid"),
+            revision_id=number_of(record, "lastrevid"),
+            links=(),
+            text=text_of(record) if self.needs_text else None,
+            has_text=self.needs_text,
+        )
+
+    def links(self, title: str) -> tuple[str, ...]:
+        """Existing articles that an article links to, redirects followed. A request per 500.
+
+        As a generator, and not with the library's own `links`, because only so does the wiki say
+        which targets exist and where those that are redirects lead.
+
+        Raises:
+            WikiError: If the wiki gave no usable answer.
+        """
+        wanted: dict[str, Any] = {
+            "action": "query",
+            "titles": title,
+            "prop": "info",
+            "generator": "links",
+            "gplnamespace": 0,
+            "gpllimit": "max",
+        }
+        found: set[str] = set()
+        position: dict[str, Any] = {}
+        for _ in range(_MOST_ANSWERS):
+            answer = self._ask(title, {**wanted, **position})
+            for record in records(answer.get("query", {}), "pages"):
+                exists = not (record.get("missing") or record.get("invalid"))
+                if exists and record.get("ns") == 0:
+                    found.add(title_of(record))
+            before, position = position, answer.get("continue", {})
+            if not isinstance(position, dict):
+                raise UnexpectedAnswerError(f"expected a position, got {position!r}")
+            if not position:
+                return tuple(sorted(found - {title}))
+            if position == before:
+                break
+        raise UnexpectedAnswerError(f"the list of links of {title!r} does not end")
+
+    def site(self) -> Site:
+        """What the wiki says of itself. One request.
+
+        Raises:
+            WikiError: If the wiki gave no usable answer.
+        """
+        wanted = {"action": "query", "meta": "siteinfo", "siprop": "general|rightsinfo"}
+        query = self._ask("", wanted).get("query", {})
+        general = query.get("general") if isinstance(query, dict) else None
+        rights = query.get("rightsinfo") if isinstance(query, dict) else None
+        general = general if isinstance(general, dict) else {}
+        rights = rights if isinstance(rights, dict) else {}
+        text, url = (str(rights.get(name) or "").strip() for name in ("text", "url"))
+        return Site(
+            name=str(general.get("sitename") or ""),
+            licence=f"{text} ({url})" if text and url else text or url or "unknown",
+            first_letter=general.get("case") != "case-sensitive",
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, title: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        # Not for all requests: what the library itself asks for, it reads in format version 1.
+        params = self._construct_params(self.page(title), {"formatversion": 2, **wanted})
+        return self._get(self.language, params)
+
+    # -- the library's hooks -------------------------------------------------------------------
+
+    def _build_url(self, language: str) -> str:
+        return self.api
+
+    def _get(self, language: str, params: dict[str, Any]) -> dict[str, Any]:
+        """One answer, with further attempts where one may succeed; everyone waits meanwhile."""
+        attempt = 0
+        while True:
+            try:
+                return self._do_get(self._build_url(language), params)
+            except WikiError as error:
+                attempt += 1
+                wait = self.etiquette.wait_before(attempt, error, self._jitter())
+                if error.wait is not None and wait > self.etiquette.longest_wait:
+                    self.gate.hold(wait)
+                    raise RefusedError(f"the wiki asks to wait {wait:.0f} s ({error})") from error
+                if not error.retry or attempt > self.etiquette.retries:
+                    if error.wait is not None:
+                        self.gate.hold(wait)
+                    raise
+                logger.info("attempt %d failed (%s), waiting %.1f s", attempt, error, wait)
+                self.gate.hold(wait)
+
+    def _do_get(self, url: str, params: dict[str, Any]) -> dict[str, Any]:
+        """One attempt; follows redirects within the host, each as a request of its own."""
+        been: set[str] = set()
+        query: dict[str, Any] | None = params
+        while True:
+            status, headers, body = self._receive(url, query)
+            if status not in (301, 302, 303, 307, 308):
+                return parse(status, headers, body)
+            been.add(str(httpx.URL(url, params=query)) if query is not None else url)
+            url, query = next_address(url, headers.get("location", "")), None
+            if url in been or len(been) > _MOST_REDIRECTS:
+                raise RedirectLoopError(f"{len(been)} redirects, the last to {url}")
+
+    def _receive(
+        self, url: str, params: dict[str, Any] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of one request; the body only of a 200."""
+        self.gate.enter()
+        largest = self.etiquette.largest_answer
+        latest = time.monotonic() + self.etiquette.deadline
+        body = bytearray()
+        try:
+            with self._client.stream("GET", url, params=params) as response:
+                if response.status_code != 200:
+                    return response.status_code, response.headers, b""
+                announced = response.headers.get("content-length", "")
+                if announced.isdecimal() and int(announced) > largest:
+                    raise TooLargeError(f"{announced} bytes announced, at most {largest} accepted")
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > largest:
+                        raise TooLargeError(f"more than {largest} bytes")
+                    if time.monotonic() > latest:
+                        raise TimedOutError(f"not complete after {self.etiquette.deadline:g} s")
+                return 200, response.headers, bytes(body)
+        except httpx.TimeoutException as error:
+            raise TimedOutError(
+                f"{type(error).__name__} after {self.etiquette.timeout:g} s"
+            ) from error
+        except httpx.ConnectError as error:
+            raise UnreachableError(f"{urlsplit(url).netloc}: {error}") from error
+        except (httpx.RequestError, httpx.StreamError) as error:
+            raise DisconnectedError(f"{type(error).__name__}: {error}") from error

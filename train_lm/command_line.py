@@ -1,0 +1,48 @@
+"""How every command of the project ends: a result, or one clear line and a non-zero exit.
+
+It stands here because every package may import this one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def run(action: Callable[[], int | None]) -> int:
+    """Run a command; what the user can mend becomes one line on stderr.
+
+    Other exceptions are our own faults and keep their traceback.
+
+    Returns:
+        0 on success, 2 on bad input, 130 after Ctrl-C.
+    """
+    try:
+        return action() or 0
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        if os.environ.get("KNCL_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def claim_output(out: Path, force: bool) -> Path:
+    """Refuse to overwrite; returns `out` with its parent folder made.
+
+    Raises:
+        FileExistsError: `out` exists and `force` is false.
+    """
+    if out.exists() and not force:
+        raise FileExistsError(
+            f"expected a new place for --out, got {out}, which exists: name another or add --force"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out

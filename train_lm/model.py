@@ -1,0 +1,75 @@
+"""The learner's architecture: a small Llama from transformers; the one door to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One dial, the width; the rest is derived from it or from the preset.
+
+    Attributes:
+        width: Hidden size D; a multiple of 16.
+        layers: Transformer blocks.
+        context: Tokens T of a training window.
+        seed: Seed of the initial weights.
+    """
+
+    width: int = 64
+    layers: int = 2
+    context: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.width < 16 or self.width % 16:
+            raise ValueError(f"expected a width that is a multiple of 16, got {self.width}")
+        if self.layers < 1 or self.context < 2:
+            raise ValueError(
+                f"expected layers >= 1 and context >= 2, got {self.layers} and {self.context}"
+            )
+
+    @property
+    def heads(self) -> int:
+        """Heads of 64 dimensions, but at least 4 as long as 4 divides the width evenly."""
+        return max(4, self.width // 64)
+
+
+# Parameters at a vocabulary of 512 / 8192: xs 0.13 M, s 5 M, m 30 M, l 125 M (order of magnitude).
+PRESETS: dict[str, ModelConfig] = {
+    "xxs": ModelConfig(width=32, layers=1, context=32),
+    "xs": ModelConfig(width=64, layers=2, context=64),
+    "s": ModelConfig(width=256, layers=6, context=128),
+    "m": ModelConfig(width=512, layers=9, context=256),
+    "l": ModelConfig(width=768, layers=12, context=512),
+}
+
+
+def build_model(config: ModelConfig, vocab_size: int) -> nn.Module:
+    """A causal LM whose `forward(input_ids=...)` returns `.logits` of shape (B, T, V)."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    # The initial weights come from the configuration's own seed; the caller's torch RNG is left
+    # as it was, so that building a learner never shifts a policy's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocab_size,
+                hidden_size=config.width,
+                # SwiGLU's 8/3 keeps the parameters of a 4x two-matrix MLP (Shazeer 2020).
+                intermediate_size=max(16, config.width * 8 // 3 // 16 * 16),
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.heads,
+                max_position_embeddings=config.context,
+                tie_word_embeddings=True,
+                use_cache=False,
+                attn_implementation="sdpa",  # type: ignore[call-arg]
+            )
+        )
