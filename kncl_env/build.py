@@ -16,7 +16,7 @@ from kncl_env.embedding import Embedder, unit_rows
 from kncl_env.graph import LINK_TYPES, TopicGraph
 from kncl_env.nucleus import nucleate
 from kncl_env.retrieval import PassageIndex
-from kncl_env.splits import SPLITS, Passage, cut_passages, overlapping, split_article
+from kncl_env.splits import SPLITS, Passage, cut_passages, split_article, unproved
 from kncl_env.world import WORLD_FORMAT, World
 from train_lm.files import hash_json, write_json
 from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer
@@ -91,15 +91,22 @@ def build_world(
         from kncl_env.noise import add_noise
 
         say("mixing in noise")
-        junk = add_noise(passages, titles, config.noise_share, np.random.default_rng(config.seed))
-        for title, links in junk.topics:
-            titles.append(title)
+        junk = add_noise(
+            [(p.topic, p.text) for p in passages if p.split == "train"],
+            titles,
+            config.noise_share,
+            np.random.default_rng(config.seed),
+        )
+        link = LINK_TYPES.index("link")
+        for topic in junk.topics:
+            for source in topic.linked_from:
+                rows[source].append((len(titles), link))
+            titles.append(topic.title)
             labels.append([])
             noise.append(True)
-            rows.append([(target, LINK_TYPES.index("link")) for target in links])
-        for topic, targets in junk.links_from.items():
-            rows[topic].extend((target, LINK_TYPES.index("link")) for target in targets)
-        passages = sorted([*passages, *junk.passages], key=lambda p: p.topic)
+            rows.append([(target, link) for target in topic.links])
+        added = [Passage(p.topic, "train", p.text, p.kind) for p in junk.passages]
+        passages = sorted([*passages, *added], key=lambda p: p.topic)  # stable: junk comes last
     n_topics = len(titles)
 
     say("training the tokenizer")
@@ -195,7 +202,7 @@ def _passages(corpus: Corpus, config: BuildConfig) -> tuple[list[Passage], int]:
         texts = cut_passages(article.paragraphs, config.passage_bytes)
         splits = split_article(article, len(texts), config.held_out, config.seed)
         passages += [Passage(topic, s, t) for s, t in zip(splits, texts, strict=True)]
-    doomed = {i for i, _ in overlapping(passages)}
+    doomed = {i for i, _ in unproved(passages)}
     return [p for i, p in enumerate(passages) if i not in doomed], len(doomed)
 
 
@@ -244,12 +251,13 @@ def _clusters(vectors: NDArray[np.float32], seed: int) -> list[list[str]]:
 
 
 def _fitting_regions(world: World) -> dict[str, NDArray[np.int64]]:
-    """Regions of 8 topics with held-out text up to a quarter of the world."""
+    """Regions that can be a target: neither a handful of topics nor a quarter of the world."""
     usable = world.has_held_out & ~world.topic_is_noise
+    least = max(8, world.n_topics // 40)
     return {
         name: topics
         for name, topics in world.regions.items()
-        if usable[topics].sum() >= 8 and len(topics) <= world.n_topics // 4
+        if usable[topics].sum() >= least and len(topics) <= world.n_topics // 4
     }
 
 
@@ -262,8 +270,8 @@ def farthest_region(world: World) -> str:
     fitting = _fitting_regions(world)
     if not fitting:
         raise ValueError(
-            "expected a region of at least 8 topics with held-out text for the focused scenario, "
-            "got none: use --scenario broad"
+            "expected a region of 8 or more topics with held-out text, up to a quarter of the "
+            "world, for the focused scenario, got none: use --scenario broad"
         )
     n = max(1, world.n_topics // 20)
     seeds = nucleate(world.graph, world.topic_vectors, n, ~world.topic_is_noise)

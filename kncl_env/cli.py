@@ -101,8 +101,14 @@ def _corpus(args: argparse.Namespace) -> Corpus:
             "one and add --download"
         )
     if args.download:
-        download_wikispeedia(args.place)
+        download_wikispeedia(args.place, progress=_tell_download)
     return read_wikispeedia(args.place)
+
+
+def _tell_download(name: str, done: int, total: int | None) -> None:
+    size = f" of {total / 1e6:.0f}" if total else ""
+    end = "\n" if done == total else "\r"
+    print(f"{name}: {done / 1e6:.0f}{size} MB", end=end, file=sys.stderr)
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from kncl_env.nucleus import Nucleus, is_solid
 from kncl_env.observation import (
     CANDIDATE_FEATURES,
     CONTEXT_FEATURES,
+    LIMIT,
     Goal,
     Observation,
     Readings,
@@ -219,9 +220,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
             {
                 "candidates": spaces.Box(
-                    -np.inf, np.inf, (config.slots, len(CANDIDATE_FEATURES)), np.float32
+                    -LIMIT, LIMIT, (config.slots, len(CANDIDATE_FEATURES)), np.float32
                 ),
-                "context": spaces.Box(-np.inf, np.inf, (len(CONTEXT_FEATURES),), np.float32),
+                "context": spaces.Box(-LIMIT, LIMIT, (len(CONTEXT_FEATURES),), np.float32),
             }
         )
         self.action_space = spaces.Discrete(config.slots + 1)
@@ -343,12 +344,12 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         before = now.readings.probe[waiting]
         after = self.learner.probe(waiting)
         now.readings.record_probe(waiting, after)
-        for t, drop in zip(waiting.tolist(), before - after, strict=True):
-            # An unknown reading cannot keep a topic unsolid for ever, nor the frontier closed.
-            drop = 0.0 if np.isnan(drop) else float(drop)
-            if t == topic:
+        for t, drop in zip(waiting.tolist(), (before - after).tolist(), strict=True):
+            if np.isnan(drop):  # no reading will ever tell: do not keep the frontier closed
+                now.nucleus.make_solid(t)
+            elif t == topic:
                 now.first_drop[t] = drop
-            elif is_solid(now.first_drop.get(t, 0.0), drop, self.config.noise_floor):
+            elif is_solid(now.first_drop[t], drop, self.config.noise_floor):
                 now.nucleus.make_solid(t)
 
     def _fill_slots(self) -> None:

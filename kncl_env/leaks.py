@@ -7,7 +7,7 @@ import numpy as np
 from kncl_env.build import world_hash
 from kncl_env.corpus import hash_texts
 from kncl_env.retrieval import PassageIndex
-from kncl_env.splits import SPLITS, overlapping
+from kncl_env.splits import SPLITS, unproved
 from kncl_env.world import World
 
 
@@ -29,12 +29,11 @@ def faults(world: World) -> list[str]:
         )
     if world_hash(world.card, world.graph) != world.hash:
         found.append("expected links and settings of the build, got others: the world was edited")
-    for i, other in overlapping(passages):
+    for i, reason in unproved(passages):
         p = passages[i]
         start = " ".join(p.text.split()[:8])
         found.append(
-            f"leak: {p.split} passage {i} of {world.titles[p.topic]!r} shares text with {other}: "
-            f"{start} …"
+            f"leak: {p.split} passage {i} of {world.titles[p.topic]!r} {reason}: {start} …"
         )
     found += _index_faults(world)
     starts = np.load(world.path / "starts.npy")

@@ -51,6 +51,8 @@ BOILERPLATE = (
 SITES = ("Example Media", "The Daily Sample", "Placeholder Press", "Acme Pages", "Lorem House")
 MONTHS = ("January", "March", "April", "June", "July", "September", "October", "December")
 
+_WORD = re.compile(r"[^\W\d_]+")
+
 
 @dataclass(frozen=True)
 class JunkPassage:
@@ -94,7 +96,7 @@ class Noise:
         return dict(counts)
 
 
-def make_noise(
+def add_noise(
     passages: Sequence[tuple[int, str]],
     titles: Sequence[str],
     share: float,
@@ -144,6 +146,7 @@ class _Spoiler:
         self._of_topic: dict[int, list[int]] = defaultdict(list)
         for i, (topic, _) in enumerate(passages):
             self._of_topic[topic].append(i)
+        self._sizes = [len(ids) for ids in self._of_topic.values()]  # [passages]
         self._languages = [_Language(*ALPHABETS[i], rng) for i in range(LANGUAGES)]
         self._make: dict[str, Callable[[str], str]] = {
             "duplicate": lambda text: text,
@@ -161,7 +164,7 @@ class _Spoiler:
             while sum(size.values()) < goal:
                 kind = min(KINDS, key=size.__getitem__)
                 if in_real:
-                    topic, text = self._passages[self._rng.integers(len(self._passages))]
+                    topic, text = self._passages[int(self._rng.integers(len(self._passages)))]
                     texts = [text]
                 else:
                     topic = self._n_topics + len(topics)
@@ -181,25 +184,30 @@ class _Spoiler:
 
     def _sources(self, links: Sequence[int]) -> list[str]:
         """As many passages of the linked topics as some real topic has."""
-        like = self._passages[self._rng.integers(len(self._passages))][0]
         pool = [i for topic in links for i in self._of_topic[topic]]
-        drawn = self._rng.choice(pool, len(self._of_topic[like]))
+        drawn = self._rng.choice(pool, self._sizes[self._rng.integers(len(self._sizes))])
         return [self._passages[i][1] for i in drawn]
 
     def _title(self, links: Sequence[int]) -> str:
-        """Words of the linked topics, as many as a real title has and written as in one."""
-        like = self._titles[self._rng.integers(self._n_topics)]
-        n_words = len(like.split())
-        while True:
-            text = self._sources(links)[0]
-            words = re.findall(r"[^\W\d_]{3,}", text) or text.split()
-            drawn = [str(w) for w in self._rng.choice(words, n_words)]
-            title = " ".join(drawn)
-            title = title[0].upper() + title[1:] if like[0].isupper() else title.lower()
-            if title not in self._taken:
-                self._taken.add(title)
-                return title
-            n_words += 1  # all short ones may be taken
+        """A real title with its words replaced by words of the linked topics' titles and texts."""
+        names = " ".join(self._titles[topic] for topic in links)
+        words = _WORD.findall(names + " " + self._sources(links)[0])
+        words = [word for word in words if len(word) >= 4] or words or ["page"]
+
+        def drawn(like: re.Match[str]) -> str:
+            word = words[int(self._rng.integers(len(words)))].lower()
+            return word.capitalize() if like.group()[0].isupper() else word
+
+        tries = 0
+        title = self._titles[0]
+        while title in self._taken:
+            like = self._titles[int(self._rng.integers(self._n_topics))]
+            title = _WORD.sub(drawn, like)
+            for _ in range(tries):  # a small world may have no more words to recombine
+                title += f" {words[int(self._rng.integers(len(words)))]}"
+            tries += 1
+        self._taken.add(title)
+        return title
 
     def _shuffled(self, text: str) -> str:
         return " ".join(self._rng.permutation(text.split()).tolist())

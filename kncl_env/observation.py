@@ -18,6 +18,9 @@ from kncl_env.graph import TopicGraph
 
 FEATURE_SCHEMA = 1
 
+# Every feature lies within +-LIMIT; only a loss far above the target's could reach it.
+LIMIT = 10.0
+
 CANDIDATE_FEATURES = (
     "filled",  # 1 where the slot holds a topic
     "in_degree_rank",  # rank among all topics, 0 to 1
@@ -149,6 +152,11 @@ class Readings:
         self.probe = np.full(self.n_topics, np.nan)
         self.fall = np.full(self.n_topics, np.nan)
 
+    @property
+    def known(self) -> bool:
+        """Whether the learner's held-out loss can be measured at all."""
+        return bool(self.loss) and bool(np.isfinite(self.loss[-1]))
+
     def record_probe(self, topics: Topics, losses: Floats) -> None:
         before = self.probe[topics]
         known = np.isfinite(before) & np.isfinite(losses)
@@ -211,7 +219,11 @@ def observe(table: TopicTable, state: State, k: int) -> Observation:
         _graph_features(candidates[: len(state.slots)], table, state)
         _text_features(candidates[: len(state.slots)], table, state, middle)
         _learner_features(candidates[: len(state.slots)], table, state)
-    return {"candidates": candidates, "context": _context(table, state, middle)}
+    context = _context(table, state, middle)
+    return {
+        "candidates": np.clip(candidates, -LIMIT, LIMIT),
+        "context": np.clip(context, -LIMIT, LIMIT),
+    }
 
 
 def _graph_features(rows: NDArray[np.float32], table: TopicTable, state: State) -> None:
@@ -253,13 +265,12 @@ def _text_features(
 
 def _learner_features(rows: NDArray[np.float32], table: TopicTable, state: State) -> None:
     readings = state.readings
-    if readings is None:
+    if readings is None or not readings.known:
         return
-    if readings.loss:
-        probe = readings.probe[state.slots]
-        known = np.isfinite(probe)
-        rows[known, _C["loss_known"]] = 1.0
-        rows[known, _C["loss"]] = probe[known] / readings.loss[-1] - 1.0
+    probe = readings.probe[state.slots]
+    known = np.isfinite(probe)
+    rows[known, _C["loss_known"]] = 1.0
+    rows[known, _C["loss"]] = probe[known] / readings.loss[-1] - 1.0
     fall = readings.fall[state.slots]
     known = np.isfinite(fall)
     rows[known, _C["trend_known"]] = 1.0
@@ -294,7 +305,7 @@ def _context(table: TopicTable, state: State, middle: NDArray[np.float32]) -> ND
         row[_G["goal_similarity_nucleus"]] = state.goal.centroid @ middle
         row[_G["goal_similarity_last"]] = state.goal.centroid @ table.vectors[state.last]
     readings = state.readings
-    if readings is not None and readings.loss:
+    if readings is not None and readings.known:
         row[_G["loss_known"]] = 1.0
         row[_G["loss"]] = readings.loss[-1] / readings.loss[0]
         every = [*readings.rewards, *readings.consolidations]

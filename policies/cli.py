@@ -94,6 +94,9 @@ def _train_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument("--episodes", type=int, default=4, help="episodes per rollout (4)")
     verb.add_argument("--workers", type=int, default=2, help="processes (2)")
     verb.add_argument("--policy-learning-rate", type=float, default=3e-4, help="(3e-4)")
+    verb.add_argument(
+        "--sharpen", type=float, default=4.0, help="factor on the scores of --init (4)"
+    )
     verb.add_argument("--entropy", type=float, default=0.01, help="entropy bonus (0.01)")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--force", action="store_true", help="begin again")
@@ -239,6 +242,7 @@ def _train(args: argparse.Namespace) -> int:
         workers=args.workers,
         learning_rate=args.policy_learning_rate,
         entropy=args.entropy,
+        sharpen=args.sharpen,
         seed=args.seed,
     )
     _begin(args.out, args.force, "config.json")

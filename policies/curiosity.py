@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
 from train_lm.files import hash_file, read_json, replacing, write_json
 
 # As sb3-contrib's MaskableCategorical: large, but finite, so that a softmax never sees inf - inf.
 CLOSED = -1e8
+
+# Log-odds of consolidation against all expansions together before any training: 1 in 20.
+RARE = -3.0
 
 
 @dataclass(frozen=True)
@@ -60,20 +64,20 @@ class CuriosityNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.embed = nn.Sequential(
-                nn.Linear(n_inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU()
+                nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
             )
-            self.attend = nn.MultiheadAttention(width, config.heads, batch_first=True)
+            self.project = nn.Linear(width, 3 * width)  # queries, keys and values
+            self.merge = nn.Linear(width, width)
             self.norm = nn.LayerNorm(width)
-            self.score = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
+            self.score = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
             pooled = width + len(CONTEXT_FEATURES)
             self.consolidate = nn.Sequential(
-                nn.Linear(pooled, width), nn.GELU(), nn.Linear(width, 1)
+                nn.Linear(pooled, width), nn.ReLU(), nn.Linear(width, 1)
             )
-            self.value = nn.Sequential(nn.Linear(pooled, width), nn.GELU(), nn.Linear(width, 1))
+            self.value = nn.Sequential(nn.Linear(pooled, width), nn.ReLU(), nn.Linear(width, 1))
             for head in (self.score, self.consolidate, self.value):
                 _last(head).weight.data.mul_(0.1)
-            # Rehearsal starts as a rare choice: it takes a slot among K, not half of all actions.
-            _last(self.consolidate).bias.data.fill_(-1.0)
+            _last(self.consolidate).bias.data.fill_(RARE)
 
     def forward(self, candidates: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and value.
@@ -88,15 +92,30 @@ class CuriosityNetwork(nn.Module):
         filled = candidates[..., 0] > 0.5  # (B, K)
         tiled = context[:, None].expand(-1, candidates.shape[1], -1)
         own = self.embed(torch.cat([candidates, tiled], -1))  # (B, K, D)
-        # A frontier may be empty; attention over nothing is undefined, so let it see one zero row.
-        hidden_from = ~filled
-        hidden_from = hidden_from & filled.any(1, keepdim=True)
-        seen, _ = self.attend(own, own, own, key_padding_mask=hidden_from, need_weights=False)
-        both = torch.cat([own, self.norm(own + seen)], -1)  # (B, K, 2D)
+        both = torch.cat([own, self.norm(own + self._seen(own, filled))], -1)  # (B, K, 2D)
         logits = self.score(both).squeeze(-1).masked_fill(~filled, CLOSED)
         weight = filled.float() / filled.sum(1, keepdim=True).clamp(min=1)
         pooled = torch.cat([(own * weight[..., None]).sum(1), context], -1)
-        return torch.cat([logits, self.consolidate(pooled)], -1), self.value(pooled)
+        # Consolidation competes with all slots together: its odds do not hang on how large or how
+        # many the scores are that cloning happened to arrive at.
+        together = torch.logsumexp(logits, 1, keepdim=True)
+        together = torch.where(filled.any(1, keepdim=True), together, torch.zeros_like(together))
+        rehearse = together + self.consolidate(pooled)
+        return torch.cat([logits, rehearse], -1), self.value(pooled)
+
+    def _seen(self, own: Tensor, filled: Tensor) -> Tensor:
+        """(B, K, D) what each slot sees of the filled slots, by multi-head attention."""
+        B, K, D = own.shape
+        heads = self.config.heads
+        query, key, value = (
+            self.project(own).view(B, K, 3, heads, D // heads).permute(2, 0, 3, 1, 4)
+        )
+        # Attention over nothing is undefined: a slot of an empty frontier sees the empty rows.
+        visible = filled | ~filled.any(1, keepdim=True)
+        seen = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible[:, None, None].expand(B, 1, K, K)
+        )
+        return self.merge(seen.transpose(1, 2).reshape(B, K, D))
 
     def silence(self, candidate_features: list[int], context_features: list[int]) -> None:
         """Zero the input weights of features that were never seen to vary.
@@ -107,6 +126,14 @@ class CuriosityNetwork(nn.Module):
         columns = [*candidate_features, *(len(CANDIDATE_FEATURES) + i for i in context_features)]
         with torch.no_grad():
             self.first_weight[:, columns] = 0.0
+
+    def sharpen(self, factor: float) -> None:
+        """Multiply the scores of slots: the ranking stays, sampling follows it more closely."""
+        if not factor > 0:
+            raise ValueError(f"expected a factor above 0, got {factor}")
+        with torch.no_grad():
+            for parameter in _last(self.score).parameters():
+                parameter.mul_(factor)
 
     @property
     def first_weight(self) -> Tensor:

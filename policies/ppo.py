@@ -50,6 +50,8 @@ class PPOConfig:
         target_kl: Stop an update's epochs beyond this divergence from the rollout's policy.
         critic_iterations: First iterations that fit the value alone: at the hand-over from
             cloning the critic is untrained and would pull the actor anywhere.
+        sharpen: Factor on the scores of the policy that training starts from. Walkers err and
+            wander, and a clone samples as they do; how far to trust its ranking is a choice.
         seed: Seed of everything.
     """
 
@@ -65,6 +67,7 @@ class PPOConfig:
     entropy: float = 0.01
     target_kl: float = 0.03
     critic_iterations: int = 1
+    sharpen: float = 4.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -217,6 +220,7 @@ def train_ppo(
         log.info("going on after iteration %d of %d", done, config.iterations)
     elif init is not None:
         policy.network.load_state_dict(init.network.state_dict())
+        policy.network.sharpen(config.sharpen)
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     for iteration in range(done, config.iterations):
         began = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -108,37 +108,45 @@ class TransitionCounts:
         totals = np.cumsum([row[title] for title in targets], dtype=np.float64)
         return targets[_draw(totals, rng)]
 
-    def walk(self, rng: np.random.Generator, depth: int, start: str | None = None) -> Path:
-        """One chain of at most `depth` clicks; status `dead end` where it stopped earlier."""
-        titles = [self.draw_start(rng) if start is None else start]
-        while len(titles) <= depth and (title := self.draw_next(titles[-1], rng)) is not None:
-            titles.append(title)
-        visits = tuple(Visit(title, i - 1 if i else None) for i, title in enumerate(titles))
-        status = "finished" if len(titles) > depth else "dead end"
-        return Path(f"{SOURCE}-walk", visits, SOURCE, "markov", LICENCE, status=status)
-
 
 def _draw(totals: NDArray[np.float64], rng: np.random.Generator) -> int:
     """An index in proportion to the steps of running totals."""
     return int(np.searchsorted(totals, rng.random() * totals[-1], side="right"))
 
 
-def sample_walks(counts: TransitionCounts, walks: int, depth: int, seed: int) -> Iterator[Path]:
-    """`walks` chains of at most `depth` clicks; the same seed gives the same walks.
+def sample_walks(
+    counts: TransitionCounts,
+    walks: int,
+    depth: int,
+    seed: int,
+    offered: Callable[[str], Collection[str]] | None = None,
+) -> Iterator[Path]:
+    """Chains of at most `depth` clicks drawn from counts; the same seed gives the same walks.
 
-    Each walk has its own stream of random numbers, so a longer file begins with a shorter one.
+    A walk that stopped earlier has the status `dead end`. Each walk has its own stream of random
+    numbers, so a longer file begins with a shorter one.
+
+    Args:
+        offered: Links of a page; other pages are then out of reach, whatever the counts say.
     """
     if walks < 1 or depth < 1:
         raise ValueError(f"expected at least 1 walk of at least 1 click, got {walks} of {depth}")
     for number in range(walks):
-        path = counts.walk(np.random.default_rng([seed, number]), depth)
+        rng = np.random.default_rng([seed, number])
+        titles = [counts.draw_start(rng)]
+        while len(titles) <= depth:
+            here = titles[-1]
+            title = counts.draw_next(here, rng, offered(here) if offered else None)
+            if title is None:
+                break
+            titles.append(title)
         yield Path(
-            f"{SOURCE}-{seed}-{number}",
-            path.visits,
-            path.source,
-            path.walker,
-            path.licence,
-            status=path.status,
+            id=f"{SOURCE}-{seed}-{number}",
+            visits=tuple(Visit(title, i - 1 if i else None) for i, title in enumerate(titles)),
+            source=SOURCE,
+            walker="markov",
+            licence=LICENCE,
+            status="finished" if len(titles) > depth else "dead end",
             meta={"seed": seed},
         )
 

@@ -7,7 +7,6 @@ policy, adds the same options with `add_collection_options` and calls `run_colle
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import sys
 from collections import Counter
@@ -48,7 +47,7 @@ def add_collect_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="F",
         help="for --walker markov: recorded paths (.jsonl) or a clickstream (.tsv, .gz)",
     )
-    parser.add_argument("--model", help="for --walker lm: a preset, a path or a hub id")
+    parser.add_argument("--model", help="for --walker lm: a directory or a hub id")
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="for --walker similar and lm"
     )
@@ -225,15 +224,10 @@ def _transitions(file: Path) -> Callable[[str], Mapping[str, int]]:
 
 
 def _lm_walker(model: str, back: float, warmth: Mapping[str, float]) -> Walker:
+    from rabbit_holes.generative import load_link_scorer
     from rabbit_holes.walkers import LmWalker
 
-    try:
-        load = importlib.import_module("rabbit_holes.generative").load_link_scorer
-    except (ImportError, AttributeError):
-        raise ValueError(
-            "expected another --walker: no language model can be loaded here"
-        ) from None
-    return LmWalker(load(model), Path(model).name, back=back, **warmth)
+    return LmWalker(load_link_scorer(model), Path(model).name, back=back, **warmth)
 
 
 @contextmanager
@@ -267,18 +261,18 @@ def _bar(walks: int) -> Iterator[Callable[[Progress], None]]:
 
 
 def _print(report: Report, walks: int) -> int:
-    for failure in report.failures[:_SHOWN_FAILURES]:
-        print(f"{failure.title}: {failure.reason} ({failure.detail})", file=sys.stderr)
-    if len(report.failures) > _SHOWN_FAILURES:
-        more = Counter(failure.reason for failure in report.failures[_SHOWN_FAILURES:])
-        print(
-            "and " + ", ".join(f"{count} {reason}" for reason, count in more.most_common()),
-            file=sys.stderr,
-        )
+    for failure in report.lost[:_SHOWN_FAILURES]:
+        line = f"{failure.title}: {failure.reason} ({failure.detail})"
+        # A server's words must not steer the terminal.
+        print("".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+    others = Counter(failure.reason for failure in report.lost[_SHOWN_FAILURES:])
+    if others:
+        counts = ", ".join(f"{count} {reason}" for reason, count in others.most_common())
+        print(f"and {counts}: see {report.out}.journal", file=sys.stderr)
     print(
-        f"{report.walks} of {walks} walks, {report.visits} visits made now, "
-        f"{len(report.failures)} pages not got, {report.requests} requests, "
-        f"{report.from_cache} pages from the cache -> {report.out}"
+        f"{report.out}: {report.walks} of {walks} walks, {len(report.lost)} pages not got; "
+        f"now {report.visits} visits, {report.requests} requests, "
+        f"{report.from_cache} pages from the cache"
     )
     if report.stopped:
         print(f"stopped: {report.stopped}; the same command goes on", file=sys.stderr)

@@ -104,3 +104,8 @@ class Report:
     requests: int
     from_cache: int
     stopped: str | None = None
+
+    @property
+    def lost(self) -> tuple[Failure, ...]:
+        """One failure for each page and reason, however many walks met it."""
+        return tuple({(f.title, f.reason): f for f in reversed(self.failures)}.values())[::-1]

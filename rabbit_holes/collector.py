@@ -38,7 +38,7 @@ class LiveWiki(Wiki, Protocol):
     api: str
     gate: Gate
 
-    def site(self) -> Site:
+    def fetch_site(self) -> Site:
         """What the wiki says of itself; raises WikiError."""
 
 
@@ -78,10 +78,10 @@ def collect(
             f"expected a new --out or one of an earlier collection, got {out} without its "
             f"{journal_file.name}: name another or add --force"
         )
+    if force and out.exists():
+        _empty(out)
     if force:
-        with PathWriter(out):  # refuses where another process writes
-            journal_file.unlink(missing_ok=True)
-            out.unlink()
+        journal_file.unlink(missing_ok=True)
     source = f"mediawiki:{urlsplit(wiki.api).netloc}"
     deciding = {"api": wiki.api, "walker": walker.name, **settings.deciding()}
     with PathWriter(out) as writer:
@@ -92,6 +92,30 @@ def collect(
         finally:
             journal.close()
         return run.report(out, stopped)
+
+
+def _empty(out: pathlib.Path) -> None:
+    """Empty a file, whatever it holds, unless it is a path file that somebody is writing."""
+    try:
+        PathWriter(out).close()
+    except ValueError:
+        # Held by another process, or foreign: only the first keeps its lock.
+        if _is_locked(out):
+            raise
+    out.write_bytes(b"")
+
+
+def _is_locked(file: pathlib.Path) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on Windows
+        return False
+    with open(file, "rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 class Collector:
@@ -178,7 +202,7 @@ class Collector:
         site = self.cache.get_site()
         if site is None:
             try:
-                site = self.wiki.site()
+                site = self.wiki.fetch_site()
             except (RefusedError, UnreachableError):
                 raise
             except WikiError as error:

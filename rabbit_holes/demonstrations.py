@@ -124,6 +124,7 @@ def demonstrate(
     slots: int | None = 64,
     goals: str = "given",
     frontier: bool = False,
+    budget: int | None = None,
     limit: int | None = None,
 ) -> Demonstrations:
     """Turn paths into demonstrations.
@@ -133,6 +134,8 @@ def demonstrate(
             evenly; None keeps the full offered set, as a measurement must.
         goals: `given` where the path names one, `withheld`, or `both`: a fair coin per path.
         frontier: See `choices`.
+        budget: Expansions of the episode that the path stands for; the budget's feature is
+            unknown without it.
         limit: Stop after this many clicks.
     """
     if goals not in ("given", "withheld", "both"):
@@ -150,11 +153,18 @@ def demonstrate(
         if named and (goals == "given" or (goals == "both" and rng.random() < 0.5)):
             goal = Goal(table, np.array([world.topic_of(str(path.goal))]))
         for so_far, offered, topic in choices(path, world, dropped, frontier):
-            if slots is not None and len(offered) > slots:
+            n_offered = len(offered)
+            if slots is not None and n_offered > slots:
                 others = rng.choice(offered[offered != topic], slots - 1, replace=False)
                 offered = np.sort(np.append(others, topic))
             state = State(
-                members=so_far, n_seeds=1, slots=offered, frontier_size=len(offered), goal=goal
+                members=so_far,
+                n_seeds=1,
+                slots=offered,
+                frontier_size=n_offered,
+                n_solid=len(so_far) - 1,  # what was visited can be gone on from
+                goal=goal,
+                progress=None if budget is None else (len(so_far) - 1) / budget,
             )
             seen = observe(table, state, len(offered))
             rows.append(seen["candidates"])

@@ -177,10 +177,10 @@ class PageCache:
 class Wiki(Protocol):
     """What `Library` asks of a wiki; both raise WikiError."""
 
-    def head(self, title: str) -> Page | Absent:
+    def fetch_head(self, title: str) -> Page | Absent:
         """The article that a title leads to, its links left empty."""
 
-    def links(self, title: str) -> tuple[str, ...]:
+    def fetch_links(self, title: str) -> tuple[str, ...]:
         """The articles that an article links to."""
 
 
@@ -222,18 +222,20 @@ class Library:
                 raise self._failed[asked]
             known = self.cache.get(asked)
             if known is not None and self._suffices(known):
-                self.from_cache += 1
+                with self._lock:
+                    self.from_cache += 1
                 return known
             try:
                 outcome = self._fetch(asked)
             except WikiError as error:
                 self._failed[asked] = error
                 raise
-            self.fetched += 1
+            with self._lock:
+                self.fetched += 1
             return outcome
 
     def _fetch(self, asked: str) -> Page | Absent:
-        head = self._wiki.head(asked)
+        head = self._wiki.fetch_head(asked)
         if isinstance(head, Absent):
             self.cache.put(asked, head)
             return head
@@ -244,7 +246,7 @@ class Library:
             if isinstance(known, Page) and known.revision_id == head.revision_id:
                 links = known.links
             else:
-                links = self._wiki.links(head.title)
+                links = self._wiki.fetch_links(head.title)
             page = replace(head, links=links)
             self.cache.put(asked, page)
         return page

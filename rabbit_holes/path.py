@@ -231,6 +231,14 @@ def read_paths(
     Raises:
         FileNotFoundError: If there is no such file.
     """
+    for _, path in read_numbered_paths(file, on_error=on_error, unique=unique):
+        yield path
+
+
+def read_numbered_paths(
+    file: StrPath, *, on_error: Callable[[str], None], unique: bool = True
+) -> Iterator[tuple[int, Path]]:
+    """Like `read_paths`, each path with the number of its line."""
     seen: set[str] = set()
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -245,7 +253,7 @@ def read_paths(
                 continue
             if unique:
                 seen.add(path.id)
-            yield path
+            yield number, path
 
 
 def write_paths(file: StrPath, paths: Iterable[Path], *, force: bool = False) -> int:

@@ -31,6 +31,7 @@ KINDS = {
     "random": "random walks",
     "similar": "similarity walks",
     "markov": "Markov walks",
+    "wayfinder": "simulated wayfinders",
 }
 
 

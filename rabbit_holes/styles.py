@@ -66,7 +66,7 @@ class Landscape:
         blank = cls(link_map, vectors, leap_below, nothing, nothing)
         walks = [_random_walk(world, rng) for _ in range(REFERENCE_WALKS)]
         means, deviations = nothing.copy(), nothing.copy()
-        for pages in range(SHORTEST, CAP + 1):
+        for pages in range(SHORTEST, min(CAP, world.n_topics) + 1):
             seen = describe(
                 [cut for walk in walks if (cut := _until(walk, pages))], blank, curves=False
             )
@@ -273,7 +273,8 @@ def _styles(
     """The style whose measure stands out most against random walks that saw as many pages."""
     if landscape is None:
         return (None,) * len(pages)
-    deviation = np.where(landscape.deviations > 0, landscape.deviations, np.nan)[pages]
+    # Where random walks never differ, any difference stands out.
+    deviation = np.maximum(landscape.deviations, 1e-6)[pages]
     scores = (measures - landscape.means[pages]) / deviation  # (P, 3)
     known = np.isfinite(scores).all(axis=1)
     best = np.where(known, np.nan_to_num(scores, nan=-np.inf).argmax(axis=1), -1)
@@ -281,16 +282,18 @@ def _styles(
 
 
 def _random_walk(world: World, rng: np.random.Generator) -> list[str]:
-    """Titles of a walk that has seen `CAP` pages, or got stuck, or went on for very long."""
+    """Titles of a walk that has seen `CAP` pages or all there are, or got stuck, or took long."""
     linking = np.flatnonzero(world.graph.out_degree)
     if not len(linking):
         return []
     walk = [int(rng.choice(linking))]
-    while len(set(walk)) < CAP and len(walk) < 20 * CAP:
+    seen = set(walk)
+    while len(seen) < min(CAP, world.n_topics) and len(walk) < 4 * CAP:
         links = world.graph.out(walk[-1])
         if not len(links):
             break
         walk.append(int(rng.choice(links)))
+        seen.add(walk[-1])
     return [world.titles[topic] for topic in walk]
 
 

@@ -32,6 +32,11 @@ class Tally:
         """A line that holds nothing usable."""
         self.drop(file, line, "malformed lines", reason)
 
+    def drop_named_line(self, problem: str) -> None:
+        """A line that holds nothing usable, `file:line: reason` in one string."""
+        self.dropped["malformed lines"] += 1
+        self.problems.append(problem)
+
     def drop(self, file: StrPath, line: int, kind: str, reason: str) -> None:
         """Something of a named kind that stood on a line."""
         self.dropped[kind] += 1

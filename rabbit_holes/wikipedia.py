@@ -118,7 +118,7 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
 
     # -- what a collection asks for ------------------------------------------------------------
 
-    def head(self, title: str) -> Page | Absent:
+    def fetch_head(self, title: str) -> Page | Absent:
         """The article that a title leads to, its links left empty. One request.
 
         Raises:
@@ -151,7 +151,7 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
             has_text=self.needs_text,
         )
 
-    def links(self, title: str) -> tuple[str, ...]:
+    def fetch_links(self, title: str) -> tuple[str, ...]:
         """Existing articles that an article links to, redirects followed. A request per 500.
 
         As a generator, and not with the library's own `links`, because only so does the wiki say
@@ -185,7 +185,7 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
                 break
         raise UnexpectedAnswerError(f"the list of links of {title!r} does not end")
 
-    def site(self) -> Site:
+    def fetch_site(self) -> Site:
         """What the wiki says of itself. One request.
 
         Raises:

@@ -155,6 +155,9 @@ def mediawiki_root() -> Path:
     root = Path(os.environ.get("KNCL_MEDIAWIKI", default))
     if shutil.which("php") is None:
         pytest.skip("no PHP on this machine: .ci/install-mediawiki brings it")
+    loaded = subprocess.run(["php", "-m"], capture_output=True, text=True).stdout.split()
+    if missing := {"pdo_sqlite", "mbstring", "xml", "intl", "apcu"} - set(loaded):
+        pytest.skip(f"PHP lacks {sorted(missing)}: .ci/install-mediawiki brings them")
     if not (root / "api.php").exists():
         pytest.skip(f"no MediaWiki in {root}: .ci/install-mediawiki brings it")
     return root

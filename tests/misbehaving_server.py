@@ -83,7 +83,7 @@ class MisbehavingServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.api = f"http://127.0.0.1:{self._server.server_port}/w/api.php"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     @contextmanager
     def running(self) -> Iterator[MisbehavingServer]:
@@ -111,6 +111,7 @@ class MisbehavingServer:
 class _Handler(BaseHTTPRequestHandler):
     wiki: MisbehavingServer
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body leave together: the kernel would hold back a second small packet
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass

@@ -13,7 +13,7 @@ import re
 import sys
 import sysconfig
 import textwrap
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -90,7 +90,8 @@ class Teller:
         if not isinstance(doc, str) or (not isinstance(thing, type) and doc == type(thing).__doc__):
             return ""
         doc = _UNDERLINE.sub("", _ADDRESS.sub("", inspect.cleandoc(doc)))
-        if _BOILERPLATE.fullmatch(doc) or doc in _special_docs().get(name, ()):
+        special = name.startswith("__")
+        if _BOILERPLATE.fullmatch(doc) or (special and doc in _special_docs()):
             self._counts["boilerplate_docs_dropped"] += 1
             return ""
         doc = "\n".join(line.rstrip() for line in doc.split("\n"))
@@ -181,11 +182,11 @@ def _machine_values() -> tuple[tuple[str, str], ...]:
 
 
 @functools.cache
-def _special_docs() -> dict[str, frozenset[str]]:
+def _special_docs() -> frozenset[str]:
     """What built-in types say of `__add__` and the like: every class written in C repeats it."""
-    docs: dict[str, set[str]] = defaultdict(set)
-    for cls in (object, type, *(t for t in vars(builtins).values() if isinstance(t, type))):
-        for name, value in vars(cls).items():
-            if name.startswith("__") and isinstance(getattr(value, "__doc__", None), str):
-                docs[name].add(inspect.cleandoc(value.__doc__))
-    return {name: frozenset(texts) for name, texts in docs.items()}
+    return frozenset(
+        inspect.cleandoc(value.__doc__)
+        for cls in (object, *(t for t in vars(builtins).values() if isinstance(t, type)))
+        for name, value in vars(cls).items()
+        if name.startswith("__") and isinstance(getattr(value, "__doc__", None), str)
+    )

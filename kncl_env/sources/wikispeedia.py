@@ -284,7 +284,8 @@ def _text(path: Path) -> str:
 
 def _rows(path: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and columns of a TSV file; comments start with `#`, a header there is none."""
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        line = line.rstrip("\r")
         if line.strip() and not line.startswith("#"):
             row = line.split("\t")
             if len(row) != n_columns or not all(row):

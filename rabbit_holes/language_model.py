@@ -1,0 +1,342 @@
+"""A causal language model as a walker needs it: score titles, or go on in its own words.
+
+The door of this package to transformers. The keys and values of a prompt are computed once and
+shared by all the titles that may follow it, which is what makes choosing among many links cheap.
+It knows no world and no path.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rabbit_holes.prompts import Prompt
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Tokens = list[int]
+
+MEMORY = 2**29  # [bytes] that shared prompts, or logits, may take at once
+ROWS = 256  # [answers] at once at most; more only leave the processor's caches
+SHORTEST_PROMPT = 8  # [tokens] with less room than this no walk can be told
+
+
+@dataclass
+class LanguageModel:
+    """A model with its tokenizer.
+
+    Attributes:
+        name: As recorded in a path.
+        model: Any `transformers` causal LM in evaluation mode.
+        tokenizer: A `transformers` tokenizer.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    @property
+    def chats(self) -> bool:
+        """Whether it wants to be asked rather than continued."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @cached_property
+    def context(self) -> int:
+        """[tokens] that fit; a large number where the model states no limit."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 2**20)
+
+    @cached_property
+    def _takes_positions(self) -> bool:
+        return "position_ids" in inspect.signature(self.model.forward).parameters
+
+    @cached_property
+    def _titles(self) -> dict[tuple[str, bool], Tokens]:
+        return {}
+
+    @property
+    def _ends(self) -> set[int]:
+        ids = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = ids if isinstance(ids, list) else [ids]
+        return {int(i) for i in (*ids, self.tokenizer.eos_token_id) if i is not None}
+
+    def title_tokens(self, title: str, chat: bool) -> Tokens:
+        """Tokens of a title as an answer, with what ends the answer; tokenised once per title."""
+        key = (title, chat)
+        if key not in self._titles:
+            # What stands before decides how the first word is cut, in some tokenizers.
+            before, answer = ("\n", title) if chat else (">", f" {title} >")
+            ids = self._encode(before + answer)[len(self._encode(before)) :]
+            ends = sorted(self._ends)[:1] if chat else []
+            self._titles[key] = [*ids, *ends]
+        return self._titles[key]
+
+    def prompt_tokens(
+        self, trail: Sequence[str], prompt_of: Callable[[Sequence[str]], Prompt], room: int
+    ) -> Tokens:
+        """Tokens of a prompt that leaves `room` tokens for the answer.
+
+        Where a walk is too long for the model, its earliest pages are left out; where one page is,
+        a plain prompt loses its beginning.
+
+        Raises:
+            ValueError: If the model's context is too short for that.
+        """
+        limit = self.context - room
+        if limit < SHORTEST_PROMPT:
+            raise ValueError(
+                f"expected a context of {room + SHORTEST_PROMPT} tokens or more, got "
+                f"{self.context} from {self.name}: titles alone take up to {room}"
+            )
+        tokens: Tokens = []
+        for first in range(len(trail)):
+            prompt = prompt_of(trail[first:])
+            tokens = self._prompt(prompt)
+            if len(tokens) <= limit:
+                return tokens
+        if prompt.is_chat:
+            raise ValueError(
+                f"expected a context of {len(tokens) + room} tokens or more, got {self.context} "
+                f"from {self.name}: its chat template and the links do not fit; offer fewer links"
+            )
+        return tokens[-limit:]
+
+    def _prompt(self, prompt: Prompt) -> Tokens:
+        if prompt.is_chat:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt.text}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,  # templates that know no thinking ignore it
+            )
+            return self._encode(text)
+        start = self.tokenizer.bos_token_id
+        return [*([] if start is None else [start]), *self._encode(prompt.text)]
+
+    def _encode(self, text: str) -> Tokens:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def score(
+        self, prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]
+    ) -> list[NDArray[np.float64]]:
+        """Mean log-probability [nats per token] of each answer after its prompt.
+
+        Args:
+            prompts: B prompts.
+            answers: For each of them any number of answers, none empty.
+
+        Returns:
+            B arrays with one number per answer.
+        """
+        import torch
+
+        with torch.inference_mode():
+            shared, first, lengths = self._read(prompts)
+            rows = [(b, answer) for b, options in enumerate(answers) for answer in options]
+            sizes = np.array([len(answer) for _, answer in rows])
+            at_once = self._rows_at_once(max(lengths), int(sizes.max()))
+            flat = np.empty(len(rows))
+            # Answers of like length together, so that little of a batch is padding.
+            order = np.argsort(sizes, kind="stable")
+            for begin in range(0, len(rows), at_once):
+                part = order[begin : begin + at_once]
+                flat[part] = self._score_rows(shared, first, lengths, [rows[i] for i in part])
+        ends = np.cumsum([len(options) for options in answers])
+        return np.split(flat, ends[:-1])
+
+    def _read(self, prompts: Sequence[Tokens]) -> tuple[Any, Any, list[int]]:
+        """Cache of B left-padded prompts, log-probabilities (B, V) after them, their lengths."""
+        import torch
+
+        lengths = [len(prompt) for prompt in prompts]
+        width = max(lengths)
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        seen = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            seen[row, width - len(prompt) :] = 1
+        out = self._forward(ids, seen, (seen.cumsum(1) - 1).clamp(min=0), None, last_only=True)
+        return out.past_key_values, out.logits[:, -1].float().log_softmax(-1), lengths
+
+    def _score_rows(
+        self, shared: Any, first: Any, lengths: list[int], rows: Sequence[tuple[int, Tokens]]
+    ) -> NDArray[np.float64]:
+        import torch
+
+        width = max(lengths)
+        owner = torch.tensor([b for b, _ in rows])
+        sizes = torch.tensor([len(answer) for _, answer in rows])
+        longest = int(sizes.max())
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        for row, (_, answer) in enumerate(rows):
+            ids[row, : len(answer)] = torch.tensor(answer)
+        total = first.cpu()[owner, ids[:, 0]]
+        if longest > 1:
+            before = torch.tensor(lengths)[owner]
+            pad = torch.arange(width)[None] >= (width - before)[:, None]
+            seen = torch.cat([pad.long(), torch.ones(len(rows), longest - 1, dtype=torch.long)], 1)
+            places = before[:, None] + torch.arange(longest - 1)[None]
+            cache = _selected(shared, owner.to(self.model.device))
+            # Padding to the right needs no mask: nothing that counts looks at it.
+            out = self._forward(ids[:, :-1], seen, places, cache)
+            logits = out.logits.float().cpu()
+            each = logits.gather(2, ids[:, 1:, None])[:, :, 0] - logits.logsumexp(-1)
+            inside = torch.arange(1, longest)[None] < sizes[:, None]
+            total = total + (each * inside).sum(1)
+        return (total / sizes).double().numpy()
+
+    def go_on(
+        self,
+        prompts: Sequence[Tokens],
+        rngs: Sequence[np.random.Generator],
+        temperature: float,
+        at_most: int,
+    ) -> list[str]:
+        """What the model says after each prompt, up to an end, a new line or `at_most` tokens.
+
+        Args:
+            rngs: One per prompt, so that no prompt's words depend on its neighbours'.
+            temperature: 0 always takes the likeliest token.
+        """
+        import torch
+
+        with torch.inference_mode():
+            cache, after, lengths = self._read(prompts)
+            width = max(lengths)
+            before = torch.tensor(lengths)
+            seen = (torch.arange(width)[None] >= (width - before)[:, None]).long()
+            said: list[Tokens] = [[] for _ in prompts]
+            ended = [False] * len(prompts)
+            for step in range(at_most):
+                scores = after.double().cpu().numpy()
+                chosen = [draw(s, temperature, rng) for s, rng in zip(scores, rngs, strict=True)]
+                for row, token in enumerate(chosen):
+                    if not ended[row]:
+                        said[row].append(token)
+                        ended[row] = token in self._ends or self._closes(said[row])
+                if all(ended) or step == at_most - 1:
+                    break
+                seen = torch.cat([seen, torch.ones(len(prompts), 1, dtype=torch.long)], 1)
+                ids = torch.tensor(chosen)[:, None]
+                out = self._forward(ids, seen, (before + step)[:, None], cache)
+                cache, after = out.past_key_values, out.logits[:, -1].float().log_softmax(-1)
+        return [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
+
+    def _closes(self, said: Tokens) -> bool:
+        """Whether the latest token ends a line or begins the next page of a walk."""
+        text = self.tokenizer.decode(said[-1:])
+        return ("\n" in text or ">" in text) and bool(self.tokenizer.decode(said[:-1]).strip())
+
+    def _forward(
+        self, ids: Any, seen: Any, places: Any, cache: Any, last_only: bool = False
+    ) -> Any:
+        device = self.model.device
+        extra = {"position_ids": places.to(device)} if self._takes_positions else {}
+        if last_only:
+            extra["logits_to_keep"] = 1
+        return self.model(
+            input_ids=ids.to(device),
+            attention_mask=seen.to(device),
+            past_key_values=cache,
+            use_cache=True,
+            **extra,
+        )
+
+    def _rows_at_once(self, prompt: int, answer: int) -> int:
+        """How many answers fit into `MEMORY` together; decides speed alone."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head = getattr(config, "head_dim", None)
+        head = head or config.hidden_size // config.num_attention_heads
+        cell = self.model.dtype.itemsize
+        cache = 2 * config.num_hidden_layers * heads * head * cell * (prompt + answer)
+        logits = 8 * config.vocab_size * answer
+        return max(1, min(ROWS, MEMORY // max(cache, logits)))
+
+
+def load_language_model(
+    place: str, *, device: str | None = None, tokenizer: Tokenizer | None = None
+) -> LanguageModel:
+    """Open a causal LM.
+
+    Args:
+        place: A directory that `from_pretrained` opens, or a hub id.
+        device: Where it runs; by default a GPU if there is one.
+        tokenizer: What to use where `place` is a directory without a tokenizer, such as the
+            tokenizer of the world that the model was trained on.
+
+    Raises:
+        ValueError: If there is no such model, or it and its tokenizer do not fit together.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    from train_lm.model import PRESETS
+
+    folder = Path(place)
+    if place in PRESETS and not folder.is_dir():
+        raise ValueError(
+            f"expected a trained model, got the preset {place!r}, which has no weights yet: train "
+            "it with `train-lm run` and name the directory"
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float32 if device == "cpu" else "auto"
+    own = any(folder.glob("tokenizer*")) or not folder.is_dir()
+    if not own and tokenizer is None:
+        raise ValueError(f"expected a tokenizer in {place}, found none")
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+        if own:
+            cut: Any = AutoTokenizer.from_pretrained(place)
+        else:
+            cut = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        why = str(error).strip().split("\n")[0]
+        raise ValueError(f"expected a causal language model at {place}, got: {why}") from None
+    rows = model.get_input_embeddings().num_embeddings
+    if len(cut) > rows:
+        raise ValueError(
+            f"expected a tokenizer of at most {rows} tokens for {place}, got {len(cut)}: model and "
+            "tokenizer are of different make"
+        )
+    name = folder.resolve().name if folder.is_dir() else place
+    return LanguageModel(name, model.to(device).eval(), cut)
+
+
+def silence_loading() -> None:
+    """Keep transformers' bars and notes off a command's screen; errors still come."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _selected(cache: Any, rows: Any) -> Any:
+    """A cache that holds the given rows of another, which stays as it was."""
+    result = copy.copy(cache)
+    result.layers = [copy.copy(layer) for layer in cache.layers]
+    result.batch_select_indices(rows)
+    return result
+
+
+def draw(
+    log_probabilities: NDArray[np.float64], temperature: float, rng: np.random.Generator
+) -> int:
+    """Index drawn from a softmax at a temperature; the largest at 0."""
+    if temperature == 0:
+        return int(log_probabilities.argmax())
+    weights = np.exp((log_probabilities - log_probabilities.max()) / temperature)
+    totals = np.cumsum(weights)
+    if not math.isfinite(totals[-1]):
+        raise ValueError("expected finite log-probabilities, got NaN: the model is damaged")
+    place = int(np.searchsorted(totals, rng.random() * totals[-1], side="right"))
+    return min(place, len(totals) - 1)

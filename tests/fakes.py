@@ -1,0 +1,136 @@
+"""Honest small stand-ins for what is slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kncl_env.corpus import Article, Corpus
+from kncl_env.env import EnvConfig, TopicExpansionEnv
+from kncl_env.graph import TopicGraph
+from kncl_env.observation import Goal, TopicTable
+from kncl_env.reading import Reading
+from train_lm.batches import TokenStore
+
+Ints = NDArray[np.int64]
+
+
+def corpus_of(n_topics: int = 40, seed: int = 0, regions: int = 4) -> Corpus:
+    """Articles of made-up words: each region has a vocabulary of its own, every text is random.
+
+    Topics link to the next two of their region and to one of the next region, so that every topic
+    can be reached from every other.
+    """
+    rng = np.random.default_rng(seed)
+    syllables = ["ba", "ke", "li", "mo", "nu", "ra", "si", "to", "ve", "za"]
+    words = [["".join(rng.choice(syllables, 3)) for _ in range(60)] for _ in range(regions)]
+    titles = [f"Topic {i}" for i in range(n_topics)]
+    articles = []
+    for i, title in enumerate(titles):
+        region = i * regions // n_topics
+        paragraphs = tuple(" ".join(rng.choice(words[region], 18)) + "." for _ in range(24))
+        links = [(titles[j % n_topics], "link") for j in (i + 1, i + 2, i + n_topics // regions)]
+        articles.append(Article(title, paragraphs, tuple(links), (f"region.{region}",)))
+    return Corpus(tuple(articles), "made up", "none needed")
+
+
+class FakeLearner:
+    """A learner whose loss is the mean of what is left to learn of each target topic.
+
+    Guarantees: reading a window of a topic closes a tenth of that topic's distance to its floor;
+    the same windows from the same state give the same losses; a snapshot is exact. It has no
+    interference between topics and no forgetting.
+
+    Args:
+        topic_of_window: (W,) topic of each window.
+        target: Topics that count.
+        floor: (N,) loss that no reading removes.
+    """
+
+    def __init__(self, topic_of_window: Ints, target: Ints, floor: NDArray[np.float64]) -> None:
+        self.topic_of_window = topic_of_window
+        self.target = target
+        self.floor = floor
+        self.loss = np.ones(len(floor)) + floor
+        self.trained: list[Ints] = []
+
+    def begin(self, tokens: int) -> None:
+        self.loss = np.ones(len(self.floor)) + self.floor
+        self.trained = []
+
+    def train(self, windows: Ints) -> None:
+        self.trained.append(windows)
+        for topic in self.topic_of_window[windows]:
+            self.loss[topic] -= 0.1 * (self.loss[topic] - self.floor[topic])
+
+    def held_out_loss(self, split: str = "reward") -> float:
+        return float(self.loss[self.target].mean())
+
+    def probe(self, topics: Ints) -> NDArray[np.float64]:
+        return self.loss[topics].copy()
+
+    def snapshot(self) -> Any:
+        return self.loss.copy()
+
+    def restore(self, snapshot: Any) -> None:
+        self.loss = snapshot.copy()
+
+
+class FakeRetriever:
+    """Every topic owns `per_topic` consecutive passages; its neighbourhood is its own text."""
+
+    def __init__(self, per_topic: int) -> None:
+        self.per_topic = per_topic
+
+    def own(self, topic: int) -> Ints:
+        return np.arange(topic * self.per_topic, (topic + 1) * self.per_topic)
+
+    def neighbourhood(self, topic: int) -> Ints:
+        return self.own(topic)
+
+
+def ring(n: int) -> TopicGraph:
+    """Topics in a circle, each linked with the next two."""
+    return TopicGraph.from_links(n, [[((i + 1) % n, 0), ((i + 2) % n, 0)] for i in range(n)])
+
+
+def table_of(n: int = 30, seed: int = 0, dimensions: int = 8) -> TopicTable:
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, dimensions))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return TopicTable(ring(n), vectors.astype(np.float32), rng.integers(100, 1000, n))
+
+
+def fake_env(
+    n: int = 30,
+    seeds: tuple[int, ...] = (0,),
+    target: tuple[int, ...] = (10, 11, 12),
+    goal: bool = True,
+    config: EnvConfig | None = None,
+    table: TopicTable | None = None,
+    **kwargs: Any,
+) -> TopicExpansionEnv:
+    """A whole environment around a `FakeLearner`: a step takes a fraction of a millisecond."""
+    table = table or table_of(n)
+    per_topic, context = 4, 8
+    n_passages = n * per_topic
+    starts = np.arange(n_passages + 1) * (4 * context + 1)
+    tokens = np.zeros(starts[-1], dtype=np.uint16)
+    store = TokenStore(tokens, starts, np.arange(n_passages) // per_topic, context)
+    learner = FakeLearner(store.document // per_topic, np.array(target), np.full(n, 0.5))
+    config = config or EnvConfig(slots=4, steps=10, updates_per_step=2, batch=4, context=context)
+    return TopicExpansionEnv(
+        table=table,
+        seeds=np.array(seeds),
+        learner=learner,
+        retriever=FakeRetriever(per_topic),
+        reading=Reading(store, config.replay),
+        target=np.array(target),
+        goal=Goal(table, np.array(target)) if goal else None,
+        reducible=1.0,
+        titles=tuple(f"Topic {i}" for i in range(n)),
+        config=config,
+        **kwargs,
+    )

@@ -1,0 +1,195 @@
+"""One `observe` for the environment and for recorded paths."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from fakes import FakeLearner, corpus_of, fake_env, ring, table_of
+from numpy.typing import NDArray
+
+from kncl_env.build import BuildConfig, build_world
+from kncl_env.corpus import Corpus
+from kncl_env.env import EnvConfig
+from kncl_env.observation import (
+    CANDIDATE_FEATURES,
+    CONTEXT_FEATURES,
+    Goal,
+    Readings,
+    State,
+    TopicTable,
+    observe,
+    rank_of,
+    sums_over_rows,
+)
+from kncl_env.world import World
+from rabbit_holes.demonstrations import choices, demonstrate, pair_split
+from rabbit_holes.path import Path, Visit
+
+C = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
+G = {name: i for i, name in enumerate(CONTEXT_FEATURES)}
+
+
+def walk(*titles: str, goal: str | None = None, parents: tuple[int | None, ...] = ()) -> Path:
+    parents = parents or (None, *range(len(titles) - 1))
+    visits = tuple(Visit(t, p) for t, p in zip(titles, parents, strict=True))
+    return Path("a", visits, "test", "person", "none", goal=goal)
+
+
+class UnknownLearner(FakeLearner):
+    """Trains like a `FakeLearner`, but nothing of it can be measured, as in a recorded path."""
+
+    def held_out_loss(self, split: str = "reward") -> float:
+        return float("nan")
+
+    def probe(self, topics: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.full(len(topics), np.nan)
+
+
+def test_a_path_walked_in_the_env_and_read_from_a_record_gives_the_same_arrays(
+    tmp_path: pathlib.Path,
+) -> None:
+    # A hub that links to every topic keeps the whole frontier in the slots, so that both ways
+    # offer the same candidates without a draw.
+    hub, *others = corpus_of(12).articles
+    hub = dataclasses.replace(hub, links=tuple((a.title, "link") for a in others))
+    corpus = Corpus((hub, *others), "made up", "none needed")
+    world = build_world(corpus, tmp_path / "w", BuildConfig(vocab_size=300, passage_bytes=200))
+    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    route = [0, 3, 4, 6, 9]
+    config = EnvConfig(slots=11, steps=8, updates_per_step=1, batch=2, context=8)
+    env = fake_env(n=12, seeds=(0,), config=config, table=table, target=(9,))
+    env.learner.__class__ = UnknownLearner
+
+    walked = []
+    observation, _ = env.reset(seed=0)
+    for topic in route[1:]:
+        slot = int(np.flatnonzero(env.episode.slots == topic)[0])
+        walked.append((observation, slot))
+        observation = env.step(slot)[0]
+
+    titles = [world.titles[t] for t in route]
+    path = walk(*titles, goal=titles[-1])
+    rng = np.random.default_rng(0)
+    read = demonstrate([path], world, table, rng, frontier=True, budget=config.steps)
+
+    assert len(read) == len(walked) == 4
+    for i, (observation, slot) in enumerate(walked):
+        rows = read.rows[read.starts[i] : read.starts[i + 1]]
+        filled = observation["candidates"][:, 0] > 0
+        assert np.array_equal(rows, observation["candidates"][filled])
+        assert np.array_equal(read.context[i], observation["context"])
+        assert read.chosen[i] == slot
+
+
+def test_the_env_itself_calls_the_same_observe() -> None:
+    env = fake_env()
+    observation, _ = env.reset(seed=4)
+    for _ in range(4):
+        again = observe(env.table, env.state(), env.config.slots)
+        assert np.array_equal(observation["candidates"], again["candidates"])
+        assert np.array_equal(observation["context"], again["context"])
+        observation = env.step(1)[0]
+
+
+def test_features_of_a_ring_have_their_known_values() -> None:
+    table = table_of(10)
+    goal = Goal(table, np.array([4]))
+    state = State(np.array([0, 1]), 1, np.array([2, 3, 9]), 3, goal=goal)
+    rows = observe(table, state, 5)["candidates"]
+    assert rows.shape == (5, len(CANDIDATE_FEATURES))
+    assert (rows[3:] == 0).all()
+    # Topic 2 is joined with 0, 1, 3 and 4; 0 and 1 are in the nucleus.
+    assert rows[0, C["nucleus_share"]] == pytest.approx(0.5)
+    assert rows[:3, C["linked_from_last"]].tolist() == [1, 1, 0]  # 1 links to 2 and 3
+    assert rows[:3, C["links_to_last"]].tolist() == [0, 0, 1]  # 9 links to 0 and 1
+    assert rows[:3, C["goal_link"]].tolist() == [1, 1, 0]  # 2 and 3 link to 4
+    assert rows[0, C["goal_share"]] == pytest.approx(0.5)
+    assert rows[0, C["goal_two_links"]] == pytest.approx(0.5)  # of 3 and 4, only 3 links to 4
+    own = table.vectors[2]
+    assert rows[0, C["similarity_last"]] == pytest.approx(own @ table.vectors[1], abs=1e-6)
+    assert rows[0, C["goal_similarity"]] == pytest.approx(own @ table.vectors[4], abs=1e-6)
+    assert (rows[:, C["loss_known"]] == 0).all()
+
+
+def test_what_is_unknown_is_zero_and_flagged() -> None:
+    table = table_of(10)
+    seen = observe(table, State(np.array([0]), 1, np.array([1, 2]), 2), 2)
+    for name in ("goal_known", "loss_known", "trend_known", "yield_known"):
+        assert (seen["candidates"][:, C[name]] == 0).all()
+    for name in ("progress_known", "goal_known", "loss_known", "consolidate_known"):
+        assert seen["context"][G[name]] == 0
+
+
+def test_learner_features_follow_the_readings() -> None:
+    table = table_of(10)
+    readings = Readings(10, loss=[2.0, 1.5])
+    readings.record_probe(np.array([2, 3]), np.array([3.0, np.nan]))
+    readings.record_probe(np.array([2]), np.array([2.7]))
+    readings.rewards.append(0.02)
+    state = State(np.array([0, 1]), 1, np.array([2, 3, 9]), 3, readings=readings)
+    rows = observe(table, state, 3)["candidates"]
+    assert rows[0, C["loss"]] == pytest.approx(2.7 / 1.5 - 1)
+    assert rows[0, C["trend"]] == pytest.approx(1.0)  # fell by a tenth
+    assert rows[1, C["loss_known"]] == 0
+    assert rows[0, C["yield_neighbours"]] == pytest.approx(0.4)  # 20 x 0.02; 1 is a neighbour
+    assert rows[0, C["yield_known"]] == 1
+
+
+def test_ranks_and_row_sums_against_plain_loops() -> None:
+    assert rank_of(np.array([5, 1, 1, 9])).tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6, 1.0])
+    graph = ring(12)
+    values = np.random.default_rng(0).random((12, 2))
+    rows = np.array([3, 0, 7])
+    found = sums_over_rows(graph.indptr, graph.indices, rows, values)
+    assert found == pytest.approx(np.stack([values[graph.out(r)].sum(0) for r in rows]))
+
+
+def test_too_many_candidates_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 1 candidates for 1 slots, got 2"):
+        observe(table_of(10), State(np.array([0]), 1, np.array([1, 2]), 2), 1)
+
+
+def test_choices_follow_a_tree_and_count_what_they_drop(small_world: World) -> None:
+    world, t = small_world, small_world.titles
+    out = world.graph.out(0)
+    a, b = int(out[0]), int(out[1])
+    # From 0 to a, back to 0, on to b, then to a page that the world lacks.
+    path = walk(t[0], t[a], t[b], "Nowhere", parents=(None, 0, 0, 2))
+    dropped: Counter[str] = Counter()
+    found = list(choices(path, world, dropped))
+    assert [(so_far.tolist(), chosen) for so_far, _, chosen in found] == [
+        ([0], a),
+        ([a, 0], b),
+    ]
+    assert all(np.array_equal(offered, np.sort(out)) for _, offered, _ in found)
+    assert dropped == {"a page is no topic of the world": 1}
+
+
+def test_a_pair_is_on_one_side_whoever_played_it() -> None:
+    paths = [walk(f"S{i}", "M", goal=f"G{i}") for i in range(2000)]
+    twins = [walk(f"S{i}", "N", "O", goal=f"G{i}") for i in range(2000)]
+    sides = [pair_split(p) for p in paths]
+    assert sides == [pair_split(p) for p in twins]
+    assert sides.count("test") / 2000 == pytest.approx(0.1, abs=0.03)
+    assert sides.count("select") / 2000 == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_batch_pads_with_empty_rows(small_world: World) -> None:
+    world = small_world
+    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    t = world.titles
+    path = walk(
+        t[0], t[int(world.graph.out(0)[0])], t[int(world.graph.out(world.graph.out(0)[0])[0])]
+    )
+    clicks = demonstrate([path], world, table, np.random.default_rng(0), frontier=True)
+    candidates, _, chosen = clicks.batch(np.arange(2))
+    counts = np.diff(clicks.starts)
+    assert candidates.shape[1] == counts.max()
+    for i in range(2):
+        assert (candidates[i, : counts[i], 0] == 1).all()
+        assert (candidates[i, counts[i] :] == 0).all()
+        assert candidates[i, chosen[i], 0] == 1

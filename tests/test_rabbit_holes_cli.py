@@ -1,0 +1,200 @@
+"""`rabbit-holes` from the outside: what it prints, where it writes, how it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path as FilePath
+
+import pytest
+from rabbit_hole_fakes import LINKS, TITLES, finished, unfinished, walk_of, write_snap
+
+from rabbit_holes.cli import main
+from rabbit_holes.path import Path, read_paths, write_paths
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> FilePath:
+    """A world directory with the topics and links of the fake world."""
+    from kncl_env.build import BuildConfig, build_world
+    from kncl_env.corpus import Article, Corpus
+
+    articles = tuple(
+        Article(
+            title,
+            tuple(f"The {title} meets word{j} and word{i * j % 7} at noon. " * 4 for j in range(6)),
+            links=tuple((TITLES[target], "link") for target, _ in LINKS[i]),
+        )
+        for i, title in enumerate(TITLES)
+    )
+    place = tmp_path_factory.mktemp("worlds") / "animals"
+    config = BuildConfig(vocab_size=300, dimensions=4, max_terms=100)
+    build_world(Corpus(articles, "animals", "CC0"), place, config)
+    return place
+
+
+@pytest.fixture
+def snap(tmp_path) -> FilePath:
+    games = [finished("%C3%85land;Ant;<;Dog", rating="2"), finished("Ghost"), "half a line"]
+    return write_snap(tmp_path / "snap", games, [unfinished("Ant", "Dog")])
+
+
+def paths_of(file: FilePath) -> list[Path]:
+    errors: list[str] = []
+    paths = list(read_paths(file, on_error=errors.append))
+    assert not errors
+    return paths
+
+
+def test_help_tells_the_story_without_loading_anything_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from rabbit_holes.cli import main\n"
+        "for words in (['--help'], ['import', '--help'], ['import', 'clickstream', '--help'],\n"
+        "              ['stats', '--help'], ['collect', '--help'], ['generate', '--help']):\n"
+        "    try:\n"
+        "        main(words)\n"
+        "    except SystemExit as end:\n"
+        "        assert end.code == 0, words\n"
+        "heavy = {'torch', 'transformers', 'faiss', 'matplotlib', 'sklearn', 'stable_baselines3'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "loaded: []" in done.stdout
+    for verb in ("collect", "generate", "import", "stats"):
+        assert verb in done.stdout
+
+
+def test_import_prints_what_was_read_and_dropped_and_where_it_wrote(snap, tmp_path, capsys) -> None:
+    out = tmp_path / "new" / "people.jsonl"
+    assert main(["import", "wikispeedia", str(snap), "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert len(paths_of(out)) == 2
+    assert "2 finished games" in printed.out
+    assert "1 malformed lines" in printed.out
+    assert f"{out}: 2 paths" in printed.out
+    named = out.with_name("people.jsonl.problems.txt")
+    assert f"{named}: 3 lines" in printed.out
+    assert named.read_text().splitlines() == printed.err.splitlines()
+
+
+def test_an_existing_file_is_kept_without_force(snap, tmp_path, capsys) -> None:
+    out = tmp_path / "people.jsonl"
+    out.write_text("precious")
+    command = ["import", "wikispeedia", str(snap), "--out", str(out)]
+    assert main(command) == 2
+    assert out.read_text() == "precious"
+    assert "--force" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
+    assert len(paths_of(out)) == 2
+
+
+def test_problems_of_an_earlier_import_do_not_stay(snap, tmp_path) -> None:
+    out = tmp_path / "people.jsonl"
+    assert main(["import", "wikispeedia", str(snap), "--out", str(out)]) == 0
+    clean = write_snap(tmp_path / "clean", [finished("Ant;Big_Cat")], [])
+    assert main(["import", "wikispeedia", str(clean), "--out", str(out), "--force"]) == 0
+    assert not out.with_name("people.jsonl.problems.txt").exists()
+
+
+def test_games_of_models_are_checked_against_links_and_world(snap, world, tmp_path, capsys) -> None:
+    games = tmp_path / "games.jsonl"
+    game = {"source": "s", "model": "m", "pair": "1", "start": "Ant", "target": "Dog",
+            "status": "success"}  # fmt: skip
+    rows = [{**game, "path": ["Ant", "Dog"]}, {**game, "path": ["Ant", "Big_Cat", "Dog"]}]
+    games.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "models.jsonl"
+    command = ["import", "llm-games", str(games), "--out", str(out), "--links", str(snap)]
+    assert main([*command, "--world", str(world)]) == 0
+    assert [path.titles for path in paths_of(out)] == [("Ant", "Dog"), ("Ant",)]
+    printed = capsys.readouterr().out
+    assert "2 games" in printed
+    assert "1 clicks not in links.tsv, kept" in printed
+    assert "visits: page unknown to the world" in printed
+
+
+def test_clickstream_walks_over_a_world_follow_its_links(world, tmp_path, capsys) -> None:
+    source = tmp_path / "clicks.tsv"
+    source.write_text("Ant\tBee\tlink\t50\nBee\tAnt\tlink\t50\nBee\tCat\tlink\t50\n"
+                      "other-empty\tAnt\texternal\t9\n")  # fmt: skip
+    out = tmp_path / "markov.jsonl"
+    command = ["import", "clickstream", str(source), "--out", str(out), "--walks", "20"]
+    assert main([*command, "--depth", "4", "--seed", "3", "--world", str(world)]) == 0
+    # Bee does not link back to Ant in that world, and from Cat no one went on.
+    assert {path.titles for path in paths_of(out)} == {("Ant", "Bee", "Cat")}
+    first = out.read_bytes()
+    assert main([*command, "--depth", "4", "--seed", "3", "--world", str(world), "--force"]) == 0
+    assert out.read_bytes() == first
+    assert "3 different clicks to draw from" in capsys.readouterr().out
+
+
+def test_our_own_form_is_checked_line_by_line(world, tmp_path, capsys) -> None:
+    source, out = tmp_path / "mixed.jsonl", tmp_path / "checked.jsonl"
+    write_paths(source, [walk_of("Ant", "Bee", "Zebu", id="a"), walk_of("Zebu", id="b")])
+    source.write_bytes(source.read_bytes() + b"\xff\n{}\n" + source.read_bytes())
+    assert main(["import", "jsonl", str(source), "--out", str(out), "--world", str(world)]) == 0
+    assert [path.titles for path in paths_of(out)] == [("Ant", "Bee")]
+    printed = capsys.readouterr()
+    assert "4 malformed lines" in printed.out
+    for line in (1, 2, 3, 4, 5, 6):
+        assert f"{source}:{line}: " in printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["import", "wikispeedia", "nowhere"], "articles.tsv"),
+        (["import", "jsonl", "nowhere"], "found nothing"),
+        (["import", "llm-games", "."], "found a folder"),
+        (["import", "clickstream", "empty.tsv"], "expected counts of clicks"),
+        (["import", "jsonl", "empty.tsv"], "expected walks in empty.tsv, got none"),
+        (["import", "jsonl", "bad.jsonl"], "bad.jsonl:1"),
+        (["import", "clickstream", "empty.tsv", "--walks", "0"], "expected"),
+        (["import", "jsonl", "empty.tsv", "--world", "nowhere"], "world"),
+        (["stats", "nowhere"], "found nothing"),
+        (["stats", "bad.jsonl"], "expected paths"),
+        (["stats", "bad.jsonl", "--world", "nowhere"], "world"),
+    ],
+)
+def test_bad_input_gives_one_clear_line_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, words: list[str], complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.tsv").write_text("")
+    (tmp_path / "bad.jsonl").write_text("no json\n")
+    out = ["--out", "out.jsonl"] if words[0] == "import" else []
+    assert main([*words, *out]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert complaint in last
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_stats_prints_a_table_and_writes_a_page(world, tmp_path, capsys) -> None:
+    people, models = tmp_path / "people.jsonl", tmp_path / "models.jsonl"
+    write_paths(people, [walk_of("Ant", "Bee", "Cat", "Dog", id=str(i)) for i in range(5)])
+    write_paths(models, [walk_of("Ant", "Zebu", id=str(i), walker="lm:m") for i in range(5)])
+    models.write_bytes(models.read_bytes() + b"{\n")
+    page = tmp_path / "stats.html"
+    command = ["stats", str(people), str(models), "--html", str(page)]
+    assert main([*command, "--world", str(world)]) == 0
+    printed = capsys.readouterr()
+    assert "people (5 walks)" in printed.out
+    assert "language models (5 walks)" in printed.out
+    assert f"{models}:6: " in printed.err
+    assert f"{models}:1: 1 visits to pages unknown to the world, such as 'Zebu'" in printed.err
+    assert "10 walks read, 6 lines with problems" in printed.err
+    assert "animals world" in page.read_text()
+    assert main(command) == 2, "the page exists"
+
+
+def test_stats_prints_json_alone_on_stdout(tmp_path, capsys) -> None:
+    file = tmp_path / "people.jsonl"
+    write_paths(file, [walk_of("Ant", "Bee", "Cat", id=str(i)) for i in range(3)])
+    page = tmp_path / "stats.html"
+    assert main(["stats", str(file), "--json", "--by", "walker", "--html", str(page)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    (group,) = record["groups"]
+    assert (group["name"], group["walks"]) == ("person", 3)
+    assert group["measures"]["depth"]["value"] == 2
+    assert page.exists()
