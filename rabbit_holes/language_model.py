@@ -278,6 +278,7 @@ def load_language_model(
         ValueError: If there is no such model, or it and its tokenizer do not fit together.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     from train_lm.model import PRESETS
@@ -294,12 +295,12 @@ def load_language_model(
     if not own and tokenizer is None:
         raise ValueError(f"expected a tokenizer in {place}, found none")
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
         if own:
             cut: Any = AutoTokenizer.from_pretrained(place)
         else:
             cut = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         why = str(error).strip().split("\n")[0]
         raise ValueError(f"expected a causal language model at {place}, got: {why}") from None
     rows = model.get_input_embeddings().num_embeddings

@@ -15,8 +15,10 @@ import numpy as np
 from rabbit_holes.stats import CONFIDENCE, MEASURES, Curve, Estimate, Group
 from rabbit_holes.styles import CAP, LEAP_SHARE, SHORTEST, STYLES
 
-# Okabe & Ito's colours, told apart by colour-blind readers; groups beyond them repeat.
+# Okabe & Ito's colours, told apart by colour-blind readers; smaller groups beyond them are in the
+# table alone.
 COLOURS = ("#0072b2", "#d55e00", "#7a7a7a", "#009e73", "#aa4499", "#b8860b", "#56b4e9", "#882255")
+OTHERS = "#c3c9d1"
 STYLE_COLOURS = {"hunter": "#31688e", "busybody": "#a8b6c4", "dancer": "#e0a43c"}
 DEEPEST = 20  # [clicks] the plot ends here
 FEWEST = 20  # [walks] a point of a curve over fewer walks is not drawn
@@ -81,30 +83,35 @@ def render_page(groups: Sequence[Group], sources: Sequence[str], world: str | No
         sources: The files the walks came from, as the reader knows them.
         world: Name of the world that the walks are held against; None where none was given.
     """
-    colours = {group.name: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)}
+    largest = sorted(groups, key=lambda group: -group.n_walks)[: len(COLOURS)]
+    names = {group.name for group in largest}
+    drawn = [group for group in groups if group.name in names]
+    colours = {group.name: OTHERS for group in groups}
+    colours |= {group.name: colour for group, colour in zip(drawn, COLOURS, strict=False)}
     total = sum(group.n_walks for group in groups)
     where = f"held against {escape(world)}" if world else "without a world to hold them against"
+    few = f" Plots show the {len(drawn)} largest groups." if len(drawn) < len(groups) else ""
     plots = [
         _card(
             "How deep they go",
             "Share of walks that go at least so many clicks away from their start page.",
-            _depth_plot(groups, colours),
+            _depth_plot(drawn, colours),
         ),
         _card(
             "Tight or loose, near or far",
             f"Walks of at least {SHORTEST} pages, at most 300 per group, clustering spread by a "
             "hair so that equal values can be seen; rings mark the medians.",
-            _scatter(groups, colours),
+            _scatter(drawn, colours),
         ),
         _card(
             "Gaps that open and close",
             "Mean Betti-1 of the network of pages: loops of links that no triangle fills.",
-            _curve_plot(groups, colours, lambda group: group.betti_1, "Betti-1"),
+            _curve_plot(drawn, colours, lambda group: group.betti_1, "Betti-1"),
         ),
         _card(
             "How well it sums up",
             "Mean compressibility of the network of pages.",
-            _curve_plot(groups, colours, lambda g: g.compressibility, "compressibility [bits]"),
+            _curve_plot(drawn, colours, lambda g: g.compressibility, "compressibility [bits]"),
         ),
     ]
     return f"""<!doctype html>
@@ -119,7 +126,7 @@ def render_page(groups: Sequence[Group], sources: Sequence[str], world: str | No
 <main>
 <h1>Rabbit holes side by side</h1>
 <p class="lead">{total:,} walks from {escape(", ".join(sources))}, {where}.
-Intervals are {CONFIDENCE:.0%} bootstrap intervals over walks.</p>
+Intervals are {CONFIDENCE:.0%} bootstrap intervals over walks.{few}</p>
 <section class="card"><div class="scroll">{_table(groups, colours)}</div></section>
 <section class="grid">{"".join(plots)}</section>
 {_style_card(groups)}
@@ -388,7 +395,8 @@ def _style_card(groups: Sequence[Group]) -> str:
     shown = [group for group in groups if STYLES[0] in group.estimates]
     if not shown:
         return ""
-    left, width, row = 190, 1060, 34
+    longest = max(len(group.name) for group in shown)
+    left, width, row = 24 + 6.6 * longest, 1060, 34
     bars = []
     for i, group in enumerate(shown):
         at, y = 0.0, i * row

@@ -120,6 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(OSError):  # the client left: what an impatient client does
             super().handle()
 
+    def finish(self) -> None:
+        with suppress(OSError):
+            super().finish()
+
     def do_GET(self) -> None:
         now = time.monotonic()
         query = {

@@ -219,3 +219,15 @@ def test_a_page_of_one_walk_of_any_length_can_be_drawn(length: int) -> None:
     page = render_page(summarise([path], None, np.random.default_rng(0)), ["a.jsonl"], None)
     assert not outline(page).open
     assert "nan" not in page.lower().split("what the words mean")[0]
+
+
+def test_plots_show_the_largest_groups_and_the_table_all_of_them() -> None:
+    everyone = [path for i in range(11) for path in walks(f"lm:model{i}", 2 + i, i)]
+    found = summarise(everyone, None, np.random.default_rng(0), by="walker")
+    page = render_page(found, ["models.jsonl"], None)
+    table, rest = page.split("</table>")
+    plots = rest.split("What the words mean")[0]
+    assert "8 largest groups" in page
+    for i in range(11):
+        assert f"lm:model{i}<" in table
+        assert (f"lm:model{i}<" in plots) == (i >= 3)

@@ -1,0 +1,223 @@
+"""Evaluation: paired arms on one world, resumable, with honest files at the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kncl_env.make import topic_expansion
+from kncl_env.world import World
+from policies import evaluation
+from policies.baselines import BASELINES, arm_of
+from policies.cli import main
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.evaluation import evaluate, play
+
+SETTINGS = {
+    "nucleus_topics": 6,
+    "nucleus_updates": 30,
+    "steps": 4,
+    "updates_per_step": 2,
+    "batch": 4,
+    "breadth": 16,
+    "slots": 6,
+    "model": "xxs",
+}
+OPTIONS = [part for k, v in SETTINGS.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+
+
+@pytest.fixture(scope="module")
+def env(small_world: World):  # type: ignore[no-untyped-def]
+    return topic_expansion(small_world, **SETTINGS)
+
+
+@pytest.fixture
+def policy_dir(tmp_path: Path) -> Path:
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16))).save(tmp_path / "learned")
+    return tmp_path / "learned"
+
+
+@pytest.mark.parametrize("arm", BASELINES)
+def test_every_baseline_spends_the_same_budget_from_the_same_start(
+    env, small_world: World, arm: str
+) -> None:
+    record = play(env, small_world, arm, 0)
+    assert record["tokens"] == [i * env.config.tokens_per_step for i in range(5)]
+    assert record["loss"][0] == pytest.approx(play(env, small_world, "uniform", 3)["loss"][0])
+    assert record["test_after"] != record["test_before"]
+
+
+def test_an_episode_is_the_same_twice_and_differs_between_seeds(env, small_world: World) -> None:
+    a, b, c = (play(env, small_world, "random", seed) for seed in (1, 1, 2))
+    assert a == b
+    assert a["topics"] != c["topics"]
+
+
+def test_the_rule_prefers_the_goal_and_what_is_unlike_what_was_read(env) -> None:
+    observation, _ = env.reset(seed=0)
+    rows = observation["candidates"]
+    _, _, info, _ = arm_of("goal")(env, observation, np.random.default_rng(0))
+    slot = int(rows[:, 13].argmax())
+    assert info["topic"] == env.titles.index(info["title"])
+    assert rows[slot, 13] >= rows[:, 13].max()
+
+
+def test_the_oracle_reads_only_the_target_and_uniform_reads_every_region(
+    env, small_world: World
+) -> None:
+    read: dict[str, set[int]] = {}
+    for arm in ("oracle", "uniform"):
+        observation, _ = env.reset(seed=0)
+        _, _, info, _ = arm_of(arm)(env, observation, np.random.default_rng(0))
+        passages = env.reading_store.document[info["windows"]]
+        read[arm] = set(small_world.passage_topic[passages].tolist())
+        assert (small_world.passage_split[passages] == 0).all()
+    assert read["oracle"] <= set(small_world.target_topics().tolist())
+    assert len({t // 10 for t in read["uniform"]}) >= 3
+
+
+def test_no_arm_ever_trains_on_held_out_text(env, small_world: World) -> None:
+    for arm in BASELINES:
+        observation, _ = env.reset(seed=4)
+        over = False
+        while not over:
+            _, over, info, observation = arm_of(arm)(env, observation, np.random.default_rng(1))
+            passages = env.reading_store.document[info["windows"]]
+            assert (small_world.passage_split[passages] == 0).all()
+
+
+def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
+    small_world: World, tmp_path: Path, policy_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = ["uniform", "random", "oracle", str(policy_dir)]
+    out = tmp_path / "run"
+    summary = evaluate(small_world, SETTINGS, arms, range(2), out, workers=1)
+    assert set(summary["arms"]) == {"uniform", "random", "oracle", "learned"}
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["world"] == small_world.hash
+    assert scores["seeds"] == [0, 1]
+    rows = list(csv.DictReader((out / "curves.csv").open()))
+    assert len(rows) == 4 * 2 * (SETTINGS["steps"] + 1)
+    assert "<svg" in (out / "report.html").read_text()
+    # The same evaluation again plays nothing; a lost episode alone is played again.
+    played: list[tuple[str, int]] = []
+    real = evaluation.play
+    monkeypatch.setattr(
+        evaluation, "play", lambda *a: played.append((Path(a[2]).name, a[3])) or real(*a)
+    )
+    again = evaluate(small_world, SETTINGS, arms, range(2), out, workers=1)
+    assert played == []
+    assert again["arms"] == summary["arms"]
+    next((out / "episodes").glob("random-*-1.json")).unlink()
+    assert evaluate(small_world, SETTINGS, arms, range(2), out, workers=1) == again
+    assert played == [("random", 1)]
+
+
+def test_two_workers_give_what_one_gives(small_world: World, tmp_path: Path) -> None:
+    one, two = (
+        evaluate(
+            small_world, SETTINGS, ["uniform", "random"], range(2), tmp_path / str(n), workers=n
+        )
+        for n in (1, 2)
+    )
+    assert one["arms"] == two["arms"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (["random"], "expected uniform among"),
+        (["uniform", "nonsense"], "expected a policy directory or one of"),
+        (["uniform", "uniform"], "different names"),
+    ],
+)
+def test_wrong_arms_are_refused_before_any_work(
+    small_world: World, tmp_path: Path, arms: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(small_world, SETTINGS, arms, range(1), tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_with_other_settings_is_not_mixed_in(
+    small_world: World, tmp_path: Path
+) -> None:
+    evaluate(small_world, SETTINGS, ["uniform"], range(1), tmp_path / "run", workers=1)
+    with pytest.raises(ValueError, match="got others"):
+        evaluate(
+            small_world,
+            {**SETTINGS, "steps": 3},
+            ["uniform"],
+            range(1),
+            tmp_path / "run",
+            workers=1,
+        )
+
+
+def test_the_commands_tell_one_story(
+    small_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Walk, pretrain, predict, train, evaluate: what a user types, on a small world."""
+    from rabbit_holes.cli import main as rabbit_holes
+
+    world, holes = str(small_world.path), str(tmp_path / "holes.jsonl")
+    cloned, learned = str(tmp_path / "cloned"), str(tmp_path / "learned")
+    walk = ["walk", "--world", world, "--walks", "120", "--depth", "6", "--out", holes]
+    assert rabbit_holes(walk) == 0
+    pretrain = ["pretrain", "--world", world, "--holes", holes, "--out", cloned]
+    assert main([*pretrain, "--epochs", "2", "--width", "16"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "--world", world, "--policy", cloned, "--holes", holes]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["goal given"]["clicks"] > 0
+    assert set(found["goal withheld"]["predictors"]) >= {"policy", "uniform", "cosine to goal"}
+    train = ["train", "--world", world, "--init", cloned, "--out", learned, "--iterations", "2"]
+    assert main([*train, "--episodes", "2", "--workers", "1", *OPTIONS]) == 0
+    assert "steps/s" in capsys.readouterr().out
+    run = ["evaluate", "--world", world, "--policies", f"uniform,random,{learned}", "--seeds", "2"]
+    run += ["--workers", "1", "--out", str(tmp_path / "run"), *OPTIONS]
+    assert main(run) == 0
+    printed = capsys.readouterr().out
+    assert "learned" in printed
+    assert str(tmp_path / "run" / "report.html") in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["pretrain", "--world", "nowhere", "--holes", "x", "--out", "p"], "world directory"),
+        (["predict", "--world", "W", "--policy", "nowhere", "--holes", "x"], "policy directory"),
+        (["pretrain", "--world", "W", "--holes", "nowhere", "--out", "p"], "nowhere"),
+        (["evaluate", "--world", "W", "--policies", "random", "--out", "p"], "uniform among"),
+        (
+            ["evaluate", "--world", "W", "--policies", "uniform", "--out", "p", "--slots", "999"],
+            "at most",
+        ),
+        (
+            ["train", "--world", "W", "--out", "p", "--nucleus-titles", "Topic 999"],
+            "did you mean",
+        ),
+        (["train", "--world", "W", "--out", "p", "--model", "huge"], "model preset"),
+        (["train", "--world", "W", "--out", "p", "--episodes", "3"], "share evenly"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    argv: list[str],
+    expected: str,
+    small_world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = [str(small_world.path) if a == "W" else a for a in argv]
+    if argv[0] in ("evaluate", "train"):
+        argv = [argv[0], *OPTIONS, *argv[1:]]  # what a case states comes last and wins
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert expected in lines[-1]

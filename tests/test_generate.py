@@ -1,0 +1,107 @@
+"""`rabbit-holes generate` with a tiny real model over a small real world, offline."""
+
+import pytest
+from rabbit_hole_fakes import LINKS, TITLES
+
+from rabbit_holes.cli import main
+from rabbit_holes.path import Path, read_paths
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory):
+    """A world directory and a model directory that uses the world's tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from kncl_env.build import BuildConfig, build_world
+    from kncl_env.corpus import Article, Corpus
+
+    folder = tmp_path_factory.mktemp("generate")
+    articles = tuple(
+        Article(
+            title,
+            tuple(f"The {title} meets word{j} and word{i * j % 7} at noon. " * 4 for j in range(6)),
+            links=tuple((TITLES[target], "link") for target, _ in LINKS[i]),
+        )
+        for i, title in enumerate(TITLES)
+    )
+    config = BuildConfig(vocab_size=300, dimensions=4, max_terms=100)
+    world = build_world(Corpus(articles, "animals", "CC0"), folder / "world", config)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=world.tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=64,
+            num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=96,
+        )
+    ).save_pretrained(folder / "model")  # fmt: skip
+    return folder / "world", folder / "model"
+
+
+def command(places, out, *more: str) -> list[str]:
+    world, model = places
+    words = ["generate", "--world", str(world), "--model", str(model), "--out", str(out)]
+    return [*words, "--walks", "7", "--depth", "3", "--batch", "3", *more]
+
+
+def paths_of(file) -> list[Path]:
+    errors: list[str] = []
+    paths = list(read_paths(file, on_error=errors.append))
+    assert not errors
+    return paths
+
+
+@pytest.mark.parametrize("mode", ["choose", "associate"])
+def test_walks_are_written_and_their_rates_told(places, tmp_path, capsys, mode: str) -> None:
+    out = tmp_path / "lm.jsonl"
+    assert main(command(places, out, "--mode", mode)) == 0
+    paths = paths_of(out)
+    assert len(paths) == 7
+    assert {path.walker for path in paths} == {"lm:model"}
+    printed = capsys.readouterr().out
+    assert "7 walks" in printed
+    assert "off the graph:" in printed
+    assert "in a loop:" in printed
+    assert printed.splitlines()[-1] == str(out)
+
+
+def test_a_file_cut_anywhere_is_completed_to_the_same_bytes(places, tmp_path) -> None:
+    out = tmp_path / "lm.jsonl"
+    assert main(command(places, out)) == 0
+    whole = out.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in (0, 5, ends[0], ends[1] + 9, ends[2], ends[4] - 1, ends[5] + 40):
+        out.write_bytes(whole[:cut])
+        assert main(command(places, out)) == 0
+        assert out.read_bytes() == whole
+
+
+def test_a_finished_file_stays_as_it_is_and_other_settings_are_refused(
+    places, tmp_path, capsys
+) -> None:
+    out = tmp_path / "lm.jsonl"
+    assert main(command(places, out)) == 0
+    whole = out.read_bytes()
+    assert main(command(places, out)) == 0
+    assert out.read_bytes() == whole
+    assert main(command(places, out, "--seed", "1")) == 2
+    assert "expected walks of these settings" in capsys.readouterr().err
+    assert out.read_bytes() == whole
+    assert main(command(places, out, "--seed", "1", "--force")) == 0
+    assert out.read_bytes() != whole
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--start", "Zebu"], "Zebu"),
+        (["--goal", "Zebu"], "Zebu"),
+        (["--offered", "1"], "1 is no choice"),
+        (["--model", "xs"], "preset"),
+        (["--world", "nowhere"], "world"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(places, tmp_path, capsys, more, complaint: str) -> None:
+    assert main(command(places, tmp_path / "lm.jsonl", *more)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert complaint in last

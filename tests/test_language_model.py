@@ -1,0 +1,211 @@
+"""The language model's sums against plain ones: no cache, no batch, no padding."""
+
+import numpy as np
+import pytest
+
+from rabbit_holes.language_model import LanguageModel, draw, load_language_model
+from rabbit_holes.prompts import chat_prompt, plain_prompt, read_answer
+from train_lm.tokenizer import END_OF_TEXT, train_tokenizer
+
+torch = pytest.importorskip("torch")
+
+TEXTS = ["The ant meets the bee near the big cat > dog > elk.", "Ant > Bee > Big Cat >\n"] * 5
+TEMPLATE = (
+    "{% for m in messages %}<user>{{ m['content'] }}</user>{% endfor %}"
+    "{% if add_generation_prompt %}<answer>{% endif %}"
+)
+
+
+def tokenizer(chat: bool = False):
+    from transformers import PreTrainedTokenizerFast
+
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer(TEXTS, 300), eos_token=END_OF_TEXT
+    )
+    if chat:
+        made.chat_template = TEMPLATE
+    return made
+
+
+def tiny_llama(context: int = 128):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=context,
+            initializer_range=0.3,
+        )
+    ).eval()  # fmt: skip
+
+
+def tiny_gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=128,
+                   initializer_range=0.3)
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    made = tiny_llama() if request.param == "llama" else tiny_gpt2()
+    return LanguageModel("tiny", made, tokenizer())
+
+
+def plain_score(model: LanguageModel, prompt: list[int], answer: list[int]) -> float:
+    with torch.inference_mode():
+        logits = model.model(torch.tensor([prompt + answer]), use_cache=False).logits[0]
+    chances = logits.double().log_softmax(-1)
+    at = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
+    return float(np.mean([chances[i, token] for i, token in zip(at, answer, strict=True)]))
+
+
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15, 16]]
+ANSWERS = [[[20], [21, 22, 23, 24, 25, 26]], [[27, 28]], [[29, 30, 31], [20], [32, 33]]]
+
+
+def test_scores_equal_those_of_whole_sequences_one_by_one(model: LanguageModel) -> None:
+    scores = model.score(PROMPTS, ANSWERS)
+    for prompt, answers, found in zip(PROMPTS, ANSWERS, scores, strict=True):
+        expected = [plain_score(model, prompt, answer) for answer in answers]
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_scores_do_not_depend_on_how_many_answers_are_computed_at_once(
+    model: LanguageModel, monkeypatch
+) -> None:
+    together = np.concatenate(model.score(PROMPTS, ANSWERS))
+    monkeypatch.setattr("rabbit_holes.language_model.ROWS", 1)
+    np.testing.assert_allclose(np.concatenate(model.score(PROMPTS, ANSWERS)), together, atol=2e-5)
+
+
+def test_greedy_words_equal_those_of_recomputing_everything(model: LanguageModel) -> None:
+    rngs = [np.random.default_rng(0) for _ in PROMPTS]
+    said = model.go_on(PROMPTS, rngs, temperature=0, at_most=6)
+    for prompt, text in zip(PROMPTS, said, strict=True):
+        tokens = list(prompt)
+        for _ in range(6):
+            with torch.inference_mode():
+                logits = model.model(torch.tensor([tokens]), use_cache=False).logits[0, -1]
+            tokens.append(int(logits.argmax()))
+        # What follows the end of an answer was cut off.
+        assert model.tokenizer.decode(tokens[len(prompt) :]).startswith(text)
+        assert text or tokens[len(prompt)] == model.tokenizer.eos_token_id
+
+
+def test_each_prompt_has_its_own_chance_whatever_stands_beside_it(model: LanguageModel) -> None:
+    def say(prompts: list[list[int]]) -> list[str]:
+        rngs = [np.random.default_rng(prompt[0]) for prompt in prompts]
+        return model.go_on(prompts, rngs, temperature=1.5, at_most=5)
+
+    assert [say([prompt])[0] for prompt in PROMPTS] == say(PROMPTS)
+
+
+def test_a_title_is_tokenised_as_what_follows_the_arrow(model: LanguageModel) -> None:
+    tokens = model.title_tokens("Big Cat", chat=False)
+    assert model.tokenizer.decode(tokens) == " Big Cat >"
+    assert model.title_tokens("Big Cat", chat=True)[-1] == model.tokenizer.eos_token_id
+
+
+def test_a_walk_too_long_for_the_model_loses_its_earliest_pages() -> None:
+    model = LanguageModel("tiny", tiny_llama(context=40), tokenizer())
+
+    def prompt_of(trail):
+        return plain_prompt(trail, None)
+
+    tokens = model.prompt_tokens(["Ant", "Bee", "Big Cat"] * 9, prompt_of, room=10)
+    text = model.tokenizer.decode(tokens)
+    assert len(tokens) <= 30
+    assert text.endswith(" > Big Cat >")
+    assert text.startswith("From page to page")
+    one = model.prompt_tokens(["x" * 500], prompt_of, room=10)
+    assert len(one) == 30
+    with pytest.raises(ValueError, match="context of 48 tokens"):
+        model.prompt_tokens(["Ant"], prompt_of, room=40)
+
+
+def test_a_chat_model_is_asked_through_its_template() -> None:
+    model = LanguageModel("tiny", tiny_llama(context=400), tokenizer(chat=True))
+    assert model.chats
+    tokens = model.prompt_tokens(["Ant"], lambda t: chat_prompt(t, "Elk", ["Bee"]), room=5)
+    text = model.tokenizer.decode(tokens)
+    assert text.startswith("<user>You wander")
+    assert text.endswith("</user><answer>")
+    assert "'Elk'" in text
+    assert "Bee" in text
+    with pytest.raises(ValueError, match="offer fewer links"):
+        model.prompt_tokens(["Ant"], lambda t: chat_prompt(t, None, ["Bee"] * 400), room=5)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (" Big Cat > Dog", "Big Cat"),
+        ("Dog\nbecause it barks", "Dog"),
+        ("\n “Dog”.", "Dog"),
+        ("> Elk", "Elk"),
+        ("**Gnu**", "Gnu"),
+        ("", ""),
+        (" .. \n", ""),
+    ],
+)
+def test_an_answer_is_what_stands_before_the_arrow_or_the_end_of_the_line(said, answer) -> None:
+    assert read_answer(said) == answer
+
+
+def test_draws_follow_the_temperature() -> None:
+    chances = np.log([0.2, 0.8])
+    rng = np.random.default_rng(0)
+    assert draw(chances, 0, rng) == 1
+    share = np.mean([draw(chances, 1.0, rng) for _ in range(4000)])
+    assert abs(share - 0.8) < 0.03
+    flat = np.mean([draw(chances, 50.0, rng) for _ in range(4000)])
+    assert abs(flat - 0.5) < 0.05
+    with pytest.raises(ValueError, match="NaN"):
+        draw(np.array([np.nan, 0.0]), 1.0, rng)
+
+
+def test_a_saved_model_is_opened_again_with_its_own_or_a_given_tokenizer(tmp_path) -> None:
+    tiny_llama().save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match="expected a tokenizer"):
+        load_language_model(str(tmp_path / "bare"))
+    given = train_tokenizer(TEXTS, 300)
+    bare = load_language_model(str(tmp_path / "bare"), tokenizer=given)
+    assert bare.name == "bare"
+
+    tokenizer().save_pretrained(tmp_path / "bare")
+    own = load_language_model(str(tmp_path / "bare"))
+    assert own.title_tokens("Ant", False) == bare.title_tokens("Ant", False)
+
+
+@pytest.mark.parametrize(
+    ("place", "complaint"), [("xs", "preset 'xs'"), ("empty", "expected a tokenizer")]
+)
+def test_what_holds_no_trained_model_is_refused_in_one_line(
+    tmp_path, monkeypatch, place: str, complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        load_language_model(place)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path) -> None:
+    tiny_llama().save_pretrained(tmp_path)
+    larger = train_tokenizer([*TEXTS, *(f"word{i} {i * i}" for i in range(500))], 400)
+    with pytest.raises(ValueError, match="different make"):
+        load_language_model(str(tmp_path), tokenizer=larger)
+
+
+def test_a_damaged_model_is_refused_in_one_line(tmp_path) -> None:
+    tiny_llama().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="expected a causal language model") as refusal:
+        load_language_model(str(tmp_path), tokenizer=train_tokenizer(TEXTS, 300))
+    assert "\n" not in str(refusal.value)

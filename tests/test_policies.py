@@ -1,0 +1,266 @@
+"""The curiosity function, its directory, cloning, prediction and PPO's plumbing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from fakes import fake_env
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES
+from policies.cloning import CloningConfig, click_losses, click_places, clone, places
+from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.ppo import PPOConfig, train_ppo
+from policies.prediction import figures, predict
+from policies.scores import permutation_test
+from rabbit_holes.demonstrations import Demonstrations
+
+F, G = len(CANDIDATE_FEATURES), len(CONTEXT_FEATURES)
+
+
+def clicks_of(n: int, seed: int, column: int = 9, mean: int = 6) -> Demonstrations:
+    """Clicks of a walker who always takes the candidate with the largest value in one column."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(2, 2 * mean, n)
+    rows = rng.random((counts.sum(), F)).astype(np.float32)
+    rows[:, 0] = 1.0
+    rows[:, 12:] = 0.0  # no goal and no learner, as in a record
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    chosen = [rows[a:b, column].argmax() for a, b in itertools.pairwise(starts)]
+    context = np.zeros((n, G), dtype=np.float32)
+    return Demonstrations(rows, starts, context, np.array(chosen), np.arange(n) // 3)
+
+
+def test_a_permutation_of_slots_permutes_the_scores() -> None:
+    network = CuriosityNetwork(CuriosityConfig())
+    candidates, context = torch.rand(2, 7, F), torch.rand(2, G)
+    candidates[:, :, 0] = 1.0
+    candidates[1, 5:] = 0.0
+    order = torch.tensor([3, 1, 6, 0, 2, 5, 4])
+    logits, value = network(candidates, context)
+    moved, same = network(candidates[:, order], context)
+    assert torch.allclose(logits[:, :-1][:, order], moved[:, :-1], atol=1e-5)
+    assert torch.allclose(logits[:, -1], moved[:, -1], atol=1e-5)
+    assert torch.allclose(value, same, atol=1e-5)
+
+
+def test_empty_slots_change_nothing_and_are_never_taken() -> None:
+    network = CuriosityNetwork(CuriosityConfig())
+    candidates, context = torch.rand(1, 4, F), torch.rand(1, G)
+    candidates[:, :, 0] = 1.0
+    padded = torch.cat([candidates, torch.zeros(1, 5, F)], 1)
+    short, value = network(candidates, context)
+    long, again = network(padded, context)
+    assert torch.allclose(short[:, :4], long[:, :4], atol=1e-5)
+    assert torch.allclose(value, again, atol=1e-5)
+    assert (long[:, 4:9] == CLOSED).all()
+
+
+def test_an_empty_frontier_leaves_consolidation_and_finite_numbers() -> None:
+    network = CuriosityNetwork(CuriosityConfig())
+    logits, value = network(torch.zeros(1, 4, F), torch.rand(1, G))
+    assert torch.isfinite(logits).all()
+    assert torch.isfinite(value).all()
+    assert logits.argmax() == 4
+
+
+def test_consolidation_starts_as_a_rare_choice_whatever_the_scores() -> None:
+    network = CuriosityNetwork(CuriosityConfig())
+    candidates, context = torch.rand(1, 30, F), torch.zeros(1, G)
+    candidates[:, :, 0] = 1.0
+    network.sharpen(50.0)
+    share = torch.softmax(network(candidates, context)[0], 1)[0, -1].item()
+    assert 0.01 < share < 0.15
+
+
+def test_cloning_fits_a_deterministic_walker_and_generalises() -> None:
+    network = CuriosityNetwork(CuriosityConfig(width=32))
+    train, select, test = (clicks_of(n, s) for n, s in ((3000, 0), (300, 1), (600, 2)))
+    before = click_losses(network, test).mean()
+    config = CloningConfig(epochs=12, batch=64, learning_rate=4e-3, patience=12)
+    history = clone(network, train, select, config)
+    top1 = (click_places(network, test)[:, 0] == 0).mean()
+    assert history[-1][1] < history[0][1]
+    assert click_losses(network, test).mean() < 0.5 * before
+    assert top1 > 0.85
+
+
+def test_a_clone_does_not_react_to_features_it_never_saw() -> None:
+    network = CuriosityNetwork(CuriosityConfig(width=32))
+    clone(network, clicks_of(300, 0), clicks_of(60, 1), CloningConfig(epochs=1))
+    candidates = torch.rand(1, 5, F)
+    candidates[:, :, 0], candidates[:, :, 12:] = 1.0, 0.0
+    known = candidates.clone()
+    known[:, :, 19:] = torch.rand(1, 5, F - 19)  # what a learner would tell
+    context = torch.zeros(1, G)
+    assert torch.equal(network(candidates, context)[0][:, :5], network(known, context)[0][:, :5])
+
+
+def test_cloning_without_clicks_says_what_was_dropped() -> None:
+    empty = Demonstrations(
+        np.zeros((0, F), np.float32),
+        np.zeros(1, np.int64),
+        np.zeros((0, G), np.float32),
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
+    )
+    with pytest.raises(ValueError, match="record more paths"):
+        clone(CuriosityNetwork(CuriosityConfig()), empty, empty, CloningConfig())
+
+
+def test_places_and_figures_share_ties_evenly() -> None:
+    scores = np.array([[0.5, 0.5, 0.1], [0.9, 0.2, 0.2], [0.0, 0.0, 0.0]])
+    found = places(scores, np.array([0, 1, 2]))
+    assert found.tolist() == [[0, 2], [1, 2], [0, 3]]
+    result = figures(found, np.arange(3), np.random.default_rng(0))
+    assert result["top1"] == pytest.approx((1 / 2 + 0 + 1 / 3) / 3)
+    reciprocal = [(1 + 1 / 2) / 2, (1 / 2 + 1 / 3) / 2, (1 + 1 / 2 + 1 / 3) / 3]
+    assert result["mrr"] == pytest.approx(np.mean(reciprocal))
+
+
+def test_prediction_puts_the_ladder_beside_the_policy() -> None:
+    clicks = clicks_of(200, 0)
+    found = predict(CuriosityNetwork(CuriosityConfig()), clicks, np.random.default_rng(0))
+    uniform = (1 / np.diff(clicks.starts)).mean()
+    assert found["predictors"]["uniform"]["top1"] == pytest.approx(uniform)
+    assert found["predictors"]["cosine to current"]["top1"] == 1.0
+    low, high = found["predictors"]["policy"]["top1_interval"]
+    assert low <= found["predictors"]["policy"]["top1"] <= high
+
+
+@pytest.fixture
+def policy_dir(tmp_path: Path) -> Path:
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16)), {"made_by": "test"}).save(
+        tmp_path / "policy"
+    )
+    return tmp_path / "policy"
+
+
+def test_a_policy_comes_back_from_its_directory(policy_dir: Path) -> None:
+    first = CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16)))
+    again = CuriosityPolicy.load(policy_dir)
+    env = fake_env()
+    observation, _ = env.reset(seed=0)
+    assert np.array_equal(first.logits(observation), again.logits(observation))
+    assert again.provenance == {"made_by": "test"}
+    assert {p.suffix for p in policy_dir.iterdir()} == {".json", ".safetensors"}
+
+
+def edit_card(folder: Path, **changes: object) -> None:
+    card = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.json").write_text(json.dumps({**card, **changes}))
+
+
+def test_a_damaged_or_foreign_policy_is_refused_with_the_reason(policy_dir: Path) -> None:
+    weights = policy_dir / "policy.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="truncated or edited"):
+        CuriosityPolicy.load(policy_dir)
+    weights.write_bytes(whole)
+    edit_card(policy_dir, feature_schema=2)
+    with pytest.raises(ValueError, match="feature schema 1, got one for schema 2"):
+        CuriosityPolicy.load(policy_dir)
+    edit_card(policy_dir, feature_schema=1, network={"width": 32, "heads": 4, "seed": 0})
+    with pytest.raises(ValueError, match="size mismatch"):
+        CuriosityPolicy.load(policy_dir)
+    edit_card(policy_dir, format="other")
+    with pytest.raises(ValueError, match="another kind"):
+        CuriosityPolicy.load(policy_dir)
+    with pytest.raises(FileNotFoundError, match="kncl-policy pretrain"):
+        CuriosityPolicy.load(policy_dir / "nowhere")
+
+
+SMALL = PPOConfig(iterations=4, episodes=2, workers=1, epochs=2, batch=10, seed=3)
+
+
+def train(
+    out: Path, config: PPOConfig = SMALL, make: object = fake_env, **kwargs: object
+) -> CuriosityPolicy:
+    env = DummyVecEnv([make])
+    return train_ppo(env, 10, out, config, network=CuriosityConfig(width=16), **kwargs)
+
+
+def test_training_that_was_stopped_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+
+    class StoppedError(Exception):
+        pass
+
+    def stop_after_two(figures: dict[str, float]) -> None:
+        if figures["iteration"] == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(tmp_path / "stopped", on_iteration=stop_after_two)
+    train(tmp_path / "stopped")
+    a, b = ((tmp_path / d / "policy.safetensors").read_bytes() for d in ("whole", "stopped"))
+    assert a == b
+    lines = (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [1, 2, 3, 4]
+    assert list((tmp_path / "whole" / "tensorboard").glob("events*"))
+
+
+def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    train(tmp_path / "run", PPOConfig(iterations=1, episodes=1, workers=1, epochs=1, batch=10))
+    other = PPOConfig(iterations=2, episodes=1, workers=1, epochs=1, batch=10)
+    with pytest.raises(ValueError, match="others for \\['ppo'\\]"):
+        train(tmp_path / "run", other)
+
+
+def test_the_first_iterations_after_cloning_fit_only_the_value(tmp_path: Path) -> None:
+    init = CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16, seed=5)))
+    config = PPOConfig(
+        iterations=1, episodes=1, workers=1, epochs=2, batch=10, critic_iterations=1, sharpen=1.0
+    )
+    trained = train(tmp_path / "run", config, init=init)
+    before, after = init.network.state_dict(), trained.network.state_dict()
+    changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert changed == {"value"}
+
+
+def test_ppo_learns_to_go_for_the_goal_on_a_task_whose_optimum_is_known(tmp_path: Path) -> None:
+    """Five topics of thirty earn anything; the goal features name them."""
+
+    def make() -> TopicExpansionEnv:
+        return fake_env(seeds=(0, 10, 20), target=(8, 9, 11, 12, 13))
+
+    config = PPOConfig(
+        iterations=15, episodes=8, workers=1, epochs=8, batch=40, learning_rate=3e-3, seed=0
+    )
+    policy = train(tmp_path / "run", config, make)
+
+    def total(choose: object, seed: int) -> float:
+        env = make()
+        observation, _ = env.reset(seed=seed)
+        over, rewards = False, 0.0
+        while not over:
+            action = choose(env, observation)  # type: ignore[operator]
+            observation, reward, terminated, truncated, _ = env.step(action)
+            rewards, over = rewards + float(reward), terminated or truncated
+        return rewards
+
+    rng = np.random.default_rng(0)
+    learned = [
+        total(lambda e, o: policy.predict(o, action_masks=e.action_masks())[0], s)
+        for s in range(100, 110)
+    ]
+    random = [total(lambda e, o: rng.integers(len(e.episode.slots)), s) for s in range(100, 110)]
+    assert permutation_test(random, learned, True, rng) < 0.05
+
+
+def test_the_environment_passes_masks_to_sb3() -> None:
+    from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+
+    env = DummyVecEnv([fake_env])
+    env.reset()
+    assert is_masking_supported(env)
+    assert get_action_masks(env).shape == (1, 5)
+    assert isinstance(fake_env(), gym.Env)
