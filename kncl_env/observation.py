@@ -30,6 +30,7 @@ CANDIDATE_FEATURES = (
     "nucleus_share",  # share of its neighbours that are in the nucleus
     "nucleus_links",  # log(1 + neighbours in the nucleus) / log(1 + nucleus)
     "linked_from_last",  # the last topic links to it
+    "early_on_last",  # how early the last topic links to it: 1 first, towards 0 last
     "links_to_last",  # it links back
     "similarity_last",  # cosine to the last topic
     "similarity_nucleus",  # cosine to the centroid of the nucleus
@@ -41,6 +42,8 @@ CANDIDATE_FEATURES = (
     "goal_link",  # it links to a goal topic
     "goal_share",  # share of its links that lead to goal topics
     "goal_two_links",  # share of its links that lead to topics with a link to a goal topic
+    "goal_ways",  # log(1 + number of those links) / log(1 + topics)
+    "goal_gate",  # cosine to the centroid of the topics that link to a goal topic
     "loss_known",
     "loss",  # probe loss relative to the learner's held-out loss, minus 1
     "trend_known",
@@ -127,6 +130,8 @@ class Goal:
         self.one_link = np.zeros(len(table), dtype=bool)  # topics that link to a goal topic
         into = [table.graph.into(int(t)) for t in self.topics]
         self.one_link[np.concatenate(into)] = True
+        gates = np.flatnonzero(self.one_link)
+        self.gate = centroid(table.vectors[gates]) if len(gates) else self.centroid
 
 
 @dataclass
@@ -236,7 +241,11 @@ def _graph_features(rows: NDArray[np.float32], table: TopicTable, state: State) 
     near = sums_over_rows(around.indptr, around.indices, slots, inside[:, None])[:, 0]
     rows[:, _C["nucleus_share"]] = near / np.maximum(1, graph.degree[slots])
     rows[:, _C["nucleus_links"]] = np.log1p(near) / np.log1p(len(state.members))
-    rows[:, _C["linked_from_last"]] = np.isin(slots, graph.out(state.last))
+    out = graph.out(state.last)
+    place = np.full(len(table), len(out))
+    place[out] = np.arange(len(out))
+    rows[:, _C["linked_from_last"]] = place[slots] < len(out)
+    rows[:, _C["early_on_last"]] = 1.0 - place[slots] / max(1, len(out))
     rows[:, _C["links_to_last"]] = np.isin(slots, graph.into(state.last))
     if state.goal is not None:
         goal = state.goal
@@ -244,9 +253,10 @@ def _graph_features(rows: NDArray[np.float32], table: TopicTable, state: State) 
         found = sums_over_rows(graph.indptr, graph.indices, slots, both)
         rows[:, _C["goal_member"]] = goal.member[slots]
         rows[:, _C["goal_link"]] = goal.one_link[slots]
-        out = np.maximum(1, graph.out_degree[slots])
-        rows[:, _C["goal_share"]] = found[:, 0] / out
-        rows[:, _C["goal_two_links"]] = found[:, 1] / out
+        n_out = np.maximum(1, graph.out_degree[slots])
+        rows[:, _C["goal_share"]] = found[:, 0] / n_out
+        rows[:, _C["goal_two_links"]] = found[:, 1] / n_out
+        rows[:, _C["goal_ways"]] = np.log1p(found[:, 1]) / np.log1p(len(table))
 
 
 def _text_features(
@@ -260,6 +270,7 @@ def _text_features(
     if state.goal is not None:
         rows[:, _C["goal_known"]] = 1.0
         rows[:, _C["goal_similarity"]] = own @ state.goal.centroid
+        rows[:, _C["goal_gate"]] = own @ state.goal.gate
         rows[:, _C["goal_closest"]] = (own @ state.goal.vectors.T).max(1)
 
 

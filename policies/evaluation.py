@@ -24,7 +24,8 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.make import Setup
 from kncl_env.world import World
 from policies.baselines import arm_of
-from policies.report import Growth, RunInfo, write_report
+from policies.growth_map import Growth
+from policies.report import RunInfo, write_report
 from policies.scores import ArmRun, summarise
 from train_lm.files import read_json, write_json
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rabbit_holes.collect import add_collect_parser
+from rabbit_holes.export import add_export_parser
 from rabbit_holes.generate import add_generate_parser
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import read_numbered_paths, write_paths
+from rabbit_holes.simulated import add_walk_parser
 from rabbit_holes.tally import Tally
 from train_lm.command_line import claim_output, run
 
@@ -37,9 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add_collect_parser(verbs)
+    add_walk_parser(verbs)
     add_generate_parser(verbs)
     _add_import_parser(verbs)
     _add_stats_parser(verbs)
+    add_export_parser(verbs)
     return parser
 
 
@@ -115,7 +119,8 @@ def _import(args: argparse.Namespace) -> None:
     list_of_problems.unlink(missing_ok=True)
     if tally.problems:
         _print_some(tally.problems)
-        list_of_problems.write_text("".join(f"{line}\n" for line in tally.problems))
+        text = "".join(f"{line}\n" for line in tally.problems)
+        list_of_problems.write_text(text, encoding="utf-8", errors="backslashreplace")
         print(f"{list_of_problems}: {len(tally.problems):,} lines that lost something")
 
 
@@ -189,7 +194,7 @@ def _stats(args: argparse.Namespace) -> None:
 
         name = f"the {world.card['source']} world {world.hash[:12]}" if world else None
         page = render_page(groups, [file.name for file in args.files], name)
-        args.html.write_text(page, encoding="utf-8")
+        args.html.write_text(page, encoding="utf-8", errors="backslashreplace")
         print(f"{args.html}: a page for the browser", file=sys.stderr if args.json else sys.stdout)
 
 

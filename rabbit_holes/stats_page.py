@@ -12,7 +12,9 @@ from html import escape
 
 import numpy as np
 
-from rabbit_holes.stats import CONFIDENCE, MEASURES, Curve, Estimate, Group
+from rabbit_holes.axes import Axes
+from rabbit_holes.estimates import CONFIDENCE, Estimate
+from rabbit_holes.stats import MEASURES, Curve, Group
 from rabbit_holes.styles import CAP, LEAP_SHARE, SHORTEST, STYLES
 
 # Okabe & Ito's colours, told apart by colour-blind readers; smaller groups beyond them are in the
@@ -162,16 +164,15 @@ def _table(groups: Sequence[Group], colours: dict[str, str]) -> str:
         f'<span class="interval">{g.n_walks:,} walks</span></th>'
         for g in groups
     )
-    rows = []
+    rows, section = [], ""
     for measure in MEASURES:
         found = [group.estimates.get(measure.key) for group in groups]
-        if measure.key in SECTIONS:
-            rows.append(
-                f'<tr class="section"><td colspan="{len(groups) + 1}">'
-                f"{SECTIONS[measure.key]}</td></tr>"
-            )
+        section = SECTIONS.get(measure.key, section)
         if not any(found):
             continue
+        if section:
+            rows.append(f'<tr class="section"><td colspan="{len(groups) + 1}">{section}</td></tr>')
+            section = ""
         percent = measure.statistic == "share" or measure.key in PERCENT_KEYS
         write = _writer([estimate for estimate in found if estimate], percent)
         cells = "".join(f"<td>{_cell(estimate, write)}</td>" for estimate in found)
@@ -206,86 +207,6 @@ def _writer(row: Sequence[Estimate], percent: bool) -> Callable[[float], str]:
     return lambda value: f"{value:,.{decimals}f}"
 
 
-class _Axes:
-    """A plot's frame: data to pixels, grid lines, labels.
-
-    Args:
-        x, y: Ends of the data range.
-        labels: What x and y are.
-    """
-
-    WIDTH, HEIGHT = 500, 290
-    LEFT, RIGHT, TOP, BOTTOM = 66, 14, 10, 44
-
-    def __init__(
-        self,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        labels: tuple[str, str],
-        percent: tuple[bool, bool] = (False, False),
-    ) -> None:
-        self.x_range, self.y_range = x, y
-        self.labels = labels
-        self.percent = percent
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        share = (value - low) / (high - low)
-        return self.LEFT + share * (self.WIDTH - self.LEFT - self.RIGHT)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        share = (value - low) / (high - low)
-        return self.HEIGHT - self.BOTTOM - share * (self.HEIGHT - self.TOP - self.BOTTOM)
-
-    def points(self, xs: Sequence[float], ys: Sequence[float]) -> str:
-        return " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in zip(xs, ys, strict=True))
-
-    def svg(self, marks: str, x_ticks: dict[float, str] | None = None) -> str:
-        right, bottom = self.WIDTH - self.RIGHT, self.HEIGHT - self.BOTTOM
-        parts = []
-        for tick in _ticks(*self.y_range):
-            at = self.y(tick)
-            parts.append(
-                f'<line x1="{self.LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" '
-                'stroke="#e9edf1"/>'
-                f'<text x="{self.LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">'
-                f"{_tick_label(tick, self.percent[1])}</text>"
-            )
-        if x_ticks is None:
-            x_ticks = {t: _tick_label(t, self.percent[0]) for t in _ticks(*self.x_range)}
-        for tick, label in x_ticks.items():
-            parts.append(
-                f'<text x="{self.x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">'
-                f"{escape(label)}</text>"
-            )
-        middle = (self.TOP + bottom) / 2
-        parts.append(
-            f'<line x1="{self.LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="#aab4c0"/>'
-            f'<text x="{(self.LEFT + right) / 2}" y="{self.HEIGHT - 6}" text-anchor="middle">'
-            f"{escape(self.labels[0])}</text>"
-            f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
-            f"{escape(self.labels[1])}</text>"
-        )
-        return (
-            f'<svg viewBox="0 0 {self.WIDTH} {self.HEIGHT}" role="img" '
-            f'aria-label="{escape(self.labels[1])} by {escape(self.labels[0])}">'
-            f"{''.join(parts)}{marks}</svg>"
-        )
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers between two ends."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step *= next(m for m in (1, 2, 2.5, 5, 10) if (high - low) / (step * m) <= 5)
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _tick_label(value: float, percent: bool) -> str:
-    return f"{100 * value:.4g} %" if percent else f"{value:.4g}"
-
-
 def _depth_plot(groups: Sequence[Group], colours: dict[str, str]) -> str:
     reached = {}
     for group in groups:
@@ -295,7 +216,7 @@ def _depth_plot(groups: Sequence[Group], colours: dict[str, str]) -> str:
         counts[DEEPEST] += group.depths[DEEPEST + 1 :].sum()
         reached[group.name] = counts[::-1].cumsum()[::-1] / counts.sum()
     deepest = max(1, *(int(np.flatnonzero(share)[-1]) for share in reached.values()))
-    axes = _Axes(
+    axes = Axes(
         (0, deepest), (0, 1.02), ("depth [clicks]", "share of walks"), percent=(False, True)
     )
     marks = []
@@ -323,7 +244,7 @@ def _scatter(groups: Sequence[Group], colours: dict[str, str]) -> str:
     every = np.concatenate([group.points for group in shown])
     low, high = np.quantile(every[:, 0], [0.005, 0.995])
     margin = max(0.02, 0.05 * (high - low))
-    axes = _Axes(
+    axes = Axes(
         (float(low - margin), float(high + margin)),
         (-0.04, 1.04),
         ("similarity of consecutive pages [cosine]", "clustering"),
@@ -368,7 +289,7 @@ def _curve_plot(
         return '<p class="note">No walk has two distinct pages.</p>'
     longest = max(length for _, length in shown.values())
     highest = max(float(c.high[:length].max()) for c, length in shown.values())
-    axes = _Axes((1, longest), (0, max(highest * 1.05, 0.1)), ("distinct pages seen", label))
+    axes = Axes((1, longest), (0, max(highest * 1.05, 0.1)), ("distinct pages seen", label))
     marks = []
     for name, (curve, length) in shown.items():
         xs = list(range(1, length + 1))

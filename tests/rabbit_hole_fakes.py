@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.graph import TopicGraph
+from kncl_env.world import World
 from rabbit_holes.path import Path, Visit
 
 TITLES = ("Ant", "Bee", "Cat", "Dog", "Elk", "Fox", "Gnu", "Hen", "Ibis", "Jay")
@@ -47,6 +48,23 @@ class FakeWorld:
             named = [i for i, title in enumerate(TITLES) if title in text]
             rows[row] = self.topic_vectors[named[0]] if named else 0.0
         return rows
+
+
+def build_animals(place: FilePath) -> World:
+    """A real world directory with the topics and links of the fake world."""
+    from kncl_env.build import BuildConfig, build_world
+    from kncl_env.corpus import Article, Corpus
+
+    articles = tuple(
+        Article(
+            title,
+            tuple(f"The {title} meets word{j} and word{i * j % 7} at noon. " * 4 for j in range(6)),
+            links=tuple((TITLES[target], "link") for target, _ in LINKS[i]),
+        )
+        for i, title in enumerate(TITLES)
+    )
+    config = BuildConfig(vocab_size=300, dimensions=4, max_terms=100)
+    return build_world(Corpus(articles, "animals", "CC0"), place, config)
 
 
 def walk_of(*titles: str, parents: list[int] | None = None, **fields: object) -> Path:

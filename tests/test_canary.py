@@ -13,7 +13,7 @@ from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world import World
 from policies.evaluation import play
 from policies.ppo import PPOConfig, make_vec_env, train_ppo
-from policies.scores import permutation_test
+from policies.statistics import permutation_test
 
 SETTINGS = {
     "model": "xxs",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kncl_env.make import topic_expansion
+from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.world import World
 from policies import evaluation
 from policies.baselines import BASELINES, arm_of
@@ -57,13 +58,14 @@ def test_an_episode_is_the_same_twice_and_differs_between_seeds(env, small_world
     assert a["topics"] != c["topics"]
 
 
-def test_the_rule_prefers_the_goal_and_what_is_unlike_what_was_read(env) -> None:
+def test_the_goal_rule_takes_the_candidate_closest_to_the_goal(env) -> None:
     observation, _ = env.reset(seed=0)
+    slots = env.episode.slots.copy()
     rows = observation["candidates"]
     _, _, info, _ = arm_of("goal")(env, observation, np.random.default_rng(0))
-    slot = int(rows[:, 13].argmax())
-    assert info["topic"] == env.titles.index(info["title"])
-    assert rows[slot, 13] >= rows[:, 13].max()
+    column = CANDIDATE_FEATURES.index("goal_similarity")
+    slot = int(rows[:, column].argmax())
+    assert info["topic"] == slots[slot]
 
 
 def test_the_oracle_reads_only_the_target_and_uniform_reads_every_region(

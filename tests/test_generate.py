@@ -1,7 +1,7 @@
 """`rabbit-holes generate` with a tiny real model over a small real world, offline."""
 
 import pytest
-from rabbit_hole_fakes import LINKS, TITLES
+from rabbit_hole_fakes import build_animals
 
 from rabbit_holes.cli import main
 from rabbit_holes.path import Path, read_paths
@@ -13,20 +13,8 @@ def places(tmp_path_factory: pytest.TempPathFactory):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from kncl_env.build import BuildConfig, build_world
-    from kncl_env.corpus import Article, Corpus
-
     folder = tmp_path_factory.mktemp("generate")
-    articles = tuple(
-        Article(
-            title,
-            tuple(f"The {title} meets word{j} and word{i * j % 7} at noon. " * 4 for j in range(6)),
-            links=tuple((TITLES[target], "link") for target, _ in LINKS[i]),
-        )
-        for i, title in enumerate(TITLES)
-    )
-    config = BuildConfig(vocab_size=300, dimensions=4, max_terms=100)
-    world = build_world(Corpus(articles, "animals", "CC0"), folder / "world", config)
+    world = build_animals(folder / "world")
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(

@@ -209,3 +209,15 @@ def test_a_damaged_model_is_refused_in_one_line(tmp_path) -> None:
     with pytest.raises(ValueError, match="expected a causal language model") as refusal:
         load_language_model(str(tmp_path), tokenizer=train_tokenizer(TEXTS, 300))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_link_scorer_needs_no_world(tmp_path) -> None:
+    from rabbit_holes.generative import load_link_scorer
+
+    tiny_llama().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    score = load_link_scorer(str(tmp_path))
+    both = score(["Ant", "Bee"], ["Big Cat", "Dog"])
+    assert both.shape == (2,)
+    assert (both < 0).all()
+    np.testing.assert_allclose(score(["Ant", "Bee"], ["Dog"])[0], both[1], atol=2e-5)

@@ -105,6 +105,7 @@ def test_features_of_a_ring_have_their_known_values() -> None:
     # Topic 2 is joined with 0, 1, 3 and 4; 0 and 1 are in the nucleus.
     assert rows[0, C["nucleus_share"]] == pytest.approx(0.5)
     assert rows[:3, C["linked_from_last"]].tolist() == [1, 1, 0]  # 1 links to 2 and 3
+    assert rows[:3, C["early_on_last"]].tolist() == [1.0, 0.5, 0.0]
     assert rows[:3, C["links_to_last"]].tolist() == [0, 0, 1]  # 9 links to 0 and 1
     assert rows[:3, C["goal_link"]].tolist() == [1, 1, 0]  # 2 and 3 link to 4
     assert rows[0, C["goal_share"]] == pytest.approx(0.5)

@@ -19,19 +19,22 @@ from policies.cloning import CloningConfig, click_losses, click_places, clone, p
 from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.ppo import PPOConfig, train_ppo
 from policies.prediction import figures, predict
-from policies.scores import permutation_test
+from policies.statistics import permutation_test
 from rabbit_holes.demonstrations import Demonstrations
 
 F, G = len(CANDIDATE_FEATURES), len(CONTEXT_FEATURES)
+GOAL = CANDIDATE_FEATURES.index("goal_known")  # the first feature about a goal
+LEARNER = CANDIDATE_FEATURES.index("loss_known")  # the first feature about a learner
+LAST = CANDIDATE_FEATURES.index("similarity_last")
 
 
-def clicks_of(n: int, seed: int, column: int = 9, mean: int = 6) -> Demonstrations:
+def clicks_of(n: int, seed: int, column: int = LAST, mean: int = 6) -> Demonstrations:
     """Clicks of a walker who always takes the candidate with the largest value in one column."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(2, 2 * mean, n)
     rows = rng.random((counts.sum(), F)).astype(np.float32)
     rows[:, 0] = 1.0
-    rows[:, 12:] = 0.0  # no goal and no learner, as in a record
+    rows[:, GOAL:] = 0.0  # no goal and no learner, as in a record
     starts = np.concatenate([[0], np.cumsum(counts)])
     chosen = [rows[a:b, column].argmax() for a, b in itertools.pairwise(starts)]
     context = np.zeros((n, G), dtype=np.float32)
@@ -96,9 +99,9 @@ def test_a_clone_does_not_react_to_features_it_never_saw() -> None:
     network = CuriosityNetwork(CuriosityConfig(width=32))
     clone(network, clicks_of(300, 0), clicks_of(60, 1), CloningConfig(epochs=1))
     candidates = torch.rand(1, 5, F)
-    candidates[:, :, 0], candidates[:, :, 12:] = 1.0, 0.0
+    candidates[:, :, 0], candidates[:, :, GOAL:] = 1.0, 0.0
     known = candidates.clone()
-    known[:, :, 19:] = torch.rand(1, 5, F - 19)  # what a learner would tell
+    known[:, :, LEARNER:] = torch.rand(1, 5, F - LEARNER)  # what a learner would tell
     context = torch.zeros(1, G)
     assert torch.equal(network(candidates, context)[0][:, :5], network(known, context)[0][:, :5])
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path as FilePath
 
 import pytest
-from rabbit_hole_fakes import LINKS, TITLES, finished, unfinished, walk_of, write_snap
+from rabbit_hole_fakes import build_animals, finished, unfinished, walk_of, write_snap
 
 from rabbit_holes.cli import main
 from rabbit_holes.path import Path, read_paths, write_paths
@@ -15,20 +15,8 @@ from rabbit_holes.path import Path, read_paths, write_paths
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> FilePath:
     """A world directory with the topics and links of the fake world."""
-    from kncl_env.build import BuildConfig, build_world
-    from kncl_env.corpus import Article, Corpus
-
-    articles = tuple(
-        Article(
-            title,
-            tuple(f"The {title} meets word{j} and word{i * j % 7} at noon. " * 4 for j in range(6)),
-            links=tuple((TITLES[target], "link") for target, _ in LINKS[i]),
-        )
-        for i, title in enumerate(TITLES)
-    )
     place = tmp_path_factory.mktemp("worlds") / "animals"
-    config = BuildConfig(vocab_size=300, dimensions=4, max_terms=100)
-    build_world(Corpus(articles, "animals", "CC0"), place, config)
+    build_animals(place)
     return place
 
 
@@ -50,7 +38,8 @@ def test_help_tells_the_story_without_loading_anything_heavy() -> None:
         "import sys\n"
         "from rabbit_holes.cli import main\n"
         "for words in (['--help'], ['import', '--help'], ['import', 'clickstream', '--help'],\n"
-        "              ['stats', '--help'], ['collect', '--help'], ['generate', '--help']):\n"
+        "              ['stats', '--help'], ['collect', '--help'], ['generate', '--help'],\n"
+        "              ['export', '--help']):\n"
         "    try:\n"
         "        main(words)\n"
         "    except SystemExit as end:\n"
@@ -61,7 +50,7 @@ def test_help_tells_the_story_without_loading_anything_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "loaded: []" in done.stdout
-    for verb in ("collect", "generate", "import", "stats"):
+    for verb in ("collect", "generate", "import", "stats", "export"):
         assert verb in done.stdout
 
 
@@ -198,3 +187,14 @@ def test_stats_prints_json_alone_on_stdout(tmp_path, capsys) -> None:
     assert (group["name"], group["walks"]) == ("person", 3)
     assert group["measures"]["depth"]["value"] == 2
     assert page.exists()
+
+
+def test_titles_that_no_encoding_can_write_stop_nothing(world, tmp_path) -> None:
+    source, out, page = (tmp_path / name for name in ("a.jsonl", "out.jsonl", "stats.html"))
+    path = walk_of("Ant", "Bee").to_json()
+    path["walker"] = path["visits"][1]["title"] = "half \ud800 a letter"
+    source.write_text(json.dumps(path) + "\n")
+    assert main(["import", "jsonl", str(source), "--out", str(out), "--world", str(world)]) == 0
+    assert main(["import", "jsonl", str(source), "--out", str(out), "--force"]) == 0
+    assert paths_of(out)[0].titles[1] == "half \ud800 a letter"
+    assert main(["stats", str(out), "--json", "--html", str(page)]) == 0

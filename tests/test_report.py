@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.report import Growth, RunInfo, Section, headline, nice_ticks, write_report
+from policies.figures import nice_ticks
+from policies.growth_map import Growth
+from policies.report import RunInfo, Section, headline, write_report
 from policies.scores import ArmRun, summarise
 
 INFO = RunInfo(

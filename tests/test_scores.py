@@ -13,6 +13,12 @@ from policies.scores import (
     ArmRun,
     area_under_curve,
     gap_closed,
+    summarise,
+    tokens_ratio,
+    tokens_to_reach,
+    verdict,
+)
+from policies.statistics import (
     iqm,
     mean,
     paired_bootstrap_ci,
@@ -20,10 +26,6 @@ from policies.scores import (
     permutation_test,
     probability_of_improvement,
     stratified_bootstrap_ci,
-    summarise,
-    tokens_ratio,
-    tokens_to_reach,
-    verdict,
 )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rabbit_hole_fakes import TITLES, FakeWorld, walk_of
 
-from rabbit_holes.stats import MEASURES, dwell, estimate, in_a_loop, steps_back, summarise
+from rabbit_holes.estimates import estimate
+from rabbit_holes.stats import MEASURES, dwell, in_a_loop, steps_back, summarise
 from rabbit_holes.stats_page import render_page
 from rabbit_holes.styles import Landscape
 
@@ -218,6 +219,7 @@ def test_a_page_of_one_walk_of_any_length_can_be_drawn(length: int) -> None:
     path = walk_of(*(f"P{i}" for i in range(length)))
     page = render_page(summarise([path], None, np.random.default_rng(0)), ["a.jsonl"], None)
     assert not outline(page).open
+    assert ">Style<" not in page, "no heading without a line below it"
     assert "nan" not in page.lower().split("what the words mean")[0]
 
 

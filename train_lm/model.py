@@ -39,13 +39,14 @@ class ModelConfig:
         return max(4, self.width // 64)
 
 
-# Parameters at a vocabulary of 512 / 8192: xs 0.13 M, s 5 M, m 30 M, l 125 M (order of magnitude).
+# Parameters: xxs 0.02 M and xs 0.13 M with a vocabulary of 512, for the RL loop; s 5 M, m 32 M
+# and l 123 M with one of 8192.
 PRESETS: dict[str, ModelConfig] = {
     "xxs": ModelConfig(width=32, layers=1, context=32),
     "xs": ModelConfig(width=64, layers=2, context=64),
-    "s": ModelConfig(width=256, layers=6, context=128),
+    "s": ModelConfig(width=256, layers=4, context=128),
     "m": ModelConfig(width=512, layers=9, context=256),
-    "l": ModelConfig(width=768, layers=12, context=512),
+    "l": ModelConfig(width=896, layers=12, context=512),
 }
 
 

@@ -1,10 +1,11 @@
-"""One learner: k steps of AdamW on windows, its held-out loss, and its exact snapshot."""
+"""One learner: k steps of an optimiser on windows, its held-out loss, and its exact snapshot."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train_lm.files import replacing
+from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of
+from train_lm.parallel import Alone, Parallel, put, whole
+from train_lm.schedule import Schedule
+
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,9 @@ class TrainerConfig:
         final: Learning rate at the end of a decayed phase, as a share of the peak.
         weight_decay: Decoupled decay of matrices; vectors are spared.
         clip: Largest gradient norm.
+        accumulate: Pieces that a batch is cut into where it does not fit into memory at once.
+        precision: `fp32`, or `bf16` for matrix products in bfloat16 under autocast.
+        optimizer: `adamw` or `muon`.
     """
 
     learning_rate: float = 2e-3
@@ -36,12 +45,24 @@ class TrainerConfig:
     final: float = 0.0
     weight_decay: float = 0.01
     clip: float = 1.0
+    accumulate: int = 1
+    precision: str = "fp32"
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or self.batch < 1 or not 0 <= self.warmup < 1:
             raise ValueError(
                 "expected learning_rate > 0, batch >= 1 and 0 <= warmup < 1, got "
                 f"{self.learning_rate}, {self.batch} and {self.warmup}"
+            )
+        if self.accumulate < 1 or self.batch % self.accumulate:
+            raise ValueError(
+                f"expected a batch that {self.accumulate} pieces share evenly, got {self.batch}"
+            )
+        if self.precision not in PRECISIONS or self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"expected a precision among {PRECISIONS} and an optimizer among {OPTIMIZERS}, "
+                f"got {self.precision!r} and {self.optimizer!r}"
             )
 
 
@@ -55,37 +76,29 @@ class Trainer:
         model: Maps `input_ids` (B, T) to an output with `.logits` (B, T, V).
         config: Optimisation settings.
         device: Where the model lives; CUDA where there is one, if not stated.
+        parallel: The processes that train the model; this one alone, if not stated.
+        compile: Whether forward and backward pass are compiled, at the first update.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainerConfig, device: str | torch.device | None = None
+        self,
+        model: nn.Module,
+        config: TrainerConfig,
+        device: str | torch.device | None = None,
+        parallel: Parallel | None = None,
+        compile: bool = False,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.config = config
         self.n_parameters = sum(p.numel() for p in self.model.parameters())
+        self.parallel = parallel or Alone()
+        self._called = self.parallel.wrap(self.model)
         self._named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        matrices = [p for _, p in self._named if p.dim() >= 2]
-        vectors = [p for _, p in self._named if p.dim() < 2]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            betas=(0.9, 0.95),
-            fused=True,
-        )
-        for _, parameter in self._named:  # moments exist from birth, so a snapshot is always whole
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=self.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        self.optimizers = build_optimizers(self._named, config)
+        self._mean_loss = torch.compile(self._loss_of) if compile else self._loss_of
         self.updates = 0
-        self.phase_updates = 0
-        self.decays = False
-        self._start_of_phase = 0
+        self.schedule = Schedule(config.learning_rate, config.warmup, config.final)
 
     def begin_phase(self, updates: int, *, decay: bool) -> None:
         """Start a learning-rate schedule over the given number of updates from now.
@@ -95,52 +108,80 @@ class Trainer:
         """
         if updates < 1:
             raise ValueError(f"expected a phase of at least one update, got {updates}")
-        self._start_of_phase = self.updates
-        self.phase_updates = updates
-        self.decays = decay
+        self.schedule = replace(self.schedule, start=self.updates, length=updates, decays=decay)
+
+    @property
+    def phase_updates(self) -> int:
+        """Length of the present phase."""
+        return self.schedule.length
 
     def learning_rate(self) -> float:
         """Learning rate of the next update."""
-        done = self.updates - self._start_of_phase
-        peak = self.config.learning_rate
-        warm = max(1, round(self.config.warmup * self.phase_updates))
-        if done < warm:
-            return peak * (done + 1) / warm
-        if not self.decays:
-            return peak
-        share = min(1.0, (done - warm) / max(1, self.phase_updates - warm))
-        final = self.config.final
-        return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share)))
+        return self.schedule.rate(self.updates)
 
     def update(self, windows: NDArray[np.int64]) -> float:
-        """One optimiser step on (B, T + 1) token ids.
+        """One optimiser step on (B, T + 1) token ids; on this process' share of them, if several.
 
         Returns:
-            The batch's mean loss [nats per token] before the step.
+            The batch's mean loss [nats per token] before the step, over all processes.
 
         Raises:
             FloatingPointError: The loss is not finite; weights are left as they were.
+            MemoryError: The batch does not fit into memory; weights are left as they were.
+            ValueError: A window is longer than the model.
         """
-        if self.phase_updates == 0:
+        if self.schedule.length == 0:
             raise RuntimeError("call begin_phase before the first update")
-        batch = torch.from_numpy(windows).to(self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        check_length(self.model, windows)
         self.model.train()
-        logits = self.model(input_ids=batch[:, :-1]).logits  # (B, T, V)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
-        value = loss.item()
+        try:
+            value = self._backward(windows)
+        except RuntimeError as error:
+            self._drop_gradients()
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise MemoryError(
+                    f"expected a batch that fits into the memory of {self.device}, got "
+                    f"{len(windows)} windows of {windows.shape[1] - 1} tokens in "
+                    f"{self.config.accumulate} pieces: accumulate more pieces, or lower the batch"
+                ) from None
+            raise
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"expected a finite loss, got {value} at update {self.updates}: lower the learning "
-                f"rate (now {self.learning_rate():g}) and go on from the last checkpoint"
-            )
-        loss.backward()
+            self._drop_gradients()
+            raise FloatingPointError(not_finite(value, self.updates, self.learning_rate()))
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            optimizer.step()
+        self._drop_gradients()
         self.updates += 1
         return value
+
+    def _backward(self, windows: NDArray[np.int64]) -> float:
+        batch = torch.from_numpy(windows).to(self.device)
+        pieces = batch.chunk(self.config.accumulate)
+        total = torch.zeros((), device=self.device)
+        for i, piece in enumerate(pieces):
+            last = i == len(pieces) - 1
+            with nullcontext() if last else self.parallel.accumulating(self._called):
+                loss = self._mean_loss(piece[:, :-1], piece[:, 1:]) / len(pieces)
+                loss.backward()
+            total += loss.detach()
+        return float(self.parallel.mean(total))
+
+    def _loss_of(self, ids: Tensor, following: Tensor) -> Tensor:
+        with self._autocast():
+            logits = self._called(input_ids=ids).logits  # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1).float(), following.flatten())
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        )
+
+    def _drop_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def train(self, windows: NDArray[np.int64]) -> float:
         """Updates over (n, T + 1) windows in order, B at a time; returns their mean loss [nats]."""
@@ -153,23 +194,26 @@ class Trainer:
     @torch.inference_mode()
     def nll(self, windows: NDArray[np.int64], rows: int = 64) -> NDArray[np.float64]:
         """(n,) negative log-likelihood [nats] summed over each window's T predicted tokens."""
+        check_length(self.model, windows)
         self.model.eval()
         parts = []
         for i in range(0, len(windows), rows):
             batch = torch.from_numpy(windows[i : i + rows]).to(self.device)
-            logits = self.model(input_ids=batch[:, :-1]).logits.float()  # (b, T, V)
+            with self._autocast():
+                logits = self.model(input_ids=batch[:, :-1]).logits.float()  # (b, T, V)
             loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
             parts.append(loss.view(len(batch), -1).sum(1, dtype=torch.float64).cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of weights, moments and the place in the schedule; later training leaves it."""
-        taken = {f"model.{n}": p.detach().clone() for n, p in self._named}
+        taken = {f"model.{n}": whole(p) for n, p in self._named}
         for name, parameter in self._named:
-            for key, value in self.optimizer.state[parameter].items():
-                taken[f"{key}.{name}"] = value.clone()
+            for key, value in state_of(self.optimizers, parameter).items():
+                taken[f"{key}.{name}"] = whole(value)
+        schedule = self.schedule
         taken["schedule"] = torch.tensor(
-            [self.updates, self._start_of_phase, self.phase_updates, int(self.decays)]
+            [self.updates, schedule.start, schedule.length, int(schedule.decays)]
         )
         return taken
 
@@ -178,28 +222,58 @@ class Trainer:
         """Return to a snapshot exactly.
 
         Raises:
-            ValueError: The snapshot is of another architecture; nothing is changed.
+            ValueError: The snapshot is of another architecture or optimiser; nothing is changed.
         """
+        check_snapshot(snapshot, {n: tuple(p.shape) for n, p in self._named})
+        states = {n: state_of(self.optimizers, p) for n, p in self._named}
+        missing = [f"{k}.{n}" for n, s in states.items() for k in s if f"{k}.{n}" not in snapshot]
+        if missing:
+            raise ValueError(
+                f"expected optimiser state {missing[0]}, got nothing: the snapshot is of another "
+                "optimiser"
+            )
         for name, parameter in self._named:
-            found = snapshot.get(f"model.{name}")
-            if found is None or found.shape != parameter.shape:
-                got = "nothing" if found is None else tuple(found.shape)
-                raise ValueError(
-                    f"expected weights {name} of shape {tuple(parameter.shape)}, got {got}: "
-                    "the snapshot is of another model"
-                )
-        for name, parameter in self._named:
-            parameter.copy_(snapshot[f"model.{name}"])
-            for key, value in self.optimizer.state[parameter].items():
-                value.copy_(snapshot[f"{key}.{name}"])
+            put(parameter, snapshot[f"model.{name}"])
+            for key, value in states[name].items():
+                put(value, snapshot[f"{key}.{name}"])
         updates, start, length, decays = snapshot["schedule"].tolist()
-        self.updates, self._start_of_phase = updates, start
-        self.phase_updates, self.decays = length, bool(decays)
+        self.updates = updates
+        self.schedule = replace(self.schedule, start=start, length=length, decays=bool(decays))
 
     @property
     def flops_per_token(self) -> float:
         """Training FLOPs per token, 6 N (Kaplan et al. 2020); a forward pass costs a third."""
         return 6.0 * self.n_parameters
+
+
+def check_length(model: nn.Module, windows: NDArray[np.int64]) -> None:
+    """Raises: ValueError where the windows' T tokens are more than the model has positions."""
+    config = getattr(model, "config", None)
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and windows.shape[-1] - 1 > longest:
+        raise ValueError(
+            f"expected windows of at most {longest} tokens, the model's context, got "
+            f"{windows.shape[-1] - 1}: lower the context, or take a model with a longer one"
+        )
+
+
+def check_snapshot(snapshot: Snapshot, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises: ValueError where the snapshot lacks a parameter of this name and shape."""
+    for name, shape in shapes.items():
+        found = snapshot.get(f"model.{name}")
+        if found is None or tuple(found.shape) != shape:
+            got = "nothing" if found is None else tuple(found.shape)
+            raise ValueError(
+                f"expected weights {name} of shape {shape}, got {got}: "
+                "the snapshot is of another model"
+            )
+
+
+def not_finite(value: float, updates: int, learning_rate: float) -> str:
+    return (
+        f"expected a finite loss, got {value} at update {updates}: lower the learning rate (now "
+        f"{learning_rate:g}) and go on from the last checkpoint"
+    )
 
 
 def save_snapshot(snapshot: Snapshot, path: Path, about: Mapping[str, Any] | None = None) -> None:

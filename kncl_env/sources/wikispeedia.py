@@ -70,8 +70,8 @@ ARCHIVES = (
 def read_wikispeedia(directory: Path) -> Corpus:
     """Read articles, links and categories; every article's labels are its categories.
 
-    Titles come decoded, with spaces for underscores, in the order of `articles.tsv`; links in the
-    order of `links.tsv`. Hard wraps are undone; header (it names the categories), footer, doubled
+    Titles come decoded, with spaces for underscores, in the order of `articles.tsv`; links in
+    reading order: by the first mention of their target in the text, as `links.tsv` has none. Hard wraps are undone; header (it names the categories), footer, doubled
     captions and notes to the reader are left out. An article whose text equals an earlier one's
     bears `same_as`. `Corpus.counts` tells what was read and what was dropped, by reason.
 
@@ -132,13 +132,29 @@ def read_wikispeedia(directory: Path) -> Corpus:
             Article(
                 _title(name),
                 paragraphs,
-                tuple(links[name]),
+                in_reading_order(links[name], paragraphs),
                 tuple(dict.fromkeys(labels[name])),
                 same_as=None if same_as == name else _title(same_as),
             )
         )
     counts["articles"] = len(articles)
     return Corpus(tuple(articles), "wikispeedia", LICENCE, CITATION, dict(counts))
+
+
+def in_reading_order(
+    links: Sequence[tuple[str, str]], paragraphs: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
+    """Links sorted by where the text first mentions their target; the rest keep their order, last.
+
+    A title is looked for without what stands in brackets, which running text leaves out.
+    """
+    text = "\n".join(paragraphs).lower()
+
+    def mention(link: tuple[str, str]) -> int:
+        found = text.find(link[0].split(" (")[0].lower())
+        return found if found >= 0 else len(text)
+
+    return tuple(sorted(links, key=mention))
 
 
 def paragraphs_of(text: str, counts: Counter[str] | None = None) -> tuple[str, ...]:

@@ -1,0 +1,199 @@
+"""Resampling statistics of a handful of runs: estimates, intervals and tests.
+
+Pure functions over arrays. It knows nothing of arms, curves or tables, and it draws no random
+number of its own: every resampling takes the caller's generator, so one seed gives one answer.
+The two that compare runs take losses: lower is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+Statistic = Callable[[FloatArray], float]
+
+EXACT_PAIRS = 12  # 2^12 sign flips are enumerated; beyond that they are sampled
+EXACT_SPLITS = 20_000  # unpaired regroupings enumerated; 8 against 8 has 12 870
+
+
+def iqm(x: ArrayLike) -> float:
+    """Interquartile mean: the mean once a quarter of the values is cut at either end.
+
+    As in rliable (Agarwal et al. 2021), whole values are cut: below four nothing is, so that the
+    interquartile mean of three runs is their mean.
+    """
+    flat = np.sort(np.asarray(x, dtype=np.float64), axis=None)
+    if len(flat) == 0:
+        raise ValueError("expected at least one score, got none")
+    cut = len(flat) // 4
+    return float(flat[cut : len(flat) - cut].mean())
+
+
+def mean(x: ArrayLike) -> float:
+    return float(np.asarray(x, dtype=np.float64).mean())
+
+
+def stratified_bootstrap_ci(
+    scores: ArrayLike,
+    statistic: Statistic,
+    rng: np.random.Generator,
+    reps: int = 2000,
+    level: float = 0.95,
+    widen: bool = True,
+) -> tuple[float, float]:
+    """Bootstrap interval of `statistic`, runs resampled within each task.
+
+    A percentile bootstrap of a handful of runs is far too narrow: on normal data its "95 %"
+    interval holds the true mean in 75 of 100 experiments with 3 runs, in 84 with 5. `widen`
+    stretches it about the estimate by t/z · √(n / (n - 1)), which for the mean of normal data
+    gives Student's interval (95 of 100 at any n) and fades out as n grows.
+
+    Args:
+        scores: (n_runs, n_tasks), or (n_runs,) for one task.
+        statistic: Maps (n_runs, n_tasks) to a number.
+        widen: False gives the plain percentile interval, as rliable does.
+
+    Returns:
+        (low, high); (nan, nan) for one run, which says nothing about the spread.
+    """
+    table = _score_table(scores)
+    n, m = table.shape
+    column = np.arange(m)
+    return _bootstrap(
+        table, statistic, lambda: table[rng.integers(n, size=(n, m)), column], reps, level, widen, m
+    )
+
+
+def paired_bootstrap_ci(
+    columns: ArrayLike,
+    statistic: Statistic,
+    rng: np.random.Generator,
+    reps: int = 2000,
+    level: float = 0.95,
+    widen: bool = True,
+) -> tuple[float, float]:
+    """The same for columns that share a seed per row: whole rows are resampled, so pairs stay."""
+    table = _score_table(columns)
+    n = len(table)
+    return _bootstrap(
+        table, statistic, lambda: table[rng.integers(n, size=n)], reps, level, widen, 1
+    )
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, rng: np.random.Generator, reps: int = 2000, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of `a - b` over seeds with its interval: (mean, low, high); a[i], b[i] share a seed."""
+    difference = _pairs(a, b)
+    low, high = stratified_bootstrap_ci(difference, mean, rng, reps, level)
+    return mean(difference), low, high
+
+
+def _score_table(scores: ArrayLike) -> FloatArray:
+    table = np.asarray(scores, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
+        raise ValueError(
+            f"expected a table (n_runs, n_tasks) of finite scores, got shape {table.shape}: "
+            "drop or replace runs without a score first, and say so"
+        )
+    return table
+
+
+def _bootstrap(
+    table: FloatArray,
+    statistic: Statistic,
+    draw: Callable[[], FloatArray],
+    reps: int,
+    level: float,
+    widen: bool,
+    strata: int,
+) -> tuple[float, float]:
+    if not 0 < level < 1 or reps < 1:
+        raise ValueError(f"expected 0 < level < 1 and reps >= 1, got {level} and {reps}")
+    n = len(table)
+    if n == 1:
+        return math.nan, math.nan
+    drawn = np.array([statistic(draw()) for _ in range(reps)])
+    if not np.isfinite(drawn).all():
+        return math.nan, math.nan
+    low, high = (float(q) for q in np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
+    if not widen:
+        return low, high
+    from scipy import special  # 0.2 s that only this line needs
+
+    upper = (1 + level) / 2
+    t_over_z = special.stdtrit(strata * (n - 1), upper) / special.ndtri(upper)
+    stretch = float(t_over_z) * math.sqrt(n / (n - 1))
+    centre = statistic(table)
+    return centre - stretch * max(0.0, centre - low), centre + stretch * max(0.0, high - centre)
+
+
+def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
+    """Chance that a random run of `a` has a lower loss than one of `b`, ties counted half."""
+    x, y = np.asarray(a, dtype=np.float64)[:, None], np.asarray(b, dtype=np.float64)[None, :]
+    return float(((x < y) + 0.5 * (x == y)).mean())
+
+
+def permutation_test(
+    a: ArrayLike,
+    b: ArrayLike,
+    paired: bool,
+    rng: np.random.Generator | None = None,
+    reps: int = 10_000,
+) -> float:
+    """One-sided p that losses `a` are lower than `b` on average by chance alone.
+
+    Paired: signs of the differences are flipped, all 2^n of them up to 12 pairs. Unpaired: runs
+    are dealt anew to the two arms, in every way if there are at most 20 000. Otherwise `rng` draws
+    `reps` of them and the observed one counts too (Phipson & Smyth 2010), so that p is never 0.
+
+    Raises:
+        ValueError: Unequal lengths when paired, or too many runs to enumerate and no `rng`.
+    """
+    if paired:
+        difference = _pairs(b, a)
+        n = len(difference)
+        exact = n <= EXACT_PAIRS
+        if exact:
+            bits = np.arange(2**n)[:, None] >> np.arange(n) & 1
+        else:
+            bits = _needed(rng).integers(2, size=(reps, n))
+        drawn = (1 - 2 * bits) @ difference / n
+        observed = difference.mean()
+    else:
+        x, y = np.asarray(a, dtype=np.float64).ravel(), np.asarray(b, dtype=np.float64).ravel()
+        both = np.concatenate([x, y])
+        exact = math.comb(len(both), len(x)) <= EXACT_SPLITS
+        if exact:
+            rows = np.array(list(combinations(range(len(both)), len(x))))
+        else:
+            rows = _needed(rng).permuted(np.tile(np.arange(len(both)), (reps, 1)), axis=1)
+            rows = rows[:, : len(x)]
+        sums = both[rows].sum(axis=1)
+        drawn = (both.sum() - sums) / len(y) - sums / len(x)
+        observed = y.mean() - x.mean()
+    # Regroupings that are equal in exact arithmetic must not fall below by a rounding error.
+    hits = int((drawn >= observed - 1e-12 * max(1.0, abs(observed))).sum())
+    return hits / len(drawn) if exact else (hits + 1) / (len(drawn) + 1)
+
+
+def _pairs(a: ArrayLike, b: ArrayLike) -> FloatArray:
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
+        raise ValueError(
+            f"expected two equally long lists of scores, got shapes {x.shape} and {y.shape}: "
+            "pair runs by seed"
+        )
+    return np.asarray(x - y)
+
+
+def _needed(rng: np.random.Generator | None) -> np.random.Generator:
+    if rng is None:
+        raise ValueError("expected a generator to sample permutations, got None: pass `rng`")
+    return rng

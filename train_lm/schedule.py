@@ -1,0 +1,42 @@
+"""The learning rate as a function of the update: the same for one learner, a bank and a long run.
+
+A schedule knows its length from birth, because a decay over the whole budget is what makes two
+orders of the same text comparable.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then a cosine to `final` at the last update, or the peak for ever.
+
+    Attributes:
+        peak: Largest learning rate.
+        warmup: Share of the updates with a rising learning rate.
+        final: Learning rate at the end of the decay, as a share of the peak.
+        start: Update at which the schedule begins.
+        length: Updates until the decay ends; 0 before any phase was begun.
+        decays: Whether the rate falls at all.
+    """
+
+    peak: float
+    warmup: float
+    final: float
+    start: int = 0
+    length: int = 0
+    decays: bool = False
+
+    def rate(self, updates: int) -> float:
+        """Learning rate of the update that follows `updates` updates."""
+        done = updates - self.start
+        warm = max(1, round(self.warmup * self.length))
+        if done < warm:
+            return self.peak * (done + 1) / warm
+        if not self.decays:
+            return self.peak
+        share = min(1.0, (done - warm) / max(1, self.length - warm))
+        return self.peak * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * share)))
