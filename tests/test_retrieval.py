@@ -1,0 +1,74 @@
+"""Retrieval: exact, bound to its corpus, wide enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kncl_env.retrieval import NeighbourhoodRetriever, PassageIndex
+from kncl_env.world import World
+from rabbit_holes.simulated import WALKERS, simulate
+
+
+def unit(n: int, d: int, seed: int) -> np.ndarray:
+    v = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+    return v / np.linalg.norm(v, axis=1, keepdims=True)
+
+
+def test_search_agrees_with_a_plain_product(tmp_path: Path) -> None:
+    vectors, queries = unit(500, 16, 0), unit(7, 16, 1)
+    passages = np.arange(1000, 1500)
+    index = PassageIndex.build(vectors, passages, "abc")
+    index.save(tmp_path)
+    index = PassageIndex.open(tmp_path, "abc")
+    expected = passages[np.argsort(-(queries @ vectors.T), axis=1)[:, :10]]
+    assert np.array_equal(index.search(queries, 10), expected)
+    assert index.search(queries, 9999).shape == (7, 500)
+
+
+def test_a_neighbourhood_holds_the_own_text_and_the_nearest_of_the_rest(
+    small_world: World,
+) -> None:
+    retriever = NeighbourhoodRetriever(small_world, breadth=60)
+    found = retriever.neighbourhood(5)
+    assert len(found) == 60
+    assert set(retriever.own(5)) <= set(found)
+    assert (small_world.passage_split[found] == 0).all()
+    # Regions have vocabularies of their own, so what is near is of the same region.
+    region = small_world.passage_topic[found] // 10
+    assert (region == 0).mean() > 0.9
+
+
+def test_a_breadth_below_one_is_refused(small_world: World) -> None:
+    with pytest.raises(ValueError, match="at least one passage, got 0"):
+        NeighbourhoodRetriever(small_world, breadth=0)
+
+
+@pytest.mark.parametrize("walker", WALKERS)
+def test_simulated_walkers_follow_links_and_never_revisit(small_world: World, walker: str) -> None:
+    rng = np.random.default_rng(0)
+    paths = list(simulate(small_world, walker, 50, 6, rng))
+    assert len({p.id for p in paths}) == 50
+    for path in paths:
+        topics = [small_world.topic_of(v.title) for v in path.visits]
+        assert len(set(topics)) == len(topics)
+        for a, b in path.clicks():
+            assert small_world.graph.has_edge(topics[a], topics[b])
+
+
+def test_a_wayfinder_finds_its_goal_more_often_than_a_random_walker(small_world: World) -> None:
+    reached = {}
+    for walker in ("random", "wayfinder"):
+        rng = np.random.default_rng(1)
+        paths = list(simulate(small_world, "wayfinder", 200, 8, rng))
+        if walker == "random":
+            walks = list(simulate(small_world, "random", 200, 8, np.random.default_rng(1)))
+            goals = [p.goal for p in paths]
+            reached[walker] = sum(
+                g in {v.title for v in w.visits} for g, w in zip(goals, walks, strict=True)
+            )
+        else:
+            reached[walker] = sum(p.status == "finished" for p in paths)
+    assert reached["wayfinder"] > reached["random"] + 20
