@@ -284,6 +284,25 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         truncated = self._now.steps >= self.config.steps
         return reward.total, truncated, self._info(None, reward, windows)
 
+    def offer(self, topic: int) -> int:
+        """Make sure that a frontier topic is in a slot, in place of another; returns its slot.
+
+        For replaying recorded choices: their topic may not be among the slots that were drawn.
+
+        Raises:
+            ValueError: The topic is not on the frontier.
+        """
+        now = self._now
+        if not now.nucleus.on_frontier(topic):
+            raise ValueError(f"expected a topic of the frontier, got topic {topic}")
+        if topic not in now.slots:
+            now.slots = np.sort(np.append(now.slots[1:], topic))
+        return int(np.flatnonzero(now.slots == topic)[0])
+
+    def look(self) -> Observation:
+        """The observation of the present moment."""
+        return self._observe()
+
     # --- what the rules are made of ----------------------------------------------------------
 
     @property

@@ -42,6 +42,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     wanted = argv[0] if argv else ""
     _train_parser(verbs, wanted == "train")
     _evaluate_parser(verbs, wanted == "evaluate")
+    _walk_parser(verbs)
     demo = verbs.add_parser("demo", help="the whole story on the embedded default corpus")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
     demo.add_argument("--seeds", type=int, default=3)
@@ -126,6 +127,30 @@ def _evaluate_parser(verbs: Any, with_settings: bool) -> None:
         from policies.settings_args import add_settings
 
         add_settings(verb)
+
+
+def _walk_parser(verbs: Any) -> None:
+    from rabbit_holes.collect import add_collection_options
+
+    verb = verbs.add_parser("walk", help="let a policy collect rabbit holes on a live wiki")
+    verb.add_argument("--policy", type=Path, required=True)
+    verb.add_argument("--temperature", type=float, default=1.0, help="0 takes the best link (1)")
+    verb.add_argument("--goal", metavar="TITLE", help="page to look for")
+    add_collection_options(verb)
+    verb.set_defaults(action=_walk)
+
+
+def _walk(args: argparse.Namespace) -> int:
+    from policies.curiosity import CuriosityPolicy
+    from policies.policy_walker import PolicyWalker
+    from rabbit_holes.collect import run_collection
+    from train_lm.files import hash_file
+
+    policy = CuriosityPolicy.load(args.policy)
+    walker = PolicyWalker(policy, args.policy.name, args.temperature, args.goal)
+    weights = hash_file(args.policy / "policy.safetensors")
+    options = {"policy": weights, "temperature": args.temperature, "goal": args.goal}
+    return run_collection(args, walker, options)
 
 
 def _holes(files: list[Path], dropped: Counter[str]) -> list[RabbitHole]:

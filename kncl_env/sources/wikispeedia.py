@@ -70,10 +70,10 @@ ARCHIVES = (
 def read_wikispeedia(directory: Path) -> Corpus:
     """Read articles, links and categories; every article's labels are its categories.
 
-    Titles come decoded, with spaces for underscores, in the order of `articles.tsv`; links in
-    reading order: by the first mention of their target in the text, as `links.tsv` has none. Hard wraps are undone; header (it names the categories), footer, doubled
-    captions and notes to the reader are left out. An article whose text equals an earlier one's
-    bears `same_as`. `Corpus.counts` tells what was read and what was dropped, by reason.
+    Titles come decoded, with spaces for underscores, in the order of `articles.tsv`. Links come in
+    reading order, by the first mention of their target in the text: `links.tsv` is alphabetical.
+    Hard wraps are undone; header (it names the categories), footer, doubled captions and notes to
+    the reader are left out. An article whose text equals an earlier one's bears `same_as`. `Corpus.counts` tells what was read and what was dropped, by reason.
 
     Raises:
         ValueError: A file is missing, is not UTF-8, lacks a column or names an unknown title.
