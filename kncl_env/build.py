@@ -18,7 +18,7 @@ from kncl_env.nucleus import nucleate
 from kncl_env.retrieval import PassageIndex
 from kncl_env.splits import SPLITS, Passage, cut_passages, split_article, unproved
 from kncl_env.world import WORLD_FORMAT, World
-from train_lm.files import hash_json, write_json
+from train_lm.files import hash_file, hash_json, write_json
 from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer
 
 SCENARIOS = ("broad", "focused", "noisy")
@@ -175,25 +175,25 @@ def build_world(
         "source_counts": corpus.counts,
     }
     card["hash"] = ""
-    write_json(part / "world.json", card)
+    card_file = part / "world.json"
+    write_json(card_file, card)
     world = World.open(part)
     if config.scenario == "focused":
         region = config.region or farthest_region(world)
         world.target_topics(region)  # raises where the region is unknown or has no held-out text
         card["scenario"]["region"] = region
     card["scenario"]["transfer_regions"] = transfer_regions(world, card["scenario"]["region"])
-    card["hash"] = world_hash(card, graph)
-    write_json(part / "world.json", card)
+    card["files"] = {f.name: hash_file(f) for f in sorted(part.iterdir()) if f != card_file}
+    card["hash"] = world_hash(card)
+    write_json(card_file, card)
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
     return World.open(out)
 
 
-def world_hash(card: dict[str, Any], graph: TopicGraph) -> str:
-    """Identity of a world: its passages, links, target and settings."""
-    links = hash_texts([graph.indptr.tobytes().hex(), graph.indices.tobytes().hex()])
-    parts = {k: card[k] for k in ("format", "corpus_hash", "settings", "scenario")}
-    return hash_json({**parts, "links": links})
+def world_hash(card: dict[str, Any]) -> str:
+    """Identity of a world: every file of it, its target and its settings."""
+    return hash_json({k: card[k] for k in ("format", "files", "settings", "scenario")})
 
 
 def _passages(corpus: Corpus, config: BuildConfig) -> tuple[list[Passage], int]:
@@ -274,7 +274,7 @@ def farthest_region(world: World) -> str:
             "world, for the focused scenario, got none: use --scenario broad"
         )
     n = max(1, world.n_topics // 20)
-    seeds = nucleate(world.graph, world.topic_vectors, n, ~world.topic_is_noise)
+    seeds = nucleate(world.graph, world.topic_vectors, n, world.train_tokens_of > 0)
     distance = world.graph.distances(seeds).astype(float)
     distance[distance < 0] = distance.max() + 1
     return max(sorted(fitting), key=lambda name: float(distance[fitting[name]].mean()))

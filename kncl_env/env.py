@@ -120,7 +120,6 @@ class Episode:
     first_drop: dict[int, float] = field(default_factory=dict)
     steps: int = 0
     slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    events: list[dict[str, Any]] = field(default_factory=list)
 
     def copy(self) -> Episode:
         return Episode(
@@ -130,7 +129,6 @@ class Episode:
             dict(self.first_drop),
             self.steps,
             self.slots.copy(),
-            list(self.events),
         )
 
 
@@ -173,7 +171,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         learner: Trained inside `step`.
         retriever: Finds what to read.
         reading: Reading list after the nucleus phase; copied at each reset.
-        target: Topics of the held-out mix, each with the same weight.
+        target: Topics of the held-out mix, drawn from evenly.
         goal: The target, where it is a part of the world; None where every topic counts.
         reducible: Reducible loss [bits per byte]; scales the reward.
         titles: (N,) names of the topics, for `info` and pictures.
@@ -246,6 +244,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         self, action: np.int64 | int
     ) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         topic = self._topic_in_slot(int(action))
+        self._require_budget()
         windows = self._rehearse() if topic is None else self._expand(topic)
         reward = self._learn(windows, topic)
         self._settle(topic)
@@ -280,6 +279,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             raise ValueError(
                 f"expected a step's {self.config.windows_per_step} windows, got {len(windows)}"
             )
+        self._require_budget()
         reward = self._learn(windows, None)
         truncated = self._now.steps >= self.config.steps
         return reward.total, truncated, self._info(None, reward, windows)
@@ -322,7 +322,13 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         slots = self._now.slots
         return int(slots[action]) if action < len(slots) else None
 
+    def _require_budget(self) -> None:
+        if self._now.steps >= self.config.steps:
+            raise gym.error.ResetNeeded("the token budget is spent: call reset")
+
     def _expand(self, topic: int) -> Ints:
+        if np.isnan(self._now.readings.probe[topic]):
+            self._probe(np.array([topic]))  # its first loss drop needs a reading from before
         self._now.nucleus.expand(topic)
         passages = self.retriever.neighbourhood(topic)
         return self._now.reading.expand(passages, self.config.windows_per_step, self.np_random)
@@ -340,8 +346,6 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
 
     def _learn(self, windows: Ints, topic: int | None) -> Reward:
         now = self._now
-        if now.steps >= self.config.steps:
-            raise gym.error.ResetNeeded("the token budget is spent: call reset")
         self.learner.train(windows)
         now.steps += 1
         before = now.readings.loss[-1]
@@ -361,8 +365,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         if not len(waiting):
             return
         before = now.readings.probe[waiting]
-        after = self.learner.probe(waiting)
-        now.readings.record_probe(waiting, after)
+        after = self._probe(waiting)
         for t, drop in zip(waiting.tolist(), (before - after).tolist(), strict=True):
             if np.isnan(drop):  # no reading will ever tell: do not keep the frontier closed
                 now.nucleus.make_solid(t)
@@ -372,15 +375,22 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
                 now.nucleus.make_solid(t)
 
     def _fill_slots(self) -> None:
-        """Draw K frontier topics evenly, and probe those whose reading is missing or oldest."""
+        """Draw K frontier topics evenly, and probe those never measured, or longest ago."""
         now = self._now
         frontier = now.nucleus.frontier
         n = min(self.config.slots, len(frontier))
         now.slots = np.sort(self.np_random.choice(frontier, n, replace=False)) if n else frontier
-        unknown = now.slots[np.isnan(now.readings.probe[now.slots])]
-        chosen = unknown[: self.config.probes]
-        if len(chosen):
-            now.readings.record_probe(chosen, self.learner.probe(chosen))
+        # Ties are broken by lot: the lowest numbers, often the alphabet, must not be favoured.
+        shuffled = self.np_random.permutation(now.slots)
+        age = now.readings.measured_at[shuffled]
+        oldest = shuffled[np.argsort(age, kind="stable")][: self.config.probes]
+        if len(oldest):
+            self._probe(oldest)
+
+    def _probe(self, topics: Ints) -> Floats:
+        found = self.learner.probe(topics)
+        self._now.readings.record_probe(topics, found, self._now.steps)
+        return found
 
     def state(self) -> State:
         """The present moment, as `observe` takes it."""
@@ -418,7 +428,6 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             info["title"] = "" if topic is None else self.titles[topic]
             info["reward"] = reward.components()
             info["windows"] = windows
-            now.events.append({"topic": info["topic"], "loss": info["held_out_loss"]})
         return info
 
     # --- exact copies ------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from kncl_env.corpus import hash_texts
 from kncl_env.retrieval import PassageIndex
 from kncl_env.splits import SPLITS, unproved
 from kncl_env.world import World
+from train_lm.files import hash_file
 
 
 def faults(world: World) -> list[str]:
@@ -27,8 +28,13 @@ def faults(world: World) -> list[str]:
             f"expected passages with hash {world.corpus_hash[:12]}, got {corpus_hash[:12]}: "
             "passages.parquet was changed after the build"
         )
-    if world_hash(world.card, world.graph) != world.hash:
-        found.append("expected links and settings of the build, got others: the world was edited")
+    if world_hash(world.card) != world.hash:
+        found.append("expected the card of the build, got another: world.json was edited")
+    for name, sha256 in world.card["files"].items():
+        if not (world.path / name).is_file():
+            found.append(f"expected {name}, found none")
+        elif hash_file(world.path / name) != sha256:
+            found.append(f"expected {name} as it was built, got another: it was changed since")
     for i, reason in unproved(passages):
         p = passages[i]
         start = " ".join(p.text.split()[:8])

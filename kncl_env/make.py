@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
 
 # Raised whenever the nucleus phase or the reference run would end with other bytes.
-NUCLEUS_VERSION = 1
+NUCLEUS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def seed_topics(world: World, setup: Setup) -> Ints:
     """Seeds of the nucleus: named by title, or chosen outside the target region."""
     if setup.nucleus_titles:
         return np.array([world.topic_of(t) for t in setup.nucleus_titles], dtype=np.int64)
-    allowed = (world.train_tokens_of > setup.context) & ~world.topic_is_noise
+    allowed = world.train_tokens_of > setup.context
     region = setup.region or world.target_region
     if region is not None:
         allowed[world.region(region)] = False
@@ -182,6 +182,11 @@ def _nucleated(
             learner.train(reading.rehearse(target, setup.windows_per_step, rng))
             advance()
         reducible = before - learner.held_out_loss()
+    if not reducible > 0:
+        raise ValueError(
+            f"expected training on the target itself to lower its loss, got {reducible:+.4f} bits "
+            "per byte: shorten the nucleus phase, raise the budget or lower the learning rate"
+        )
     reading.times_read = times_read
     folder.mkdir(parents=True, exist_ok=True)
     save_snapshot(learner.nucleated, folder / "nucleus.safetensors")

@@ -32,11 +32,6 @@ class Reading:
         Passages too short for a window of their own are read with their predecessor.
         """
         pool = self.store.windows_of(passages)
-        if not len(pool):
-            raise ValueError(
-                "expected passages that hold at least one window, got none: "
-                "raise the breadth of retrieval or lower the context"
-            )
         n_replay = round(self.replay * n) if self.pools else 0
         fresh = draw_least_read(pool, self.times_read, n - n_replay, rng)
         old = self._replayed(n_replay, rng)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,17 +48,18 @@ def draws(groups: Callable[[TopicExpansionEnv], list[Ints]]) -> Arm:
 
     Groups too short for a window of their own are passed over.
     """
-    pools_of: dict[int, list[Ints]] = {}
+    # Weak: an environment's address may be another one's after it is gone.
+    pools_of: WeakKeyDictionary[TopicExpansionEnv, list[Ints]] = WeakKeyDictionary()
 
     def arm(
         env: TopicExpansionEnv, observation: Observation, rng: np.random.Generator
     ) -> tuple[float, bool, dict[str, Any], Observation]:
         assert env.episode is not None
         reading = env.episode.reading
-        if id(env) not in pools_of:
+        if env not in pools_of:
             pools = [reading.store.windows_of(group) for group in groups(env)]
-            pools_of[id(env)] = [pool for pool in pools if len(pool)]
-        windows = reading.spread(pools_of[id(env)], env.config.windows_per_step, rng)
+            pools_of[env] = [pool for pool in pools if len(pool)]
+        windows = reading.spread(pools_of[env], env.config.windows_per_step, rng)
         reward, over, info = env.read(windows)
         return reward, over, info, observation
 

@@ -184,8 +184,12 @@ class CuriosityPolicy:
         if action_masks is not None:
             logits = np.where(action_masks, logits, CLOSED)
         if not deterministic:
-            logits = logits + self._generator.gumbel(size=logits.shape)
-        return int(np.argmax(logits)), None
+            return int(np.argmax(logits + self._generator.gumbel(size=logits.shape))), None
+        # Expansion or rehearsal first, then which: many equal slots must not lose to rehearsal
+        # one by one while they are the likelier choice together.
+        slots = logits[:-1]
+        together = np.logaddexp.reduce(slots) if len(slots) else CLOSED
+        return (len(slots) if logits[-1] > together else int(np.argmax(slots))), None
 
     def save(self, folder: Path) -> None:
         """Write `policy.safetensors` and `policy.json`."""
@@ -232,6 +236,14 @@ class CuriosityPolicy:
             raise ValueError(
                 f"expected a policy for feature schema {FEATURE_SCHEMA}, got one for schema "
                 f"{card.get('feature_schema')} in {folder}: train it again with this version"
+            )
+        features = [*CANDIDATE_FEATURES, *CONTEXT_FEATURES]
+        found = [*card.get("candidate_features", []), *card.get("context_features", [])]
+        if found != features:
+            differs = sorted(set(found) ^ set(features)) or ["their order"]
+            raise ValueError(
+                f"expected a policy for the features of this version, got one in {folder} that "
+                f"differs in {', '.join(differs[:5])}: train it again"
             )
         weights = folder / "policy.safetensors"
         if not weights.is_file():

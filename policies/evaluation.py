@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.make import Setup
+from kncl_env.learner import MEASURED_WINDOWS
+from kncl_env.make import NUCLEUS_VERSION, Setup
 from kncl_env.world import World
 from policies.baselines import arm_of
 from policies.growth_map import Growth
@@ -43,14 +44,15 @@ def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str,
     rng = np.random.default_rng([seed, 7])
     observation, info = env.reset(seed=seed)
     before = env.learner.held_out_loss("test")
-    tokens, losses, topics = [0], [info["held_out_loss"]], []
+    # The curve is measured on `select`: a trained policy has been paid for `reward`.
+    tokens, losses, topics = [0], [env.learner.held_out_loss("select")], []
     noise = 0
     store = env.reading_store
     over = False
     while not over:
         _, over, info, observation = act(env, observation, rng)
         tokens.append(info["tokens"])
-        losses.append(info["held_out_loss"])
+        losses.append(env.learner.held_out_loss("select"))
         topics.append(int(info["topic"]))
         noise += int(world.passage_is_noise[store.document[info["windows"]]].sum())
     windows = len(topics) * env.config.windows_per_step
@@ -119,9 +121,12 @@ def evaluate(
     if len(set(names)) < len(names):
         raise ValueError(f"expected arms with different names, got {names}")
     setup = Setup.from_settings(settings)
+    if inits < 1 or workers < 1:
+        raise ValueError(f"expected inits and workers >= 1, got {inits} and {workers}")
     seeds = list(seeds)
     settings = {k: v for k, v in vars(setup).items() if k != "context"}
-    plan = {"world": world.hash, "settings": settings, "inits": inits}
+    versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS}
+    plan = {"world": world.hash, "settings": settings, "inits": inits, "versions": versions}
     _claim(out, plan)
     records: list[dict[str, Any]] = []
     waiting: list[tuple[str, int, Path]] = []
@@ -139,7 +144,7 @@ def evaluate(
         records.append(record)
         on_episode(record)
     records.sort(key=lambda r: (names.index(r["arm"]), r["seed"]))
-    return _write(world, settings, records, names, out, subject)
+    return _write(world, settings, inits, records, names, out, subject)
 
 
 def _episodes(
@@ -173,6 +178,7 @@ def _episodes(
 def _write(
     world: World,
     settings: dict[str, Any],
+    inits: int,
     records: list[dict[str, Any]],
     names: list[str],
     out: Path,
@@ -200,8 +206,10 @@ def _write(
         world_hash=world.hash,
         learner=f"{setup.model} (Llama, {records[0]['flops_per_token'] / 6:,.0f} parameters)",
         commit=_commit(),
+        curve_split="select",
         command=" ".join(["kncl-policy", *sys.argv[1:]]),
         details={
+            "Learners": f"{inits} initial learner(s); seeds vary slots and the order of text",
             "Citation": str(world.card["citation"]) or "none asked for",
             "Settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
         },
@@ -231,7 +239,7 @@ def _write(
 def _write_curves(records: list[dict[str, Any]], file: Path) -> None:
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["arm", "seed", "step", "tokens", "held_out_bits_per_byte", "topic"])
+        writer.writerow(["arm", "seed", "step", "tokens", "select_bits_per_byte", "topic"])
         for r in records:
             topics = [-1, *r["topics"]]
             for step, row in enumerate(zip(r["tokens"], r["loss"], topics, strict=True)):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -71,10 +71,32 @@ class PPOConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("iterations", "episodes", "workers", "epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
         if self.episodes % self.workers:
             raise ValueError(
                 f"expected episodes that {self.workers} workers share evenly, got {self.episodes}"
             )
+
+
+# Training episodes take their seeds from here on; evaluations play 0, 1, 2, ….
+FIRST_SEED = 1_000_000
+
+
+class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
+    """Reports a spent budget to SB3 as the end of the task.
+
+    SB3 bootstraps a truncated episode with the value of its last state. Here the budget is a part
+    of the task and of the observation, and nothing can be earned after it.
+    """
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated or truncated, False, info
+
+    def action_masks(self) -> Any:
+        return self.env.unwrapped.action_masks()  # type: ignore[attr-defined]
 
 
 class _Flat(BaseFeaturesExtractor):
@@ -148,7 +170,6 @@ class _Progress(BaseCallback):
     def __init__(self) -> None:
         super().__init__()
         self.infos: list[dict[str, Any]] = []
-        self.seconds_in_learner = 0.0
 
     def _on_step(self) -> bool:
         self.infos.extend(i for i in self.locals["infos"] if "reward" in i)
@@ -162,7 +183,7 @@ def make_vec_env(env_id: str, settings: dict[str, Any], workers: int) -> VecEnv:
         import kncl_env  # noqa: F401  # registers the id in a fresh process
 
         torch.set_num_threads(1)
-        return gym.make(env_id, disable_env_checker=True, **settings)
+        return BudgetEnds(gym.make(env_id, disable_env_checker=True, **settings))
 
     if workers == 1:
         return DummyVecEnv([make])
@@ -232,7 +253,9 @@ def train_ppo(
             parameter.requires_grad_(name.startswith("value") or not only_critic)
         # Fresh episodes with seeds of this iteration: what comes next depends on nothing that a
         # checkpoint does not hold.
-        model.set_random_seed(config.seed * 1_000_003 + iteration)
+        # Far from the small seeds that evaluations play.
+        first = FIRST_SEED + (config.seed * config.iterations + iteration) * config.workers
+        model.set_random_seed(first)
         model._last_obs = None  # SB3 resets the environments where there is no last observation
         model.num_timesteps = iteration * config.episodes * steps
         seen = _Progress()

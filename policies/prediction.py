@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,6 @@ def predict(
     network: CuriosityNetwork,
     clicks: Demonstrations,
     rng: np.random.Generator,
-    markov: Callable[[Demonstrations], NDArray[np.int64]] | None = None,
 ) -> dict[str, Any]:
     """Figures of the policy and of the ladder on the same clicks, JSON-able."""
     if not len(clicks):
@@ -81,8 +79,6 @@ def predict(
         )
     rows = {"policy": click_places(network, clicks)}
     rows |= {name: ladder_places(name, clicks) for name in LADDER}
-    if markov is not None:
-        rows["first-order Markov"] = markov(clicks)
     return {
         "clicks": len(clicks),
         "paths": len(set(clicks.group.tolist())),

@@ -46,8 +46,8 @@ def test_no_window_reaches_across_splits_or_topics(small_world: World) -> None:
     starts = np.load(small_world.path / "starts.npy")
     key = small_world.passage_topic * 10 + small_world.passage_split
     last = np.searchsorted(starts, store.window_start + 16, side="right") - 1
-    # The very last window of a short segment may run on; here every segment is long enough.
-    assert (key[store.document] == key[last]).mean() > 0.99
+    assert len(store) > 1000
+    assert (key[store.document] == key[last]).all()
 
 
 def test_the_index_holds_training_passages_only(small_world: World) -> None:
@@ -102,7 +102,7 @@ def test_check_and_search_refuse_an_index_of_another_corpus_and_name_both(
     both = f"{world.corpus_hash[:12]}.*{other.corpus_hash[:12]}"
     with pytest.raises(ValueError, match=both):
         _ = world.index
-    assert len(faults(World.open(world.path))) == 1
+    assert any("expected an index of corpus" in f for f in faults(World.open(world.path)))
     assert main(["check", str(world.path)]) == 1
 
 

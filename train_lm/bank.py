@@ -85,7 +85,7 @@ class LearnerBank:
 
         self._blocks = [slice(i, min(i + self.chunk, self.n)) for i in range(0, self.n, self.chunk)]
         self._leaves = [self._leaves_of(block) for block in self._blocks]
-        wrap: Callable[[Any], Any] = torch.compile if compile else _as_it_is
+        wrap: Callable[[Any], Any] = _compiled if compile else _as_it_is
         self.compiled = compile
         self._losses = wrap(self._window_losses)
         self._measured = wrap(self._window_losses)
@@ -311,7 +311,7 @@ class LearnerBank:
         return places
 
     def _scalars(self, rows: list[int], rates: Floats) -> Tensor:
-        """(N, 5, 1): per learner what an update multiplies with; see `_adamw_`."""
+        """(N, 4, 1): per learner what an update multiplies with; see `_adamw_`."""
         steps = self._steps + 1.0
         decay = np.array([c.weight_decay for c in self.configs])
         clip = np.array([c.clip for c in self.configs])
@@ -356,6 +356,11 @@ def _adamw_(
     square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
     weights.mul_(1 - decay * decays)
     weights.sub_(rate * mean / (square.sqrt() / correction + EPSILON))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # One shape per program: a bank never changes its own.
+    return torch.compile(function, dynamic=False)
 
 
 def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,10 +14,10 @@ Ints = NDArray[np.int64]
 class TokenStore:
     """Windows of `context + 1` tokens over segments of running text.
 
-    A segment of n tokens has `max(1, (n - 1) // context)` windows; consecutive windows share one
-    token, so that every token but the first is predicted once. A window belongs to the document
-    in which it begins and may run on into the next one of its segment. A segment too short for
-    one window runs on into its successor.
+    A segment of n tokens has `(n - 1) // context` windows; consecutive windows share one token, so
+    that no token is predicted twice; the tail that fills no window is left out. A window belongs to
+    the document in which it begins and may run on into the next one of its segment, but never into
+    another segment: segments are what keeps splits apart.
 
     Args:
         tokens: (M,) token ids, memory-mapped or in memory.
@@ -44,12 +44,11 @@ class TokenStore:
         first = np.flatnonzero(np.diff(segment_of, prepend=-1))  # first document of each segment
         begin_of = np.asarray(starts)[first]
         lengths = np.diff(np.append(begin_of, len(tokens)))
-        counts = np.maximum(1, (lengths - 1) // context)
+        counts = np.maximum(0, (lengths - 1) // context)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        begin = np.repeat(begin_of, counts) + within * context
-        self.first_window = np.searchsorted(begin, starts)  # (P + 1,)
-        self.document = np.searchsorted(starts, begin, side="right") - 1  # (W,)
-        self.window_start = np.minimum(begin, len(tokens) - context - 1)  # (W,)
+        self.window_start = np.repeat(begin_of, counts) + within * context  # (W,)
+        self.first_window = np.searchsorted(self.window_start, starts)  # (P + 1,)
+        self.document = np.searchsorted(starts, self.window_start, side="right") - 1  # (W,)
 
     def __len__(self) -> int:
         return len(self.window_start)
@@ -75,7 +74,15 @@ def draw_least_read(
 
     Nothing is repeated before everything in the pool was read once: consume-once, with a stated
     rule for what happens when a pool is exhausted. `times_read` (W,) is updated in place.
+
+    Raises:
+        ValueError: The pool is empty.
     """
+    if not len(pool):
+        raise ValueError(
+            "expected passages that hold at least one window, got none: raise the breadth of "
+            "retrieval, or lower the context"
+        )
     drawn: list[Ints] = []
     missing = n
     while missing > 0:

@@ -24,7 +24,7 @@ def run(action: Callable[[], int | None]) -> int:
     """
     try:
         return action() or 0
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("KNCL_TRACEBACK"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

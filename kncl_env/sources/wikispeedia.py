@@ -73,7 +73,9 @@ def read_wikispeedia(directory: Path) -> Corpus:
     Titles come decoded, with spaces for underscores, in the order of `articles.tsv`. Links come in
     reading order, by the first mention of their target in the text: `links.tsv` is alphabetical.
     Hard wraps are undone; header (it names the categories), footer, doubled captions and notes to
-    the reader are left out. An article whose text equals an earlier one's bears `same_as`. `Corpus.counts` tells what was read and what was dropped, by reason.
+    the reader are left out. An article whose text equals an earlier one's bears `same_as`.
+
+    `Corpus.counts` tells what was read and what was dropped, by reason.
 
     Raises:
         ValueError: A file is missing, is not UTF-8, lacks a column or names an unknown title.
