@@ -70,7 +70,7 @@ def _build(args: argparse.Namespace) -> int:
         noise_share=args.noise_share,
         seed=args.seed,
     )
-    claim_output(args.out, args.force)
+    claim_output(args.out, args.force, marker="world.json")
     corpus = _corpus(args)
     print(f"{args.source}: {len(corpus.articles):,} articles read", file=sys.stderr)
     world = build_world(corpus, args.out, config, lambda stage: print(stage, file=sys.stderr))

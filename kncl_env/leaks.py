@@ -6,7 +6,6 @@ import numpy as np
 
 from kncl_env.build import world_hash
 from kncl_env.corpus import hash_texts
-from kncl_env.retrieval import PassageIndex
 from kncl_env.splits import SPLITS, unproved
 from kncl_env.world import World
 from train_lm.files import hash_file
@@ -42,19 +41,17 @@ def faults(world: World) -> list[str]:
             f"leak: {p.split} passage {i} of {world.titles[p.topic]!r} {reason}: {start} …"
         )
     found += _index_faults(world)
-    starts = np.load(world.path / "starts.npy")
-    tokens = np.load(world.path / "tokens.npy", mmap_mode="r")
-    if len(starts) != len(passages) + 1 or starts[-1] != len(tokens):
-        found.append(
-            f"expected tokens of {len(passages)} passages, got a table of {len(starts) - 1} "
-            f"passages and {len(tokens)} of {starts[-1]} tokens"
-        )
+    for part in ("embedder", "tokenizer", "topic_vectors"):
+        try:
+            getattr(world, part)
+        except ValueError as error:
+            found.append(str(error))
     return found
 
 
 def _index_faults(world: World) -> list[str]:
     try:
-        index = PassageIndex.open(world.path, world.corpus_hash)
+        index = world.index
     except ValueError as error:
         return [str(error)]
     indexed = np.zeros(len(world.passage_split), dtype=bool)

@@ -80,10 +80,17 @@ class PassageIndex:
                 f"expected an index of corpus {corpus_hash[:12]}, got one of corpus {found[:12]}: "
                 "rebuild the world"
             )
-        index = faiss.read_index(str(folder / "passages.faiss"))
+        try:
+            index = faiss.read_index(str(folder / "passages.faiss"))
+            passages = np.load(folder / "indexed_passages.npy")
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"expected a whole passage index in {folder}, got {reason}: rebuild the world"
+            ) from None
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
             index = faiss.index_cpu_to_all_gpus(index)
-        return cls(index, np.load(folder / "indexed_passages.npy"), found)
+        return cls(index, passages, found)
 
 
 class NeighbourhoodRetriever:

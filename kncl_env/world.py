@@ -16,7 +16,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,9 +60,10 @@ class World:
                 "make one with `kncl-env build`"
             )
         card = read_json(path / "world.json")
-        if card.get("format") != WORLD_FORMAT:
+        found = card.get("format") if isinstance(card, dict) else "something else"
+        if found != WORLD_FORMAT:
             raise ValueError(
-                f"expected world format {WORLD_FORMAT} in {path}, got {card.get('format')}: "
+                f"expected world format {WORLD_FORMAT} in {path}, got {found}: "
                 "rebuild it with this version"
             )
         return cls(path, card)
@@ -83,13 +85,20 @@ class World:
     def _topics(self) -> dict[str, list[Any]]:
         import pyarrow.parquet as pq
 
-        return pq.read_table(self._file("topics.parquet")).to_pydict()
+        table: dict[str, list[Any]] = self._read("topics.parquet", pq.read_table).to_pydict()
+        return table
 
-    def _file(self, name: str) -> Path:
+    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
+        """Read one file; whatever its library says of a damaged one becomes one clear error."""
         file = self.path / name
         if not file.is_file():
             raise ValueError(f"expected {name} in world {self.path}, found none: rebuild it")
-        return file
+        try:
+            return read(file)
+        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"expected {name} of world {self.path} whole, got {error}: rebuild it"
+            ) from None
 
     @cached_property
     def titles(self) -> tuple[str, ...]:
@@ -123,22 +132,28 @@ class World:
 
     @cached_property
     def graph(self) -> TopicGraph:
-        with np.load(self._file("graph.npz"), allow_pickle=False) as arrays:
-            return TopicGraph(arrays["indptr"], arrays["indices"], arrays["types"])
+        def read(file: Path) -> TopicGraph:
+            with np.load(file, allow_pickle=False) as arrays:
+                return TopicGraph(arrays["indptr"], arrays["indices"], arrays["types"])
+
+        graph: TopicGraph = self._read("graph.npz", read)
+        return graph
 
     @cached_property
     def topic_vectors(self) -> NDArray[np.float32]:
         """(N, D) unit rows."""
-        vectors: NDArray[np.float32] = np.load(self._file("topic_vectors.npy"))
+        vectors: NDArray[np.float32] = self._read("topic_vectors.npy", np.load)
         return vectors
 
     @cached_property
-    def _embedder(self) -> Embedder:
-        return Embedder.load(self._file("embedder.npz"))
+    def embedder(self) -> Embedder:
+        """Maps any text into the space of `topic_vectors`."""
+        embedder: Embedder = self._read("embedder.npz", Embedder.load)
+        return embedder
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, D) unit rows in the space of `topic_vectors`; zero where no word is known."""
-        return self._embedder(texts)
+        return self.embedder(texts)
 
     @cached_property
     def index(self) -> PassageIndex:
@@ -151,13 +166,14 @@ class World:
     def tokenizer(self) -> Tokenizer:
         from train_lm.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.path / "tokenizer.json")
+        tokenizer: Tokenizer = self._read("tokenizer.json", load_tokenizer)
+        return tokenizer
 
     @cached_property
     def _passages(self) -> Any:
         import pyarrow.parquet as pq
 
-        return pq.read_table(self._file("passages.parquet"))
+        return self._read("passages.parquet", pq.read_table)
 
     @cached_property
     def passage_topic(self) -> NDArray[np.int64]:
@@ -203,7 +219,7 @@ class World:
     @cached_property
     def train_tokens_of(self) -> NDArray[np.int64]:
         """(N,) training tokens of each topic."""
-        lengths = np.diff(np.load(self._file("starts.npy")))
+        lengths = np.diff(self._read("starts.npy", np.load))
         train = self.passage_split == 0
         return np.bincount(
             self.passage_topic[train], weights=lengths[train], minlength=self.n_topics
@@ -215,8 +231,8 @@ class World:
         key = self.passage_topic * len(SPLITS) + self.passage_split
         segment = np.cumsum(np.diff(key, prepend=key[0]) != 0)
         return TokenStore(
-            np.load(self._file("tokens.npy"), mmap_mode="r"),
-            np.load(self._file("starts.npy")),
+            self._read("tokens.npy", lambda file: np.load(file, mmap_mode="r")),
+            self._read("starts.npy", np.load),
             segment,
             context,
         )

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,7 @@ def _pretrain(args: argparse.Namespace) -> int:
     from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
     from rabbit_holes.demonstrations import demonstrate, pair_split
 
-    claim_output(args.out, args.force)
+    claim_output(args.out, args.force, marker="policy.json")
     began = time.monotonic()
     world = World.open(args.world)
     table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
@@ -270,11 +271,16 @@ def _train(args: argparse.Namespace) -> int:
         sharpen=args.sharpen,
         seed=args.seed,
     )
-    _begin(args.out, args.force, "config.json")
     init = CuriosityPolicy.load(args.init) if args.init else None
     world = World.open(args.world)
     settings = settings_of(args)
-    steps = Setup.from_settings(settings).steps
+    setup = Setup.from_settings(settings)
+    if setup.region in world.card["scenario"]["transfer_regions"]:
+        raise ValueError(
+            f"expected a region to train on, got {setup.region!r}, which this world keeps for "
+            "measuring transfer: see scenario.transfer_regions in world.json"
+        )
+    _begin(args.out, args.force, [args.world, *([args.init] if args.init else [])])
     _warm_up(world.path, settings)
     env = make_vec_env(ENV_ID, {"world": str(world.path), **settings}, args.workers)
     began = time.monotonic()
@@ -294,7 +300,7 @@ def _train(args: argparse.Namespace) -> int:
     try:
         train_ppo(
             env,
-            steps,
+            setup.steps,
             args.out,
             config,
             init=init,
@@ -324,14 +330,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     import torch
 
     from kncl_env.world import World
-    from policies.evaluation import evaluate
+    from policies.evaluation import check_arms, evaluate
     from policies.settings_args import settings_of
 
     torch.set_num_threads(1)
-    _begin(args.out, args.force, "config.json")
     world = World.open(args.world)
     settings = settings_of(args)
     arms = [name.strip() for name in args.policies.split(",") if name.strip()]
+    check_arms(arms)
+    _begin(args.out, args.force, [args.world, *map(Path, arms)])
     learned = [Path(name).name for name in arms if Path(name).is_dir()]
     for i in range(args.inits):
         _warm_up(world.path, {**settings, "learner_seed": settings.get("learner_seed", 0) + i})
@@ -368,7 +375,8 @@ def table(summary: dict[str, Any]) -> str:
             f"{_span(speed, 'iqm', digits=2):>22s}  {arm['verdict']}"
         )
     lines.append(
-        f"{len(summary['seeds'])} paired seeds, {summary['budget_tokens']:,.0f} tokens each; "
+        f"{len(summary['seeds'])} paired seeds (slots and order of text; one training of each "
+        f"policy), {summary['budget_tokens']:,.0f} tokens each; "
         "95 % intervals in brackets; speed-up: uniform's tokens / the arm's to uniform's final loss"
     )
     return "\n".join(lines)
@@ -383,14 +391,26 @@ def _span(found: dict[str, Any], centre: str, sign: str = "", digits: int = 4) -
     return f"{found[centre]:{sign}.{digits}f} [{low}, {high}]"
 
 
-def _begin(out: Path, force: bool, marker: str) -> None:
-    """A run directory of ours is gone on with; anything else is left alone without --force."""
-    if force and out.exists():
-        shutil.rmtree(out)
-    elif out.exists() and not (out / marker).is_file() and any(out.iterdir()):
+def _begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
+    """A run of ours is gone on with, or begun again with --force; nothing else is touched.
+
+    Args:
+        needed: Inputs of the run; they must not vanish with an old one.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "config.json").is_file():
         raise FileExistsError(
-            f"expected a new place or a run to go on with, got {out}: name another or add --force"
+            f"expected a new place or a run to go on with for --out, got {out}: name another"
         )
+    if force:
+        inside = [p for p in needed if out.resolve() in (p.resolve(), *p.resolve().parents)]
+        if inside:
+            raise ValueError(
+                f"expected inputs outside of {out}, which --force empties, got {inside[0]}: "
+                "name another --out"
+            )
+        shutil.rmtree(out)
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -85,6 +85,22 @@ def _task(world: str, settings: dict[str, Any], arm: str, seed: int, inits: int)
     return play(env, opened, arm, seed)
 
 
+def check_arms(arms: Sequence[str]) -> list[str]:
+    """Names of the arms, each checked before any work is spent.
+
+    Raises:
+        ValueError: An unknown arm, a damaged policy, no `uniform`, or one name twice.
+    """
+    if "uniform" not in arms:
+        raise ValueError(f"expected uniform among the policies, the reference arm, got {arms}")
+    for arm in arms:
+        arm_of(arm)
+    names = [Path(a).name if Path(a).is_dir() else a for a in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected arms with different names, got {names}")
+    return names
+
+
 def evaluate(
     world: World,
     settings: dict[str, Any],
@@ -113,13 +129,7 @@ def evaluate(
     Raises:
         ValueError: An unknown arm, no `uniform`, or `out` holds an evaluation with other settings.
     """
-    if "uniform" not in arms:
-        raise ValueError(f"expected uniform among the policies, the reference arm, got {arms}")
-    for arm in arms:
-        arm_of(arm)  # a wrong name or a damaged policy must not be found after an hour of work
-    names = [Path(a).name if Path(a).is_dir() else a for a in arms]
-    if len(set(names)) < len(names):
-        raise ValueError(f"expected arms with different names, got {names}")
+    names = check_arms(arms)
     setup = Setup.from_settings(settings)
     if inits < 1 or workers < 1:
         raise ValueError(f"expected inits and workers >= 1, got {inits} and {workers}")

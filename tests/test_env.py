@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 import kncl_env  # noqa: F401
 from kncl_env.env import EnvConfig
+from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.world import World
 
 REAL = {
@@ -110,6 +111,37 @@ def test_the_frontier_grows_only_from_solid_topics() -> None:
         *env.episode.nucleus.frontier.tolist(),
         *env.episode.nucleus.members.tolist(),
     }
+
+
+def test_a_topic_without_a_reading_is_probed_before_its_expansion() -> None:
+    config = EnvConfig(slots=4, steps=10, updates_per_step=2, batch=4, context=8, probes=1)
+    env = fake_env(config=config)
+    env.reset(seed=0)
+    unprobed = int(np.flatnonzero(np.isnan(env.episode.readings.probe[env.episode.slots]))[0])
+    topic = int(env.episode.slots[unprobed])
+    env.step(unprobed)
+    assert not env.episode.nucleus.solid[topic]
+    assert env.episode.first_drop[topic] > 0
+
+
+def test_candidates_are_probed_again_so_that_trends_become_known() -> None:
+    env = fake_env()
+    observation, _ = env.reset(seed=0)
+    trend = CANDIDATE_FEATURES.index("trend_known")
+    assert not observation["candidates"][:, trend].any()
+    for _ in range(3):
+        observation = env.step(env.config.slots)[0]
+    assert observation["candidates"][:, trend].any()
+
+
+def test_a_spent_budget_changes_nothing() -> None:
+    env = fake_env()
+    env.reset(seed=0)
+    for _ in range(env.config.steps):
+        env.step(env.config.slots)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(0)
+    assert env.episode.nucleus.expanded == []
 
 
 def test_replay_reads_passages_of_earlier_expansions() -> None:

@@ -209,6 +209,8 @@ def test_the_commands_tell_one_story(
         ),
         (["train", "--world", "W", "--out", "p", "--model", "huge"], "model preset"),
         (["train", "--world", "W", "--out", "p", "--episodes", "3"], "share evenly"),
+        (["train", "--world", "W", "--out", "p", "--workers", "0"], "workers >= 1"),
+        (["train", "--world", "W", "--out", "W", "--force"], "name another"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

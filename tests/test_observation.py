@@ -128,8 +128,8 @@ def test_what_is_unknown_is_zero_and_flagged() -> None:
 def test_learner_features_follow_the_readings() -> None:
     table = table_of(10)
     readings = Readings(10, loss=[2.0, 1.5])
-    readings.record_probe(np.array([2, 3]), np.array([3.0, np.nan]))
-    readings.record_probe(np.array([2]), np.array([2.7]))
+    readings.record_probe(np.array([2, 3]), np.array([3.0, np.nan]), 0)
+    readings.record_probe(np.array([2]), np.array([2.7]), 1)
     readings.rewards.append(0.02)
     state = State(np.array([0, 1]), 1, np.array([2, 3, 9]), 3, readings=readings)
     rows = observe(table, state, 3)["candidates"]

@@ -83,6 +83,29 @@ def test_consolidation_starts_as_a_rare_choice_whatever_the_scores() -> None:
     assert 0.01 < share < 0.15
 
 
+def test_a_greedy_policy_expands_while_expansion_is_likelier_than_rehearsal() -> None:
+    policy = CuriosityPolicy(CuriosityNetwork(CuriosityConfig()))
+    candidates = np.random.default_rng(0).random((64, F)).astype(np.float32)
+    candidates[:, 0] = 1.0
+    observation = {"candidates": candidates, "context": np.zeros(G, dtype=np.float32)}
+    assert policy.logits(observation)[:-1].max() < policy.logits(observation)[-1]
+    assert policy.predict(observation)[0] < 64
+
+
+def test_training_never_plays_the_seeds_of_an_evaluation(tmp_path: Path) -> None:
+    seen: list[int | None] = []
+
+    class Watched(DummyVecEnv):
+        def seed(self, seed: int | None = None) -> list[int | None]:
+            seen.append(seed)
+            return list(super().seed(seed))
+
+    train_ppo(Watched([fake_env]), 10, tmp_path / "run", SMALL, network=CuriosityConfig(width=16))
+    starts = [s for s in seen if s is not None and s != SMALL.seed]
+    assert len(set(starts)) == SMALL.iterations
+    assert min(starts) >= 1_000_000
+
+
 def test_cloning_fits_a_deterministic_walker_and_generalises() -> None:
     network = CuriosityNetwork(CuriosityConfig(width=32))
     train, select, test = (clicks_of(n, s) for n, s in ((3000, 0), (300, 1), (600, 2)))
@@ -171,7 +194,12 @@ def test_a_damaged_or_foreign_policy_is_refused_with_the_reason(policy_dir: Path
     edit_card(policy_dir, feature_schema=2)
     with pytest.raises(ValueError, match="feature schema 1, got one for schema 2"):
         CuriosityPolicy.load(policy_dir)
-    edit_card(policy_dir, feature_schema=1, network={"width": 32, "heads": 4, "seed": 0})
+    edit_card(policy_dir, feature_schema=1, context_features=["other", *CONTEXT_FEATURES[1:]])
+    with pytest.raises(ValueError, match="differs in other, progress_known"):
+        CuriosityPolicy.load(policy_dir)
+    edit_card(
+        policy_dir, context_features=CONTEXT_FEATURES, network={"width": 32, "heads": 4, "seed": 0}
+    )
     with pytest.raises(ValueError, match="size mismatch"):
         CuriosityPolicy.load(policy_dir)
     edit_card(policy_dir, format="other")

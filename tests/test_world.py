@@ -199,11 +199,34 @@ def test_a_build_never_overwrites_without_force(
     assert faults(small_world) == []
 
 
+def test_check_finds_any_file_that_was_changed(small_world: World, tmp_path: Path) -> None:
+    world = copy_of(small_world, tmp_path / "zeros")
+    np.save(world.path / "tokens.npy", np.zeros_like(np.load(world.path / "tokens.npy")))
+    assert any("expected tokens.npy as it was built" in f for f in faults(world))
+
+
+def test_force_replaces_a_world_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    assert main(["build", "synthetic", "--out", str(tmp_path / "precious"), "--force"]) == 2
+    assert (tmp_path / "precious" / "thesis.txt").is_file()
+
+
 def test_a_damaged_world_says_which_file(small_world: World, tmp_path: Path) -> None:
     world = copy_of(small_world, tmp_path / "damaged")
     (world.path / "graph.npz").unlink()
     with pytest.raises(ValueError, match=r"expected graph\.npz"):
         _ = World.open(world.path).graph
+    for name in ("graph.npz", "passages.faiss", "topics.parquet", "topic_vectors.npy"):
+        world = copy_of(small_world, tmp_path / f"cut-{name}")
+        file = world.path / name
+        file.write_bytes(file.read_bytes()[:100])
+        with pytest.raises(ValueError, match="rebuild"):
+            _ = (world.graph, world.index, world.titles, world.topic_vectors)
+        assert main(["check", str(world.path)]) in (1, 2)
+    (world.path / "world.json").write_text("[1]")
+    with pytest.raises(ValueError, match="world format"):
+        World.open(world.path)
     (world.path / "world.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         World.open(world.path)

@@ -34,15 +34,23 @@ def run(action: Callable[[], int | None]) -> int:
         return INTERRUPTED
 
 
-def claim_output(out: Path, force: bool) -> Path:
+def claim_output(out: Path, force: bool, marker: str | None = None) -> Path:
     """Refuse to overwrite; returns `out` with its parent folder made.
 
+    Args:
+        marker: File that an `out` which may be replaced holds, where `out` is a directory.
+
     Raises:
-        FileExistsError: `out` exists and `force` is false.
+        FileExistsError: `out` exists and `force` is false, or it is somebody else's directory.
     """
     if out.exists() and not force:
         raise FileExistsError(
             f"expected a new place for --out, got {out}, which exists: name another or add --force"
+        )
+    if marker is not None and out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
+        raise FileExistsError(
+            f"expected something that this command made (with {marker}) to replace, got {out}: "
+            "name another --out"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     return out
