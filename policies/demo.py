@@ -44,7 +44,7 @@ def demo(out: Path, seeds: int, workers: int) -> int:
         (
             "kncl-policy",
             kncl_policy,
-            f"train --world {world} --init {cloned} --out {learned} --iterations 8 --episodes 6 "
+            f"train --world {world} --init {cloned} --out {learned} --iterations 6 --episodes 6 "
             f"--workers {workers} {SETTINGS}",
             learned / "policy.json",
         ),

@@ -1,25 +1,26 @@
-"""N learners of one architecture, trained in lockstep as one program.
+"""N learners of one architecture, trained in lockstep.
 
-One tiny model cannot keep a machine busy: its matrix products are too small. A bank stacks the
-weights of N learners, so that every operation works on all of them at once. Each learner keeps its
-own text, schedule, learning rate, gradient norm and moments, and its snapshot is a trainer's: it
-moves from a `Trainer` to a bank and back.
+One tiny model cannot keep a machine busy: its matrix products are small and its operations many.
+A bank keeps the weights of N learners as rows of one array and runs one compiled program over
+them: over all rows at once on a GPU, over several rows side by side on the cores of a CPU. Each
+learner keeps its own text, schedule, learning rate, gradient norm and moments, and its snapshot is
+a trainer's: it moves from a `Trainer` to a bank and back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from train_lm.optimizers import BETAS, EPSILON
+from train_lm.optimizers import BETAS
+from train_lm.programs import compiled, plain
 from train_lm.schedule import Schedule
 from train_lm.stacks import Stack, stack_of, trainable
 from train_lm.trainer import Snapshot, TrainerConfig, check_length, check_snapshot, not_finite
@@ -36,15 +37,16 @@ class LearnerBank:
             stand several times.
         config: Optimisation settings, of all learners or one each. The batch is the same for all.
         device: Where the learners live; CUDA where there is one, if not stated.
-        compile: Whether forward and backward pass are compiled, at the first update.
-        chunk: Learners per program; all of them on CUDA, one per program on a CPU, where a
-            learner's activations then stay in the cache. The last program may be smaller.
+        compile: Whether the programs are compiled, at the first update and first measurement.
+        chunk: Learners per program; all of them on CUDA, one on a CPU, where a learner's
+            activations then stay in the cache.
         threads: Programs run side by side on a CPU, each on one core; PyTorch's number of
             threads, if not stated.
         stack: How the forward pass is computed; the fastest that fits, if not stated.
 
     Raises:
-        ValueError: The models differ in architecture, or the settings in their batch.
+        ValueError: The models differ in architecture or the settings in their batch, or there is
+            nothing to compile with.
     """
 
     def __init__(
@@ -61,41 +63,35 @@ class LearnerBank:
         if not models:
             raise ValueError("expected at least one model, got none")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.n = len(models)
-        configs = [config] * self.n if isinstance(config, TrainerConfig) else list(config)
-        _check_configs(configs, self.n)
-        self.configs = tuple(configs)
         on_cpu = self.device.type == "cpu"
-        self.chunk = min(self.n, chunk or (1 if on_cpu else self.n))
-        self.model = models[0].to(self.device)
-        self.names = {n: tuple(p.shape) for n, p in trainable(self.model)}
-        self.stack = stack or stack_of(self.model)
+        self.n = len(models)
+        self.configs = _checked_configs(config, self.n)
+        self.model = models[0]  # says what the learners are; its weights are not theirs
         self.n_parameters = sum(p.numel() for p in self.model.parameters())
+        self._shapes = {n: tuple(p.shape) for n, p in trainable(self.model)}
+        self._compiled = compile
+        stack = stack or stack_of(self.model)
+        self._programs = compiled(stack, self.device) if compile else plain(stack)
 
         self._weights = torch.stack([self._row(m) for m in models])  # (N, P)
         self._mean = torch.zeros_like(self._weights)
         self._square = torch.zeros_like(self._weights)
-        self._gradient = torch.zeros_like(self._weights)
-        self._decays = torch.cat(
-            [torch.full((int(np.prod(s)),), float(len(s) >= 2)) for s in self.names.values()]
-        ).to(self.device)[None]  # (1, P)
+        decays = [torch.full((math.prod(s),), float(len(s) >= 2)) for s in self._shapes.values()]
+        self._decays = torch.cat(decays).to(self.device)[None]  # (1, P)
         self._steps = np.zeros(self.n, dtype=np.int64)
         self.updates = np.zeros(self.n, dtype=np.int64)
-        self.schedules = [Schedule(c.learning_rate, c.warmup, c.final) for c in configs]
+        self.schedules = [Schedule(c.learning_rate, c.warmup, c.final) for c in self.configs]
 
-        self._blocks = [slice(i, min(i + self.chunk, self.n)) for i in range(0, self.n, self.chunk)]
-        self._leaves = [self._leaves_of(block) for block in self._blocks]
-        wrap: Callable[[Any], Any] = _compiled if compile else _as_it_is
-        self.compiled = compile
-        self._losses = wrap(self._window_losses)
-        self._measured = wrap(self._window_losses)
-        self._adamw = wrap(_adamw_)
-        self._workers = _Workers(min(threads or torch.get_num_threads(), len(self._blocks)), on_cpu)
+        chunk = min(self.n, chunk or (1 if on_cpu else self.n))
+        self._blocks = [slice(i, min(i + chunk, self.n)) for i in range(0, self.n, chunk)]
+        threads = min(threads or torch.get_num_threads(), len(self._blocks)) if on_cpu else 1
+        self._pool = _cores(threads) if threads > 1 else None
 
     # --- training ----------------------------------------------------------------------------
 
     @property
     def batch(self) -> int:
+        """Windows B per learner and update."""
         return self.configs[0].batch
 
     def begin_phase(
@@ -104,17 +100,17 @@ class LearnerBank:
         """Start a learning-rate schedule, as `Trainer.begin_phase`, of all or of some learners."""
         if updates < 1:
             raise ValueError(f"expected a phase of at least one update, got {updates}")
-        for i in self._rows(learners):
+        for i in self._chosen(learners):
             self.schedules[i] = replace(
                 self.schedules[i], start=int(self.updates[i]), length=updates, decays=decay
             )
 
     def learning_rates(self) -> Floats:
         """(N,) learning rate of each learner's next update."""
-        return np.array(
-            [s.rate(int(u)) for s, u in zip(self.schedules, self.updates, strict=True)]
-        )
+        rates = [s.rate(int(u)) for s, u in zip(self.schedules, self.updates, strict=True)]
+        return np.array(rates)
 
+    @torch.no_grad()
     def update(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
         """One optimiser step of every learner on windows of its own.
 
@@ -126,91 +122,99 @@ class LearnerBank:
             (n,) mean losses [nats per token] before the step.
 
         Raises:
-            FloatingPointError: A loss is not finite; every learner's weights are left as they were.
+            FloatingPointError: A loss is not finite; the weights of all are left as they were.
             ValueError: Windows of another shape, or longer than the models.
         """
-        rows = self._rows(learners)
-        batch = self._on_device(windows, rows)
-        idle = [i for i in rows if self.schedules[i].length == 0]
+        chosen = self._chosen(learners)
+        batch = self._for_all(windows, chosen)
+        idle = [i for i in chosen if self.schedules[i].length == 0]
         if idle:
             raise RuntimeError(f"call begin_phase before the first update of learner {idle[0]}")
-        losses = torch.full((self.n,), torch.nan, device=self.device)
 
-        def differentiate(block: int) -> None:
-            place = self._blocks[block]
-            leaves = self._leaves[block]
+        def differentiate(block: slice) -> tuple[Tensor, Tensor, Tensor]:
             with self._autocast():
-                loss = self._losses(leaves, batch[place]).mean(1)  # (c,)
-            gradients = torch.autograd.grad(loss.sum(), leaves)
-            torch.cat([g.reshape(len(loss), -1) for g in gradients], 1, out=self._gradient[place])
-            losses[place] = loss.detach()
+                return self._programs.gradient(self._weights[block], batch[block])
 
-        touched = self._touched(rows)
-        self._workers.run(differentiate, touched)
-        values = losses[rows].double().cpu().numpy()
+        blocks = self._holding(chosen)
+        found = self._each(differentiate, blocks)
+        losses = np.full(self.n, np.nan)
+        for block, (loss, _, _) in zip(blocks, found, strict=True):
+            losses[block] = loss.double().cpu().numpy()
         rates = self.learning_rates()
-        for i, value in zip(rows, values.tolist(), strict=True):
-            if not np.isfinite(value):
-                message = not_finite(value, int(self.updates[i]), float(rates[i]))
+        for i in chosen:
+            if not math.isfinite(losses[i]):
+                message = not_finite(float(losses[i]), int(self.updates[i]), float(rates[i]))
                 raise FloatingPointError(f"learner {i}: {message}")
-        scalars = self._scalars(rows, rates)
-        self._workers.run(lambda place: self._step(place, scalars), self._places(rows))
-        self._steps[rows] += 1
-        self.updates[rows] += 1
-        return np.asarray(values)
+        scalars = self._scalars(rates)
+        wanted = set(chosen)
+
+        def step(k: int) -> None:
+            block, (_, gradient, norm) = blocks[k], found[k]
+            inside = range(block.start, block.stop)
+            whole = wanted.issuperset(inside)
+            parts = [block] if whole else [slice(i, i + 1) for i in inside if i in wanted]
+            for part in parts:
+                own = slice(part.start - block.start, part.stop - block.start)
+                self._programs.step(
+                    self._weights[part],
+                    gradient[own],
+                    self._mean[part],
+                    self._square[part],
+                    self._decays,
+                    norm[own],
+                    scalars[part],
+                )
+
+        self._each(step, range(len(blocks)))
+        self._steps[chosen] += 1
+        self.updates[chosen] += 1
+        return losses[chosen]
 
     def train(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
         """Updates over (n, m, T + 1) windows in order, B at a time; (n,) mean losses [nats]."""
+        chosen = self._chosen(learners)
         if windows.shape[1] % self.batch:
-            raise ValueError(
-                f"expected a multiple of {self.batch} windows, got {windows.shape[1]}"
-            )
-        rows = self._rows(learners)
+            raise ValueError(f"expected a multiple of {self.batch} windows, got {windows.shape[1]}")
         parts = range(0, windows.shape[1], self.batch)
-        losses = [self.update(windows[:, i : i + self.batch], rows) for i in parts]
+        losses = [self.update(windows[:, i : i + self.batch], chosen) for i in parts]
         return np.asarray(np.mean(losses, axis=0))
 
+    @torch.no_grad()
     def nll(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
         """(n, m) negative log-likelihood [nats] summed over each of (n, m, T + 1) windows."""
-        rows = self._rows(learners)
-        n, m = windows.shape[:2]
+        chosen = self._chosen(learners)
+        m = windows.shape[1]
         # A compiled program has one shape: the last piece is filled up, and the rest dropped.
-        piece = self.batch if self.compiled else max(m, 1)
-        padded = np.pad(windows, ((0, 0), (0, -m % piece), (0, 0)))
-        found = torch.zeros((self.n, padded.shape[1]), dtype=torch.float64, device=self.device)
-        batch = self._on_device(padded, rows)
+        piece = self.batch if self._compiled else max(1, min(m, 64))
+        padding = -m % piece if self._compiled else 0
+        batch = self._for_all(np.pad(windows, ((0, 0), (0, padding), (0, 0))), chosen)
+        pieces = range(0, batch.shape[1], piece)
+        found = np.zeros((self.n, batch.shape[1]))
 
-        def measure(block: int) -> None:
-            place = self._blocks[block]
-            with torch.no_grad(), self._autocast():
-                for i in range(0, padded.shape[1], piece):
-                    part = batch[place, i : i + piece]
-                    losses = self._measured(self._leaves[block], part)  # (c, piece T)
-                    losses = losses.view(len(part), piece, -1)
-                    found[place, i : i + piece] = losses.sum(2, dtype=torch.float64)
+        def measure(block: slice) -> None:
+            for i in pieces:
+                with self._autocast():
+                    sums = self._programs.measure(
+                        self._weights[block], batch[block, i : i + piece].contiguous()
+                    )
+                found[block, i : i + piece] = sums.cpu().numpy()
 
-        self._workers.run(measure, self._touched(rows))
-        return np.asarray(found[rows, :m].cpu().numpy())
+        self._each(measure, self._holding(chosen))
+        return found[chosen, :m]
 
     # --- exact copies ------------------------------------------------------------------------
 
     def snapshot(self, learner: int) -> dict[str, Tensor]:
         """Copies of one learner's weights, moments and place in its schedule, as a trainer's."""
         taken: dict[str, Tensor] = {}
-        for kind, buffer in self._buffers().items():
-            row = buffer[learner].clone()
-            taken.update({f"{kind}.{n}": v for n, v in self._named(row).items()})
-        step = float(self._steps[learner])
-        taken.update({f"step.{n}": torch.tensor(step, device=self.device) for n in self.names})
-        schedule = self.schedules[learner]
-        taken["schedule"] = torch.tensor(
-            [
-                int(self.updates[learner]),
-                schedule.start,
-                schedule.length,
-                int(schedule.decays),
-            ]
-        )
+        for kind, rows in self._rows().items():
+            copied = self._named(rows[learner].clone())
+            taken.update({f"{kind}.{name}": value for name, value in copied.items()})
+        for name in self._shapes:
+            taken[f"step.{name}"] = torch.tensor(float(self._steps[learner]), device=self.device)
+        plan = self.schedules[learner]
+        place = [int(self.updates[learner]), plan.start, plan.length, int(plan.decays)]
+        taken["schedule"] = torch.tensor(place)
         return taken
 
     @torch.no_grad()
@@ -220,15 +224,18 @@ class LearnerBank:
         Raises:
             ValueError: The snapshot is of another architecture or optimiser; nothing is changed.
         """
-        check_snapshot(snapshot, self.names)
-        kinds = ("step", *self._buffers())
-        missing = [f"{k}.{n}" for n in self.names for k in kinds if f"{k}.{n}" not in snapshot]
+        check_snapshot(snapshot, self._shapes)
+        kinds = ("step", *self._rows())
+        missing = [f"{k}.{n}" for n in self._shapes for k in kinds if f"{k}.{n}" not in snapshot]
         if missing:
-            raise ValueError(f"expected AdamW's {missing[0]} in the snapshot, got nothing")
-        for kind, buffer in self._buffers().items():
-            for name, place in self._named(buffer[learner]).items():
-                place.copy_(snapshot[f"{kind}.{name}"])
-        self._steps[learner] = int(snapshot[f"step.{next(iter(self.names))}"])
+            raise ValueError(
+                f"expected optimiser state {missing[0]}, got nothing: the snapshot is of another "
+                "optimiser"
+            )
+        for kind, rows in self._rows().items():
+            for name, value in self._named(rows[learner]).items():
+                value.copy_(snapshot[f"{kind}.{name}"])
+        self._steps[learner] = int(snapshot[f"step.{next(iter(self._shapes))}"])
         updates, start, length, decays = snapshot["schedule"].tolist()
         self.updates[learner] = updates
         self.schedules[learner] = replace(
@@ -244,157 +251,83 @@ class LearnerBank:
 
     def _row(self, model: nn.Module) -> Tensor:
         named = trainable(model)
-        if {n: tuple(p.shape) for n, p in named} != self.names:
+        if {n: tuple(p.shape) for n, p in named} != self._shapes:
             raise ValueError("expected models of one architecture, got several")
         return torch.cat([p.detach().flatten().to(self.device, torch.float32) for _, p in named])
 
-    def _leaves_of(self, block: slice) -> list[Tensor]:
-        """The stack's inputs of one block: views of its rows that gradients are taken for."""
-        rows = self._weights[block]
-        sizes = [int(np.prod(s)) for s in self.stack.shapes]
-        parts = rows.split(sizes, 1)
-        return [
-            p.view(len(rows), *s).requires_grad_()
-            for p, s in zip(parts, self.stack.shapes, strict=True)
-        ]
-
-    def _named(self, row: Tensor) -> dict[str, Tensor]:
-        parts = row.split([int(np.prod(s)) for s in self.names.values()])
-        return {n: p.view(s) for (n, s), p in zip(self.names.items(), parts, strict=True)}
-
-    def _buffers(self) -> dict[str, Tensor]:
-        """By the names that a trainer's snapshot gives them."""
+    def _rows(self) -> dict[str, Tensor]:
+        """The (N, P) arrays, by the names that a trainer's snapshot gives them."""
         return {"model": self._weights, "exp_avg": self._mean, "exp_avg_sq": self._square}
 
-    def _window_losses(self, leaves: list[Tensor], windows: Tensor) -> Tensor:
-        """(c, B T) losses [nats] of (c, B, T + 1) windows."""
-        logits = self.stack(leaves, windows[:, :, :-1]).float()  # (c, B, T, V)
-        following = windows[:, :, 1:].reshape(-1)
-        losses = F.cross_entropy(logits.flatten(0, 2), following, reduction="none")
-        return losses.view(len(windows), -1)
+    def _named(self, row: Tensor) -> dict[str, Tensor]:
+        parts = row.split([math.prod(s) for s in self._shapes.values()])
+        return {n: p.view(s) for (n, s), p in zip(self._shapes.items(), parts, strict=True)}
 
-    def _autocast(self) -> torch.autocast:
-        precision = self.configs[0].precision
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-
-    def _rows(self, learners: Iterable[int] | None) -> list[int]:
-        rows = list(range(self.n)) if learners is None else [int(i) for i in learners]
-        if rows != sorted(set(rows)) or not rows or not 0 <= rows[0] <= rows[-1] < self.n:
-            raise ValueError(f"expected ascending learners among 0..{self.n - 1}, got {rows}")
-        return rows
-
-    def _on_device(self, windows: Ints, rows: list[int]) -> Tensor:
-        """(N, m, T + 1) windows; zeros for learners that have none."""
-        if windows.ndim != 3 or len(windows) != len(rows):
-            raise ValueError(
-                f"expected windows of shape ({len(rows)}, m, T + 1), got {windows.shape}"
-            )
-        check_length(self.model, windows)
-        if len(rows) < self.n:
-            every = np.zeros((self.n, *windows.shape[1:]), dtype=np.int64)
-            every[rows] = windows
-            windows = every
-        return torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
-
-    def _touched(self, rows: list[int]) -> list[int]:
-        return sorted({i // self.chunk for i in rows})
-
-    def _places(self, rows: list[int]) -> list[slice]:
-        """Whole blocks where all of a block's learners are meant, else single rows."""
-        wanted = set(rows)
-        places = []
-        for block in self._touched(rows):
-            place = self._blocks[block]
-            inside = range(place.start, place.stop)
-            whole = wanted.issuperset(inside)
-            places += [place] if whole else [slice(i, i + 1) for i in inside if i in wanted]
-        return places
-
-    def _scalars(self, rows: list[int], rates: Floats) -> Tensor:
-        """(N, 4, 1): per learner what an update multiplies with; see `_adamw_`."""
+    def _scalars(self, rates: Floats) -> Tensor:
+        """(N, 4); see `adamw_`."""
         steps = self._steps + 1.0
         decay = np.array([c.weight_decay for c in self.configs])
         clip = np.array([c.clip for c in self.configs])
-        correction = np.sqrt(1 - BETAS[1] ** steps)
-        columns = [rates * decay, rates / (1 - BETAS[0] ** steps), correction, clip]
-        values = torch.from_numpy(np.stack(columns, 1)).float()
-        return values.to(self.device)[..., None]
+        root = np.sqrt(1 - BETAS[1] ** steps)
+        columns = np.stack([rates * decay, rates / (1 - BETAS[0] ** steps), root, clip], 1)
+        return torch.from_numpy(columns).float().to(self.device)
 
-    @torch.no_grad()
-    def _step(self, place: slice, scalars: Tensor) -> None:
-        gradient = self._gradient[place]
-        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (c, 1)
-        decay, rate, correction, clip = scalars[place].unbind(1)
-        shrink = (clip / (norm + 1e-6)).clamp(max=1.0)
-        self._adamw(
-            self._weights[place],
-            gradient,
-            self._mean[place],
-            self._square[place],
-            self._decays,
-            shrink,
-            decay,
-            rate,
-            correction,
-        )
+    def _autocast(self) -> torch.autocast:
+        enabled = self.configs[0].precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
+    def _chosen(self, learners: Iterable[int] | None) -> list[int]:
+        chosen = list(range(self.n)) if learners is None else [int(i) for i in learners]
+        if not chosen or chosen != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= self.n:
+            raise ValueError(f"expected ascending learners among 0..{self.n - 1}, got {chosen}")
+        return chosen
 
-def _adamw_(
-    weights: Tensor,
-    gradient: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    decays: Tensor,
-    shrink: Tensor,
-    decay: Tensor,
-    rate: Tensor,
-    correction: Tensor,
-) -> None:
-    """AdamW (Loshchilov & Hutter 2019) in place on (c, P) rows, with (c, 1) scalars each."""
-    gradient = gradient * shrink
-    mean.lerp_(gradient, 1 - BETAS[0])
-    square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-    weights.mul_(1 - decay * decays)
-    weights.sub_(rate * mean / (square.sqrt() / correction + EPSILON))
+    def _holding(self, chosen: list[int]) -> list[slice]:
+        """The blocks that hold a chosen learner."""
+        return [b for b in self._blocks if any(b.start <= i < b.stop for i in chosen)]
+
+    def _for_all(self, windows: Ints, chosen: list[int]) -> Tensor:
+        """(N, m, T + 1) windows on the device; zeros for learners that are not chosen."""
+        if windows.ndim != 3 or len(windows) != len(chosen):
+            raise ValueError(
+                f"expected windows of shape ({len(chosen)}, m, T + 1), got {windows.shape}"
+            )
+        check_length(self.model, windows)
+        if len(chosen) < self.n:
+            every = np.zeros((self.n, *windows.shape[1:]), dtype=np.int64)
+            every[chosen] = windows
+            windows = every
+        return torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
+
+    def _each[Item, Result](
+        self, task: Callable[[Item], Result], items: Sequence[Item]
+    ) -> list[Result]:
+        if self._pool is None:
+            return [task(item) for item in items]
+        return list(self._pool.map(task, items))
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # One shape per program: a bank never changes its own.
-    return torch.compile(function, dynamic=False)
-
-
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
-
-
-def _check_configs(configs: Sequence[TrainerConfig], n: int) -> None:
+def _checked_configs(
+    config: TrainerConfig | Sequence[TrainerConfig], n: int
+) -> tuple[TrainerConfig, ...]:
+    configs = (config,) * n if isinstance(config, TrainerConfig) else tuple(config)
     if len(configs) != n:
         raise ValueError(f"expected {n} settings for {n} models, got {len(configs)}")
     shared = {(c.batch, c.precision) for c in configs}
     if len(shared) > 1:
         raise ValueError(f"expected one batch and precision for all learners, got {shared}")
     if any(c.accumulate > 1 or c.optimizer != "adamw" for c in configs):
-        raise ValueError("expected AdamW and no accumulation in a bank: its learners are small")
+        raise ValueError(
+            "expected AdamW and batches in one piece, got other settings: use a trainer for them"
+        )
+    return configs
 
 
-class _Workers:
-    """Runs independent tasks one after another, or on threads of one core each."""
-
-    def __init__(self, threads: int, on_cpu: bool) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._warm = False
-        if on_cpu and threads > 1:
-            # The number of threads is kept per thread, with one default for those to come.
-            here = torch.get_num_threads()
-            self._pool = ThreadPoolExecutor(
-                threads, "bank", initializer=lambda: torch.set_num_threads(1)
-            )
-            list(self._pool.map(lambda _: None, range(threads)))
-            torch.set_num_threads(here)
-
-    def run(self, task: Callable[[Any], None], items: Sequence[Any]) -> None:
-        if self._pool is None or len(items) == 1 and not self._warm:
-            for item in items:
-                task(item)
-            return
-        list(self._pool.map(task, items))
+def _cores(threads: int) -> ThreadPoolExecutor:
+    """Threads of which each computes on one core."""
+    # PyTorch keeps the number per thread, with one default for threads to come.
+    default = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "bank", initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(lambda _: None, range(threads)))
+    torch.set_num_threads(default)
+    return pool

@@ -7,6 +7,8 @@ matrix products; `StackedModule` maps any module that `torch.func.vmap` can map.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -45,11 +47,14 @@ class StackedModule:
     """Any module, by `vmap`; as fast as one after another unless it is compiled.
 
     Args:
-        model: Says how to compute; its own weights are not used.
+        model: Says how to compute; its own weights are neither used nor changed.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self.model = copy.deepcopy(model)
+        if hasattr(self.model, "set_attn_implementation"):
+            # The fused attention of a CPU has no batching rule; vmap would fall back to a loop.
+            self.model.set_attn_implementation("eager")
         named = trainable(model)
         self.names = [n for n, _ in named]
         self.shapes: list[Shape] = [tuple(p.shape) for _, p in named]
@@ -63,6 +68,13 @@ class StackedModule:
 
         mapped: Tensor = torch.func.vmap(one, randomness="error")(tuple(leaves), ids)
         return mapped
+
+
+def leaves_of(rows: Tensor, stack: Stack) -> list[Tensor]:
+    """(c, P) rows of numbers as the stack's leaves, (c, *shape) each; views, not copies."""
+    sizes = [math.prod(s) for s in stack.shapes]
+    parts = zip(rows.split(sizes, 1), stack.shapes, strict=True)
+    return [part.view(len(rows), *shape) for part, shape in parts]
 
 
 class StackedLlama:
