@@ -46,6 +46,7 @@ def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str,
     before = env.learner.held_out_loss("test")
     # The curve is measured on `select`: a trained policy has been paid for `reward`.
     tokens, losses, topics = [0], [env.learner.held_out_loss("select")], []
+    passages: list[list[int]] = []
     noise = 0
     store = env.reading_store
     over = False
@@ -54,6 +55,7 @@ def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str,
         tokens.append(info["tokens"])
         losses.append(env.learner.held_out_loss("select"))
         topics.append(int(info["topic"]))
+        passages.append(np.unique(store.document[info["windows"]]).tolist())
         noise += int(world.passage_is_noise[store.document[info["windows"]]].sum())
     windows = len(topics) * env.config.windows_per_step
     return {
@@ -62,6 +64,7 @@ def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str,
         "tokens": tokens,
         "loss": losses,
         "topics": topics,
+        "passages": passages,
         "test_before": before,
         "test_after": env.learner.held_out_loss("test"),
         "noise_share": noise / windows if world.passage_is_noise.any() else None,
@@ -113,7 +116,7 @@ def evaluate(
     subject: str | None = None,
     on_episode: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Evaluate arms and write `scores.json`, `curves.csv` and `report.html`.
+    """Evaluate arms; write `scores.json`, `curves.csv`, `report.html` and what each episode read.
 
     Args:
         settings: Fields of `Setup`, the same for all arms.
@@ -235,6 +238,7 @@ def _write(
         },
     )
     _write_curves(records, out / "curves.csv")
+    _write_curricula(world, setup, records, out / "curricula")
     write_report(
         out / "report.html",
         summary,
@@ -254,6 +258,26 @@ def _write_curves(records: list[dict[str, Any]], file: Path) -> None:
             topics = [-1, *r["topics"]]
             for step, row in enumerate(zip(r["tokens"], r["loss"], topics, strict=True)):
                 writer.writerow([r["arm"], r["seed"], step, *row])
+
+
+def _write_curricula(
+    world: World, setup: Setup, records: list[dict[str, Any]], folder: Path
+) -> None:
+    """What each episode read, in order: what `train-lm run` trains a larger model on."""
+    folder.mkdir(exist_ok=True)
+    header = {
+        "format": "kncl-curriculum",
+        "version": 1,
+        "world": world.hash,
+        "tokens_per_step": setup.tokens_per_step,
+    }
+    for r in records:
+        steps = [
+            {"topics": [t] if t >= 0 else [], "passages": p, "tokens": setup.tokens_per_step}
+            for t, p in zip(r["topics"], r["passages"], strict=True)
+        ]
+        file = folder / f"{r['arm']}-{r['seed']}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in [header, *steps]))
 
 
 def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: list[str]) -> Growth:

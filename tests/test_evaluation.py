@@ -109,6 +109,11 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
     rows = list(csv.DictReader((out / "curves.csv").open()))
     assert len(rows) == 4 * 2 * (SETTINGS["steps"] + 1)
     assert "<svg" in (out / "report.html").read_text()
+    lines = (out / "curricula" / "learned-1.jsonl").read_text().splitlines()
+    header, *steps = map(json.loads, lines)
+    assert header["world"] == small_world.hash
+    assert len(steps) == SETTINGS["steps"]
+    assert (small_world.passage_split[steps[0]["passages"]] == 0).all()
     # The same evaluation again plays nothing; a lost episode alone is played again.
     played: list[tuple[str, int]] = []
     real = evaluation.play
