@@ -287,6 +287,6 @@ class World:
         if not wanted.any():
             raise ValueError(
                 f"expected topics with held-out text in {name or 'the world'}, got none: "
-                "its articles are too short"
+                "its articles are too short, or --passage-bytes is too large"
             )
         return np.flatnonzero(wanted)

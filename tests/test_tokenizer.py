@@ -58,7 +58,7 @@ def test_a_vocabulary_without_room_for_all_bytes_is_refused() -> None:
 
 
 def test_a_missing_tokenizer_is_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="tokenizer.json"):
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
