@@ -30,7 +30,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        world = build_world(read_synthetic(), Path(folder) / "world", BuildConfig(passage_bytes=300))
+        world = build_world(
+            read_synthetic(), Path(folder) / "world", BuildConfig(passage_bytes=300)
+        )
         env = topic_expansion(world, **SETTINGS)
         trainer = build_trainer(world, env.config)
         bare = build_trainer(world, env.config)

@@ -133,6 +133,19 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_and_says_so_in_one_line() 
     assert trainer.model.logits.grad is None
 
 
+def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
+    class Steep(Constant):
+        def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+            # The loss is finite, its slope at 0 is not.
+            return SimpleNamespace(logits=super().forward(input_ids).logits.abs().sqrt())
+
+    trainer = Trainer(Steep(torch.zeros(VOCAB)), TrainerConfig(), device="cpu")
+    trainer.begin_phase(5, decay=True)
+    with pytest.raises(FloatingPointError, match="finite loss and gradient"):
+        trainer.update(windows(16))
+    assert torch.equal(trainer.model.logits, torch.zeros(VOCAB))
+
+
 def test_a_batch_too_large_for_the_memory_is_one_line_and_leaves_the_weights(monkeypatch) -> None:
     trainer = tiny_trainer()
     trainer.begin_phase(5, decay=True)

@@ -33,6 +33,9 @@ class Parallel(Protocol):
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a scalar over all processes; every process must ask."""
 
+    def every(self, value: Tensor) -> Tensor:
+        """The tensors of all processes, stacked by rank; every process must ask."""
+
     def wait(self) -> None:
         """Return when every process has come here."""
 
@@ -52,6 +55,9 @@ class Alone:
     def mean(self, value: Tensor) -> Tensor:
         return value
 
+    def every(self, value: Tensor) -> Tensor:
+        return value[None]
+
     def wait(self) -> None:
         pass
 
@@ -62,9 +68,10 @@ class Accelerated:
     Args:
         shard: Shard weights, gradients and moments over the processes (FSDP2) instead of copying
             them (DDP).
+        cpu: Whether to stay on the CPU where there is a GPU.
     """
 
-    def __init__(self, shard: bool = False) -> None:
+    def __init__(self, shard: bool = False, cpu: bool = False) -> None:
         from accelerate import Accelerator
 
         plugin: dict[str, Any] = {}
@@ -72,7 +79,7 @@ class Accelerated:
             from accelerate import FullyShardedDataParallelPlugin
 
             plugin["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2)
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), **plugin)
+        self.accelerator = Accelerator(cpu=cpu or not torch.cuda.is_available(), **plugin)
         self.rank = int(self.accelerator.process_index)
         self.size = int(self.accelerator.num_processes)
 
@@ -91,6 +98,10 @@ class Accelerated:
     def mean(self, value: Tensor) -> Tensor:
         reduced: Tensor = self.accelerator.reduce(value, "mean")
         return reduced
+
+    def every(self, value: Tensor) -> Tensor:
+        gathered: Tensor = self.accelerator.gather(value[None].to(self.device))
+        return gathered.to(value.device)
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -112,8 +123,9 @@ def whole(value: Tensor) -> Tensor:
 def put(target: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into one that may be sharded."""
     if hasattr(target, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert isinstance(target, DTensor)
         value = value.to(target.device, target.dtype)
         value = distribute_tensor(value, target.device_mesh, target.placements)
     target.copy_(value)

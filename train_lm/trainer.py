@@ -126,7 +126,7 @@ class Trainer:
             The batch's mean loss [nats per token] before the step, over all processes.
 
         Raises:
-            FloatingPointError: The loss is not finite; weights are left as they were.
+            FloatingPointError: Loss or gradient is not finite; weights are left as they were.
             MemoryError: The batch does not fit into memory; weights are left as they were.
             ValueError: A window is longer than the model.
         """
@@ -145,10 +145,11 @@ class Trainer:
                     f"{self.config.accumulate} pieces: accumulate more pieces, or lower the batch"
                 ) from None
             raise
-        if not math.isfinite(value):
+        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)))
+        # A finite loss with an infinite gradient would end in weights that are not finite.
+        if not math.isfinite(value) or not math.isfinite(norm):
             self._drop_gradients()
-            raise FloatingPointError(not_finite(value, self.updates, self.learning_rate()))
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+            raise FloatingPointError(not_finite(value, norm, self.updates, self.learning_rate()))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate()
@@ -269,10 +270,11 @@ def check_snapshot(snapshot: Snapshot, shapes: Mapping[str, tuple[int, ...]]) ->
             )
 
 
-def not_finite(value: float, updates: int, learning_rate: float) -> str:
+def not_finite(loss: float, norm: float, updates: int, learning_rate: float) -> str:
     return (
-        f"expected a finite loss, got {value} at update {updates}: lower the learning rate (now "
-        f"{learning_rate:g}) and go on from the last checkpoint"
+        f"expected a finite loss and gradient, got a loss of {loss:g} and a norm of {norm:g} at "
+        f"update {updates}: lower the learning rate (now {learning_rate:g}) and go on from the "
+        "last checkpoint"
     )
 
 

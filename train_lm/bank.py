@@ -1,0 +1,337 @@
+"""N learners of one architecture, trained in lockstep.
+
+One tiny model cannot keep a machine busy: its matrix products are small and its operations many.
+A bank keeps the weights of N learners as rows of one array and runs one compiled program over
+them: over all rows at once on a GPU, over several rows side by side on the cores of a CPU. Each
+learner keeps its own text, schedule, learning rate, gradient norm and moments, and its snapshot is
+a trainer's: it moves from a `Trainer` to a bank and back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from train_lm.optimizers import BETAS
+from train_lm.programs import compiled, plain
+from train_lm.schedule import Schedule
+from train_lm.stacks import Stack, stack_of, trainable
+from train_lm.trainer import Snapshot, TrainerConfig, check_length, check_snapshot, not_finite
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class LearnerBank:
+    """Trains N causal LMs on N streams of token windows.
+
+    Args:
+        models: N modules of one architecture, whose weights are copied; the same module may
+            stand several times.
+        config: Optimisation settings, of all learners or one each. The batch is the same for all.
+        device: Where the learners live; CUDA where there is one, if not stated.
+        compile: Whether the programs are compiled, at the first update and first measurement.
+        chunk: Learners per program; all of them on CUDA, one on a CPU, where a learner's
+            activations then stay in the cache.
+        threads: Programs run side by side on a CPU, each on one core; PyTorch's number of
+            threads, if not stated.
+        stack: How the forward pass is computed; the fastest that fits, if not stated.
+
+    Raises:
+        ValueError: The models differ in architecture or the settings in their batch, or there is
+            nothing to compile with.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        config: TrainerConfig | Sequence[TrainerConfig],
+        device: str | torch.device | None = None,
+        *,
+        compile: bool = False,
+        chunk: int | None = None,
+        threads: int | None = None,
+        stack: Stack | None = None,
+    ) -> None:
+        if not models:
+            raise ValueError("expected at least one model, got none")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_cpu = self.device.type == "cpu"
+        self.n = len(models)
+        self.configs = _checked_configs(config, self.n)
+        self.model = models[0]  # says what the learners are; its weights are not theirs
+        self.n_parameters = sum(p.numel() for p in self.model.parameters())
+        self._shapes = {n: tuple(p.shape) for n, p in trainable(self.model)}
+        self._compiled = compile
+        stack = stack or stack_of(self.model)
+        self._programs = compiled(stack, self.device) if compile else plain(stack)
+
+        self._weights = torch.stack([self._row(m) for m in models])  # (N, P)
+        self._mean = torch.zeros_like(self._weights)
+        self._square = torch.zeros_like(self._weights)
+        decays = [torch.full((math.prod(s),), float(len(s) >= 2)) for s in self._shapes.values()]
+        self._decays = torch.cat(decays).to(self.device)[None]  # (1, P)
+        self._steps = np.zeros(self.n, dtype=np.int64)
+        self.updates = np.zeros(self.n, dtype=np.int64)
+        self.schedules = [Schedule(c.learning_rate, c.warmup, c.final) for c in self.configs]
+
+        chunk = min(self.n, chunk or (1 if on_cpu else self.n))
+        self._blocks = [slice(i, min(i + chunk, self.n)) for i in range(0, self.n, chunk)]
+        threads = min(threads or torch.get_num_threads(), len(self._blocks)) if on_cpu else 1
+        self._pool = _cores(threads) if threads > 1 else None
+
+    # --- training ----------------------------------------------------------------------------
+
+    @property
+    def batch(self) -> int:
+        """Windows B per learner and update."""
+        return self.configs[0].batch
+
+    def begin_phase(
+        self, updates: int, *, decay: bool, learners: Iterable[int] | None = None
+    ) -> None:
+        """Start a learning-rate schedule, as `Trainer.begin_phase`, of all or of some learners."""
+        if updates < 1:
+            raise ValueError(f"expected a phase of at least one update, got {updates}")
+        for i in self._chosen(learners):
+            self.schedules[i] = replace(
+                self.schedules[i], start=int(self.updates[i]), length=updates, decays=decay
+            )
+
+    def learning_rates(self) -> Floats:
+        """(N,) learning rate of each learner's next update."""
+        rates = [s.rate(int(u)) for s, u in zip(self.schedules, self.updates, strict=True)]
+        return np.array(rates)
+
+    def update(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
+        """One optimiser step of every learner on windows of its own.
+
+        Args:
+            windows: (n, B, T + 1) token ids, a batch for each of the n learners.
+            learners: Which learners, ascending; all N, if not stated. The others stay as they are.
+
+        Returns:
+            (n,) mean losses [nats per token] before the step.
+
+        Raises:
+            FloatingPointError: A loss or gradient is not finite; the weights of all are left.
+            ValueError: Windows of another shape, or longer than the models.
+        """
+        chosen = self._chosen(learners)
+        batch = self._for_all(windows, chosen)
+        idle = [i for i in chosen if self.schedules[i].length == 0]
+        if idle:
+            raise RuntimeError(f"call begin_phase before the first update of learner {idle[0]}")
+
+        def differentiate(block: slice) -> tuple[Tensor, Tensor, Tensor]:
+            return self._programs.gradient(self._weights[block], batch[block])
+
+        blocks = self._holding(chosen)
+        found = self._each(differentiate, blocks)
+        losses, norms = np.full(self.n, np.nan), np.full(self.n, np.nan)
+        for block, (loss, _, norm) in zip(blocks, found, strict=True):
+            losses[block] = loss.double().cpu().numpy()
+            norms[block] = norm[:, 0].double().cpu().numpy()
+        rates = self.learning_rates()
+        for i in chosen:
+            if not math.isfinite(losses[i]) or not math.isfinite(norms[i]):
+                message = not_finite(losses[i], norms[i], int(self.updates[i]), rates[i])
+                raise FloatingPointError(f"learner {i}: {message}")
+        scalars = self._scalars(rates)
+        wanted = set(chosen)
+
+        def step(k: int) -> None:
+            block, (_, gradient, norm) = blocks[k], found[k]
+            inside = range(block.start, block.stop)
+            whole = wanted.issuperset(inside)
+            parts = [block] if whole else [slice(i, i + 1) for i in inside if i in wanted]
+            for part in parts:
+                own = slice(part.start - block.start, part.stop - block.start)
+                self._programs.step(
+                    self._weights[part],
+                    gradient[own],
+                    self._mean[part],
+                    self._square[part],
+                    self._decays,
+                    norm[own],
+                    scalars[part],
+                )
+
+        self._each(step, range(len(blocks)))
+        self._steps[chosen] += 1
+        self.updates[chosen] += 1
+        return losses[chosen]
+
+    def train(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
+        """Updates over (n, m, T + 1) windows in order, B at a time; (n,) mean losses [nats]."""
+        chosen = self._chosen(learners)
+        if windows.shape[1] % self.batch:
+            raise ValueError(f"expected a multiple of {self.batch} windows, got {windows.shape[1]}")
+        parts = range(0, windows.shape[1], self.batch)
+        losses = [self.update(windows[:, i : i + self.batch], chosen) for i in parts]
+        return np.asarray(np.mean(losses, axis=0))
+
+    def nll(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
+        """(n, m) negative log-likelihood [nats] summed over each of (n, m, T + 1) windows."""
+        chosen = self._chosen(learners)
+        m = windows.shape[1]
+        # A compiled program has one shape: the last piece is filled up, and the rest dropped.
+        piece = self.batch if self._compiled else max(1, min(m, 64))
+        padding = -m % piece if self._compiled else 0
+        batch = self._for_all(np.pad(windows, ((0, 0), (0, padding), (0, 0))), chosen)
+        pieces = range(0, batch.shape[1], piece)
+        found = np.zeros((self.n, batch.shape[1]))
+
+        def measure(block: slice) -> None:
+            for i in pieces:
+                part = batch[block, i : i + piece].contiguous()
+                sums = self._programs.measure(self._weights[block], part)
+                found[block, i : i + piece] = sums.cpu().numpy()
+
+        self._each(measure, self._holding(chosen))
+        return found[chosen, :m]
+
+    # --- exact copies ------------------------------------------------------------------------
+
+    def snapshot(self, learner: int) -> dict[str, Tensor]:
+        """Copies of one learner's weights, moments and place in its schedule, as a trainer's."""
+        taken: dict[str, Tensor] = {}
+        for kind, rows in self._rows().items():
+            copied = self._named(rows[learner].clone())
+            taken.update({f"{kind}.{name}": value for name, value in copied.items()})
+        for name in self._shapes:
+            taken[f"step.{name}"] = torch.tensor(float(self._steps[learner]), device=self.device)
+        plan = self.schedules[learner]
+        place = [int(self.updates[learner]), plan.start, plan.length, int(plan.decays)]
+        taken["schedule"] = torch.tensor(place)
+        return taken
+
+    @torch.no_grad()
+    def restore(self, learner: int, snapshot: Snapshot) -> None:
+        """Return one learner to a snapshot exactly, one of a bank or of a trainer.
+
+        Raises:
+            ValueError: The snapshot is of another architecture or optimiser; nothing is changed.
+        """
+        check_snapshot(snapshot, self._shapes)
+        kinds = ("step", *self._rows())
+        missing = [f"{k}.{n}" for n in self._shapes for k in kinds if f"{k}.{n}" not in snapshot]
+        if missing:
+            raise ValueError(
+                f"expected optimiser state {missing[0]}, got nothing: the snapshot is of another "
+                "optimiser"
+            )
+        for kind, rows in self._rows().items():
+            for name, value in self._named(rows[learner]).items():
+                value.copy_(snapshot[f"{kind}.{name}"])
+        self._steps[learner] = int(snapshot[f"step.{next(iter(self._shapes))}"])
+        updates, start, length, decays = snapshot["schedule"].tolist()
+        self.updates[learner] = updates
+        self.schedules[learner] = replace(
+            self.schedules[learner], start=start, length=length, decays=bool(decays)
+        )
+
+    @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token of one learner, 6 N (Kaplan et al. 2020)."""
+        return 6.0 * self.n_parameters
+
+    # --- what it is made of ------------------------------------------------------------------
+
+    def _row(self, model: nn.Module) -> Tensor:
+        named = trainable(model)
+        if {n: tuple(p.shape) for n, p in named} != self._shapes:
+            raise ValueError("expected models of one architecture, got several")
+        return torch.cat([p.detach().flatten().to(self.device, torch.float32) for _, p in named])
+
+    def _rows(self) -> dict[str, Tensor]:
+        """The (N, P) arrays, by the names that a trainer's snapshot gives them."""
+        return {"model": self._weights, "exp_avg": self._mean, "exp_avg_sq": self._square}
+
+    def _named(self, row: Tensor) -> dict[str, Tensor]:
+        parts = row.split([math.prod(s) for s in self._shapes.values()])
+        return {n: p.view(s) for (n, s), p in zip(self._shapes.items(), parts, strict=True)}
+
+    def _scalars(self, rates: Floats) -> Tensor:
+        """(N, 4); see `adamw_`."""
+        steps = self._steps + 1.0
+        decay = np.array([c.weight_decay for c in self.configs])
+        clip = np.array([c.clip for c in self.configs])
+        root = np.sqrt(1 - BETAS[1] ** steps)
+        columns = np.stack([rates * decay, rates / (1 - BETAS[0] ** steps), root, clip], 1)
+        return torch.from_numpy(columns).float().to(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.configs[0].precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def _chosen(self, learners: Iterable[int] | None) -> list[int]:
+        chosen = list(range(self.n)) if learners is None else [int(i) for i in learners]
+        if not chosen or chosen != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= self.n:
+            raise ValueError(f"expected ascending learners among 0..{self.n - 1}, got {chosen}")
+        return chosen
+
+    def _holding(self, chosen: list[int]) -> list[slice]:
+        """The blocks that hold a chosen learner."""
+        return [b for b in self._blocks if any(b.start <= i < b.stop for i in chosen)]
+
+    def _for_all(self, windows: Ints, chosen: list[int]) -> Tensor:
+        """(N, m, T + 1) windows on the device; zeros for learners that are not chosen."""
+        if windows.ndim != 3 or len(windows) != len(chosen):
+            raise ValueError(
+                f"expected windows of shape ({len(chosen)}, m, T + 1), got {windows.shape}"
+            )
+        check_length(self.model, windows)
+        if len(chosen) < self.n:
+            every = np.zeros((self.n, *windows.shape[1:]), dtype=np.int64)
+            every[chosen] = windows
+            windows = every
+        return torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
+
+    def _each(self, task: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        def quietly(item: Item) -> Result:
+            with torch.no_grad(), self._autocast():  # both are kept per thread
+                return task(item)
+
+        if self._pool is None:
+            return [quietly(item) for item in items]
+        return list(self._pool.map(quietly, items))
+
+
+def _checked_configs(
+    config: TrainerConfig | Sequence[TrainerConfig], n: int
+) -> tuple[TrainerConfig, ...]:
+    configs = (config,) * n if isinstance(config, TrainerConfig) else tuple(config)
+    if len(configs) != n:
+        raise ValueError(f"expected {n} settings, one per model, got {len(configs)}")
+    shared = {(c.batch, c.precision) for c in configs}
+    if len(shared) > 1:
+        raise ValueError(f"expected one batch and precision for all learners, got {shared}")
+    if any(c.accumulate > 1 or c.optimizer != "adamw" for c in configs):
+        raise ValueError(
+            "expected AdamW and batches in one piece, got other settings: use a trainer for them"
+        )
+    return configs
+
+
+def _cores(threads: int) -> ThreadPoolExecutor:
+    """Threads of which each computes on one core."""
+    # PyTorch keeps the number per thread, with one default for threads to come.
+    default = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "bank", initializer=torch.set_num_threads, initargs=(1,))
+    all_here = Barrier(threads)
+    list(pool.map(lambda _: all_here.wait(), range(threads)))
+    torch.set_num_threads(default)
+    return pool

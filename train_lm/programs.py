@@ -1,0 +1,133 @@
+"""What a bank runs: three pure functions of stacked rows, as they are or compiled.
+
+A row holds all numbers of one learner, weights or moments. The functions know nothing of which
+learner a row belongs to, so one compiled program serves every learner of an architecture.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from train_lm.optimizers import BETAS, EPSILON
+from train_lm.stacks import Stack, leaves_of
+
+Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The functions of one architecture.
+
+    Attributes:
+        gradient: (c, P) weights and (c, B, T + 1) windows to (c,) mean losses [nats per token],
+            (c, P) gradients and their (c, 1) norms.
+        measure: (c, P) weights and (c, m, T + 1) windows to (c, m) summed losses [nats].
+        step: AdamW in place on rows; see `adamw_`.
+    """
+
+    gradient: Gradient
+    measure: Callable[[Tensor, Tensor], Tensor]
+    step: Callable[..., None]
+
+
+def plain(stack: Stack) -> Programs:
+    """Run operation by operation."""
+
+    def gradient(rows: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            leaves = [leaf.requires_grad_() for leaf in leaves_of(rows, stack)]
+            losses = token_losses(stack, leaves, windows).mean((1, 2))
+            found = torch.autograd.grad(losses.sum(), leaves)
+        return losses.detach(), *_joined(found, len(rows))
+
+    return Programs(gradient, _measure(stack), adamw_)
+
+
+def compiled(stack: Stack, device: torch.device) -> Programs:
+    """Forward and backward pass as one program each learner's update enters and leaves once.
+
+    Raises:
+        ValueError: There is no compiler for the device.
+    """
+    if not can_compile(device):
+        raise ValueError(
+            f"expected a compiler for programs on {device} (g++ on a CPU, Triton on CUDA), found "
+            "none: install it, or do without compilation"
+        )
+
+    def summed(leaves: tuple[Tensor, ...], windows: Tensor) -> tuple[Tensor, Tensor]:
+        losses = token_losses(stack, leaves, windows).mean((1, 2))
+        return losses.sum(), losses
+
+    def gradient(rows: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        leaves = tuple(leaves_of(rows, stack))
+        found, losses = torch.func.grad(summed, has_aux=True)(leaves, windows)
+        return losses, *_joined(found, len(rows))
+
+    # A C++ wrapper leaves Python's lock alone for a whole pass, so threads run side by side.
+    options: dict[str, Any] = {"cpp_wrapper": True} if device.type == "cpu" else {}
+
+    def compile(function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.compile(function, dynamic=False, options=options)
+
+    return Programs(compile(gradient), compile(_measure(stack)), compile(adamw_))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether PyTorch finds what it compiles with: a C++ compiler, or Triton on CUDA."""
+    if device.type == "cpu":
+        return any(shutil.which(c) for c in (os.environ.get("CXX"), "g++", "clang++") if c)
+    return bool(torch.utils._triton.has_triton())
+
+
+def token_losses(stack: Stack, leaves: Any, windows: Tensor) -> Tensor:
+    """(c, B, T) losses [nats] of the predicted tokens of (c, B, T + 1) windows."""
+    logits = stack(leaves, windows[:, :, :-1]).float()  # (c, B, T, V)
+    following = windows[:, :, 1:]
+    losses = F.cross_entropy(logits.flatten(0, 2), following.reshape(-1), reduction="none")
+    return losses.view(following.shape)
+
+
+def _measure(stack: Stack) -> Callable[[Tensor, Tensor], Tensor]:
+    def measure(rows: Tensor, windows: Tensor) -> Tensor:
+        return token_losses(stack, leaves_of(rows, stack), windows).sum(2, dtype=torch.float64)
+
+    return measure
+
+
+def _joined(gradients: tuple[Tensor, ...], c: int) -> tuple[Tensor, Tensor]:
+    rows = torch.cat([g.reshape(c, -1) for g in gradients], 1)
+    return rows, torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+
+def adamw_(
+    weights: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    decays: Tensor,
+    norm: Tensor,
+    scalars: Tensor,
+) -> None:
+    """AdamW (Loshchilov & Hutter 2019) with a clipped gradient, in place on (c, P) rows.
+
+    Args:
+        decays: (1, P) whether a number decays.
+        norm: (c, 1) gradient norms.
+        scalars: (c, 4) of each learner: learning rate times weight decay, learning rate over the
+            first moment's bias correction, root of the second moment's, largest gradient norm.
+    """
+    decay, rate, correction, clip = scalars.unsqueeze(2).unbind(1)  # (c, 1) each
+    gradient = gradient * (clip / (norm + 1e-6)).clamp(max=1.0)
+    mean.lerp_(gradient, 1 - BETAS[0])
+    square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+    weights.mul_(1 - decay * decays)
+    weights.sub_(rate * mean / (square.sqrt() / correction + EPSILON))
