@@ -218,7 +218,8 @@ def _table_section(summary: Mapping[str, Any], looks: Mapping[str, str]) -> str:
             f"{escaped(summary['interval'])}."
         )
     return (
-        "<section><h2>Scores on the test split</h2><div class='scroll'><table class='scores'>"
+        "<section><h2>Scores: final loss on the test split, the rest from the curves</h2>"
+        "<div class='scroll'><table class='scores'>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f"<p class='caption'>Before the first step: {start} bits per byte.{brackets} "
         "Final loss, average loss and speed-up: interquartile "
