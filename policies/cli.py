@@ -18,6 +18,9 @@ from train_lm.command_line import claim_output, run
 if TYPE_CHECKING:
     from rabbit_holes.path import Path as RabbitHole
 
+# As in rabbit_holes/demonstrations.py, which a plain --help must not import.
+GOALS = ("given", "withheld", "widened", "mixed")
+
 ENV_ID = "kncl_env/TopicExpansion-v0"
 
 
@@ -58,7 +61,7 @@ def _pretrain_parser(verbs: Any) -> None:
     verb.add_argument("--holes", type=Path, nargs="+", required=True, metavar="F.jsonl")
     verb.add_argument("--out", type=Path, required=True, metavar="POLICY")
     verb.add_argument("--paths", type=int, help="use this many paths, drawn evenly")
-    verb.add_argument("--goals", choices=("both", "given", "withheld"), default="both")
+    verb.add_argument("--goals", choices=GOALS, default="mixed")
     verb.add_argument(
         "--frontier",
         action="store_true",

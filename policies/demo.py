@@ -38,7 +38,7 @@ def demo(out: Path, seeds: int, workers: int) -> int:
         (
             "kncl-policy",
             kncl_policy,
-            f"pretrain --world {world} --holes {holes} --frontier --out {cloned}",
+            f"pretrain --world {world} --holes {holes} --out {cloned}",
             cloned / "policy.json",
         ),
         (

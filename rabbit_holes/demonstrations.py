@@ -27,7 +27,7 @@ from rabbit_holes.path import Path
 
 Ints = NDArray[np.int64]
 
-PAIR_SPLITS = ("train", "select", "test")
+GOALS = ("given", "withheld", "widened", "mixed")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,13 @@ def pair_split(path: Path, share: float = 0.1) -> str:
     pair = f"{path.visits[0].title}\x1f{path.goal or path.visits[-1].title}"
     place = zlib.crc32(pair.encode()) / 2**32
     return "test" if place < share else "select" if place < 2 * share else "train"
+
+
+def widened(table: TopicTable, topic: int, rng: np.random.Generator) -> Ints:
+    """A topic and those nearest to it: 4 to an eighth of the world, drawn evenly in logarithm."""
+    most = max(4, len(table) // 8)
+    n = round(float(np.exp(rng.uniform(np.log(4), np.log(most + 1)))))
+    return np.argsort(-(table.vectors @ table.vectors[topic]), kind="stable")[:n]
 
 
 def choices(
@@ -132,14 +139,16 @@ def demonstrate(
     Args:
         slots: At most this many candidates per click, the chosen one among them, the others drawn
             evenly; None keeps the full offered set, as a measurement must.
-        goals: `given` where the path names one, `withheld`, or `both`: a fair coin per path.
+        goals: `given` where the path names one; `withheld`; `widened` to the topics around it, as
+            the environment's goal is a region and not a page; or `mixed`: a fair draw of these
+            three per path.
         frontier: See `choices`.
         budget: Expansions of the episode that the path stands for; the budget's feature is
             unknown without it.
         limit: Stop after this many clicks.
     """
-    if goals not in ("given", "withheld", "both"):
-        raise ValueError(f"expected goals given, withheld or both, got {goals!r}")
+    if goals not in GOALS:
+        raise ValueError(f"expected goals among {GOALS}, got {goals!r}")
     rows: list[NDArray[np.float32]] = []
     contexts: list[NDArray[np.float32]] = []
     chosen: list[int] = []
@@ -148,10 +157,11 @@ def demonstrate(
     for number, path in enumerate(paths):
         if limit is not None and len(chosen) >= limit:
             break
+        how = str(rng.choice(GOALS[:3])) if goals == "mixed" else goals
         goal = None
-        named = path.goal is not None and path.goal in world
-        if named and (goals == "given" or (goals == "both" and rng.random() < 0.5)):
-            goal = Goal(table, np.array([world.topic_of(str(path.goal))]))
+        if path.goal is not None and path.goal in world and how != "withheld":
+            topics = np.array([world.topic_of(path.goal)])
+            goal = Goal(table, topics if how == "given" else widened(table, int(topics[0]), rng))
         for so_far, offered, topic in choices(path, world, dropped, frontier):
             n_offered = len(offered)
             if slots is not None and n_offered > slots:

@@ -26,7 +26,7 @@ from kncl_env.observation import (
     sums_over_rows,
 )
 from kncl_env.world import World
-from rabbit_holes.demonstrations import choices, demonstrate, pair_split
+from rabbit_holes.demonstrations import choices, demonstrate, pair_split, widened
 from rabbit_holes.path import Path, Visit
 
 C = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
@@ -194,3 +194,30 @@ def test_a_batch_pads_with_empty_rows(small_world: World) -> None:
         assert (candidates[i, : counts[i], 0] == 1).all()
         assert (candidates[i, counts[i] :] == 0).all()
         assert candidates[i, chosen[i], 0] == 1
+
+
+def test_a_widened_goal_holds_the_page_and_what_is_nearest_to_it(small_world: World) -> None:
+    world = small_world
+    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    sizes = set()
+    for seed in range(20):
+        topics = widened(table, 7, np.random.default_rng(seed))
+        sizes.add(len(topics))
+        assert topics[0] == 7
+        assert (topics < 10).all()  # its own region, whose words are unlike the others'
+    assert min(sizes) >= 4
+    assert max(sizes) <= world.n_topics // 8 + 1
+
+
+def test_goals_are_given_withheld_or_widened(small_world: World) -> None:
+    world, t = small_world, small_world.titles
+    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    path = walk(t[0], t[int(world.graph.out(0)[0])], goal=t[5])
+    members = {}
+    for how in ("given", "withheld", "widened"):
+        rng = np.random.default_rng(0)
+        clicks = demonstrate([path], world, table, rng, frontier=True, goals=how)
+        members[how] = clicks.context[0, G["goal_known"]]
+    assert members == {"given": 1, "withheld": 0, "widened": 1}
+    with pytest.raises(ValueError, match="goals among"):
+        demonstrate([path], world, table, np.random.default_rng(0), goals="perhaps")
