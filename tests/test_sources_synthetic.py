@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,10 +45,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_world() -> 
     assert read_synthetic(SyntheticConfig(seed=1)).sha256 != WORLD.corpus.sha256
 
 
-def test_the_default_world_has_the_promised_size_and_is_quickly_made() -> None:
-    start = time.perf_counter()
+def test_the_default_world_has_the_promised_size() -> None:
     corpus = read_synthetic(SyntheticConfig(seed=3))
-    assert time.perf_counter() - start < 2
     size = [sum(len(p.encode()) for p in article.paragraphs) for article in corpus.articles]
     assert len(corpus.articles) == 120
     assert 5_000 < np.mean(size) < 7_000
