@@ -110,6 +110,13 @@ class TopicGraph:
         return result
 
     @cached_property
+    def transition(self) -> sparse.csr_array:
+        """(N, N) chance that a random surfer on a row's topic follows the link to a column's."""
+        matrix = self.adjacency.copy()
+        matrix.data /= np.repeat(self.out_degree, self.out_degree)
+        return matrix
+
+    @cached_property
     def _transposed(self) -> tuple[IntArray, IntArray]:
         matrix = sparse.csr_array(self.adjacency.T)
         matrix.sort_indices()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from train_lm.tokenizer import bytes_per_token
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from train_lm.lockstep import Member
     from train_lm.trainer import Snapshot, Trainer
 
 Ints = NDArray[np.int64]
@@ -31,11 +33,13 @@ class WorldLearner:
     Args:
         world: Where the text comes from.
         store: The world's windows.
-        trainer: Trains and measures the model.
+        trainer: Trains and measures the model; a member of a bank can stand in its place.
         target: Topics of the target mix.
     """
 
-    def __init__(self, world: World, store: TokenStore, trainer: Trainer, target: Ints) -> None:
+    def __init__(
+        self, world: World, store: TokenStore, trainer: Trainer | Member, target: Ints
+    ) -> None:
         self.world = world
         self.store = store
         self.trainer = trainer
@@ -44,6 +48,12 @@ class WorldLearner:
         self._bytes = bytes_per_token(world.tokenizer)
         self._windows: dict[str, Ints] = {}
         self._probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])
+
+    def beside(self, trainer: Trainer | Member) -> WorldLearner:
+        """A learner of the same start and measurements whose model another trainer holds."""
+        other = copy.copy(self)
+        other.trainer = trainer
+        return other
 
     def begin(self, tokens: int) -> None:
         if self.nucleated is None:

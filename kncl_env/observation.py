@@ -13,13 +13,20 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from kncl_env.graph import TopicGraph
 
-FEATURE_SCHEMA = 1
+FEATURE_SCHEMA = 2
 
 # Every feature lies within +-LIMIT; only a loss far above the target's could reach it.
 LIMIT = 10.0
+
+# Links that a random surfer follows in search of the goal.
+MAX_HOPS = 4
+
+# Triangles and gaps are looked for among this many of the latest members: their cost is capped.
+RECENT = 24
 
 CANDIDATE_FEATURES = (
     "filled",  # 1 where the slot holds a topic
@@ -27,12 +34,19 @@ CANDIDATE_FEATURES = (
     "out_degree_rank",
     "pagerank_rank",
     "size_rank",  # rank of the training tokens available
+    "in_degree_log",  # log(1 + links) / log(topics): tells hubs apart, which share the top ranks
+    "out_degree_log",
+    "visited",  # it is in the nucleus, where recorded walkers may go back to; never in the env
     "nucleus_share",  # share of its neighbours that are in the nucleus
     "nucleus_links",  # log(1 + neighbours in the nucleus) / log(1 + nucleus)
+    "triangles",  # share of the pairs of its nucleus neighbours that are linked: it closes them
+    "gaps",  # log(parts that those neighbours fall into) / log(1 + nucleus): loops that it opens
     "linked_from_last",  # the last topic links to it
     "early_on_last",  # how early the last topic links to it: 1 first, towards 0 last
     "links_to_last",  # it links back
+    "shared_last",  # cosine of its and the last topic's links, in either direction
     "similarity_last",  # cosine to the last topic
+    "similarity_before",  # cosine to the topic before the last
     "similarity_nucleus",  # cosine to the centroid of the nucleus
     "similarity_expanded",  # cosine to the closest topic expanded since the start
     "goal_known",
@@ -43,6 +57,9 @@ CANDIDATE_FEATURES = (
     "goal_share",  # share of its links that lead to goal topics
     "goal_two_links",  # share of its links that lead to topics with a link to a goal topic
     "goal_ways",  # log(1 + number of those links) / log(1 + topics)
+    "goal_hops",  # 1 / (1 + links to follow to the nearest goal topic), 0 beyond MAX_HOPS
+    "goal_reach",  # log of how often a surfer of MAX_HOPS links meets the goal, against chance
+    "goal_shared",  # cosine of its links and the goal topics', in either direction
     "goal_gate",  # cosine to the centroid of the topics that link to a goal topic
     "loss_known",
     "loss",  # probe loss relative to the learner's held-out loss, minus 1
@@ -104,9 +121,11 @@ class TopicTable:
                 rank_of(graph.out_degree),
                 rank_of(graph.pagerank),
                 rank_of(tokens),
+                np.log1p(graph.in_degree) / np.log(max(2, len(graph))),
+                np.log1p(graph.out_degree) / np.log(max(2, len(graph))),
             ],
             axis=1,
-        )  # (N, 4)
+        )  # (N, 6)
 
     def __len__(self) -> int:
         return len(self.graph)
@@ -125,13 +144,27 @@ class Goal:
         self.topics = np.asarray(topics, dtype=np.int64)
         self.vectors = table.vectors[self.topics]
         self.centroid = centroid(self.vectors)
-        self.member = np.zeros(len(table), dtype=bool)
-        self.member[self.topics] = True
-        self.one_link = np.zeros(len(table), dtype=bool)  # topics that link to a goal topic
+        self.member = _mask(self.topics, len(table))
         into = [table.graph.into(int(t)) for t in self.topics]
-        self.one_link[np.concatenate(into)] = True
+        self.one_link = _mask(np.concatenate(into), len(table))  # topics that link to a goal topic
         gates = np.flatnonzero(self.one_link)
         self.gate = centroid(table.vectors[gates]) if len(gates) else self.centroid
+        self.hops, self.reach = _reach(table.graph, self.member)
+        # Direction of the goal topics' links, as `shared_last` is of one topic's.
+        links = table.graph.undirected @ self.member.astype(np.float64)
+        self.links = links / max(1e-12, float(np.linalg.norm(links)))
+
+
+def _reach(graph: TopicGraph, goal: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """(N,) `goal_hops` and (N,) `goal_reach` of every topic."""
+    meets = goal.astype(np.float64)  # of a surfer who has so many links left
+    total, hops = meets.copy(), meets.copy()
+    for n in range(1, MAX_HOPS + 1):
+        meets = graph.transition @ meets
+        total += meets
+        hops[(hops == 0) & (meets > 0)] = 1 / (1 + n)
+    lift = total / goal.mean()
+    return hops, np.log1p(lift) / np.log1p(1 / goal.mean())
 
 
 @dataclass
@@ -238,20 +271,25 @@ def observe(table: TopicTable, state: State, k: int) -> Observation:
 
 def _graph_features(rows: NDArray[np.float32], table: TopicTable, state: State) -> None:
     slots, graph = state.slots, table.graph
-    inside = np.zeros(len(table), dtype=bool)
-    inside[state.members] = True
+    inside = _mask(state.members, len(table))
     rows[:, _C["filled"]] = 1.0
-    rows[:, 1:5] = table.static[slots]
+    rows[:, 1:7] = table.static[slots]
+    rows[:, _C["visited"]] = inside[slots]
     around = graph.undirected
-    near = sums_over_rows(around.indptr, around.indices, slots, inside[:, None])[:, 0]
+    _loops(rows, table, state)
+    last = _mask(graph.around(state.last), len(table))
+    near_both = np.stack([inside, last], axis=1)
+    near, common = sums_over_rows(around.indptr, around.indices, slots, near_both).T
     rows[:, _C["nucleus_share"]] = near / np.maximum(1, graph.degree[slots])
     rows[:, _C["nucleus_links"]] = np.log1p(near) / np.log1p(len(state.members))
+    both_degrees = np.maximum(1, graph.degree[slots]) * max(1, int(graph.degree[state.last]))
+    rows[:, _C["shared_last"]] = common / np.sqrt(both_degrees)
     out = graph.out(state.last)
     place = np.full(len(table), len(out))
     place[out] = np.arange(len(out))
     rows[:, _C["linked_from_last"]] = place[slots] < len(out)
     rows[:, _C["early_on_last"]] = 1.0 - place[slots] / max(1, len(out))
-    rows[:, _C["links_to_last"]] = np.isin(slots, graph.into(state.last))
+    rows[:, _C["links_to_last"]] = _mask(graph.into(state.last), len(table))[slots]
     if state.goal is not None:
         goal = state.goal
         both = np.stack([goal.member, goal.one_link], axis=1)
@@ -262,6 +300,61 @@ def _graph_features(rows: NDArray[np.float32], table: TopicTable, state: State) 
         rows[:, _C["goal_share"]] = found[:, 0] / n_out
         rows[:, _C["goal_two_links"]] = found[:, 1] / n_out
         rows[:, _C["goal_ways"]] = np.log1p(found[:, 1]) / np.log1p(len(table))
+        rows[:, _C["goal_hops"]] = goal.hops[slots]
+        rows[:, _C["goal_reach"]] = goal.reach[slots]
+        shared = sums_over_rows(around.indptr, around.indices, slots, goal.links[:, None])[:, 0]
+        rows[:, _C["goal_shared"]] = shared / np.sqrt(np.maximum(1, graph.degree[slots]))
+
+
+def _mask(topics: Topics, n: int) -> NDArray[np.bool_]:
+    mask = np.zeros(n, dtype=bool)
+    mask[topics] = True
+    return mask
+
+
+def _loops(rows: NDArray[np.float32], table: TopicTable, state: State) -> None:
+    """What a candidate does to the loops of the nucleus: triangles it closes, gaps it opens.
+
+    Of a candidate's neighbours in the nucleus, every linked pair becomes a triangle, and every
+    part beyond the first opens a loop that no triangle fills: the change of Betti-1 in the clique
+    complex, but for loops that the candidate fills (Mayer-Vietoris; see `curiosity_measures`).
+    """
+    recent = state.members[-RECENT:]
+    place = np.full(len(table), -1)
+    place[recent] = np.arange(len(recent))
+    around = table.graph.undirected
+    links = _dense_rows(around, recent, place, len(recent))  # (m, m)
+    near = _dense_rows(around, state.slots, place, len(recent))  # (n, m)
+    n_near = near.sum(1)
+    linked = ((near @ links) * near).sum(1)  # every pair twice
+    rows[:, _C["triangles"]] = linked / np.maximum(1.0, n_near * (n_near - 1))
+    parts = _parts(near, links)
+    rows[:, _C["gaps"]] = np.log(np.maximum(1.0, parts)) / np.log1p(len(recent))
+
+
+def _dense_rows(
+    matrix: sparse.csr_array, rows: Topics, place: Topics, width: int
+) -> NDArray[np.float32]:
+    """(n, width) 0/1 rows of a sparse matrix, its columns moved to `place` or dropped (-1)."""
+    dense = np.zeros((len(rows), width), dtype=np.float32)
+    first = matrix.indptr[rows].astype(np.int64)
+    counts = matrix.indptr[rows + 1].astype(np.int64) - first
+    ends = np.cumsum(counts)
+    position = np.arange(ends[-1]) - np.repeat(ends - counts, counts) + np.repeat(first, counts)
+    column = place[matrix.indices[position]]
+    kept = column >= 0
+    dense[np.repeat(np.arange(len(rows)), counts)[kept], column[kept]] = 1.0
+    return dense
+
+
+def _parts(near: NDArray[np.float32], links: NDArray[np.float32]) -> Floats:
+    """(n,) connected parts that the chosen nodes (n, m) of each row fall into."""
+    m = near.shape[1]
+    reach = (links + np.eye(m, dtype=np.float32)) * near[:, :, None] * near[:, None, :]
+    for _ in range(max(1, m - 1).bit_length()):  # ways of twice as many links each time
+        reach = np.minimum(reach @ reach, 1.0)
+    size = reach.sum(2)  # of the part that a node is in
+    return np.divide(near, size, out=np.zeros_like(near), where=size > 0).sum(1).round()
 
 
 def _text_features(
@@ -269,6 +362,8 @@ def _text_features(
 ) -> None:
     own = table.vectors[state.slots]  # (n, D)
     rows[:, _C["similarity_last"]] = own @ table.vectors[state.last]
+    if len(state.members) > 1:
+        rows[:, _C["similarity_before"]] = own @ table.vectors[state.members[-2]]
     rows[:, _C["similarity_nucleus"]] = own @ middle
     if len(state.expanded):
         rows[:, _C["similarity_expanded"]] = (own @ table.vectors[state.expanded].T).max(1)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 # As in rabbit_holes/demonstrations.py, which a plain --help must not import.
 GOALS = ("given", "withheld", "widened", "mixed")
 
-ENV_ID = "kncl_env/TopicExpansion-v0"
-
 
 def main(argv: list[str] | None = None) -> int:
     # Several processes play side by side; threads of one would only take cores from the others.
@@ -50,7 +48,6 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     demo = verbs.add_parser("demo", help="the whole story on the embedded default corpus")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
     demo.add_argument("--seeds", type=int, default=3)
-    demo.add_argument("--workers", type=int, default=2)
     demo.set_defaults(action=_demo)
     return parser
 
@@ -97,7 +94,7 @@ def _train_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument("--out", type=Path, required=True, metavar="POLICY")
     verb.add_argument("--iterations", type=int, default=20, help="rollouts (20)")
     verb.add_argument("--episodes", type=int, default=4, help="episodes per rollout (4)")
-    verb.add_argument("--workers", type=int, default=2, help="processes (2)")
+    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
     verb.add_argument("--policy-learning-rate", type=float, default=3e-4, help="(3e-4)")
     verb.add_argument(
         "--sharpen", type=float, default=4.0, help="factor on the scores of --init (4)"
@@ -124,7 +121,7 @@ def _evaluate_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument("--seeds", type=int, default=5, help="paired seeds (5)")
     verb.add_argument("--inits", type=int, default=1, help="initial learners among them (1)")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN")
-    verb.add_argument("--workers", type=int, default=2, help="processes (2)")
+    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
     verb.add_argument("--force", action="store_true", help="begin again")
     verb.set_defaults(action=_evaluate)
     if with_settings:
@@ -259,16 +256,18 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     from kncl_env.make import Setup
+    from kncl_env.vector import worth_compiling
     from kncl_env.world import World
     from policies.curiosity import CuriosityPolicy
-    from policies.ppo import PPOConfig, make_vec_env, train_ppo
+    from policies.ppo import PPOConfig, train_ppo
     from policies.settings_args import settings_of
+    from policies.vec_env import make_vec_env
 
     torch.set_num_threads(1)
     config = PPOConfig(
         iterations=args.iterations,
         episodes=args.episodes,
-        workers=args.workers,
+        learners=args.learners,
         learning_rate=args.policy_learning_rate,
         entropy=args.entropy,
         sharpen=args.sharpen,
@@ -285,7 +284,8 @@ def _train(args: argparse.Namespace) -> int:
         )
     _begin(args.out, args.force, [args.world, *([args.init] if args.init else [])])
     _warm_up(world.path, settings)
-    env = make_vec_env(ENV_ID, {"world": str(world.path), **settings}, args.workers)
+    updates = config.iterations * config.episodes * setup.steps * setup.updates_per_step
+    env = make_vec_env(world, config.learners, compile=worth_compiling(updates), **settings)
     began = time.monotonic()
     first: list[int] = []
 
@@ -356,7 +356,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             range(args.seeds),
             args.out,
             inits=args.inits,
-            workers=args.workers,
+            learners=args.learners,
             subject=learned[-1] if learned else None,
             on_episode=lambda _: bar.advance(task),
         )
@@ -419,4 +419,4 @@ def _begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
 def _demo(args: argparse.Namespace) -> int:
     from policies.demo import demo
 
-    return demo(args.out, args.seeds, args.workers)
+    return demo(args.out, args.seeds)

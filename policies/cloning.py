@@ -66,7 +66,7 @@ def clone(
     context_varies = train.context.std(0) > 1e-6
     varies[0] = True  # `filled` is 1 in every real row and 0 in padding
     network.silence(np.flatnonzero(~varies).tolist(), np.flatnonzero(~context_varies).tolist())
-    frozen = torch.from_numpy(~np.concatenate([varies, context_varies]))
+    frozen = torch.from_numpy(~np.concatenate([varies, context_varies, varies]))
     rng = np.random.default_rng(config.seed)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay

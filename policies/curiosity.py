@@ -60,7 +60,8 @@ class CuriosityNetwork(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        n_inputs = len(CANDIDATE_FEATURES) + len(CONTEXT_FEATURES)
+        # Every candidate feature twice: as it is, and against the other slots.
+        n_inputs = 2 * len(CANDIDATE_FEATURES) + len(CONTEXT_FEATURES)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.embed = nn.Sequential(
@@ -91,7 +92,8 @@ class CuriosityNetwork(nn.Module):
         """
         filled = candidates[..., 0] > 0.5  # (B, K)
         tiled = context[:, None].expand(-1, candidates.shape[1], -1)
-        own = self.embed(torch.cat([candidates, tiled], -1))  # (B, K, D)
+        against = _against_others(candidates, filled)
+        own = self.embed(torch.cat([candidates, tiled, against], -1))  # (B, K, D)
         both = torch.cat([own, self.norm(own + self._seen(own, filled))], -1)  # (B, K, 2D)
         logits = self.score(both).squeeze(-1).masked_fill(~filled, CLOSED)
         weight = filled.float() / filled.sum(1, keepdim=True).clamp(min=1)
@@ -123,7 +125,9 @@ class CuriosityNetwork(nn.Module):
         Their initial weights are noise; without this a cloned policy would react to features
         (the learner's, say) that its demonstrations could not show.
         """
-        columns = [*candidate_features, *(len(CANDIDATE_FEATURES) + i for i in context_features)]
+        n, m = len(CANDIDATE_FEATURES), len(CONTEXT_FEATURES)
+        columns = [*candidate_features, *(n + i for i in context_features)]
+        columns += [n + m + i for i in candidate_features]
         with torch.no_grad():
             self.first_weight[:, columns] = 0.0
 
@@ -137,10 +141,23 @@ class CuriosityNetwork(nn.Module):
 
     @property
     def first_weight(self) -> Tensor:
-        """(D, F + G) input weights; a column per feature."""
+        """(D, 2F + G) input weights: candidate features, context, candidates against others."""
         layer = self.embed[0]
         assert isinstance(layer, nn.Linear)
         return layer.weight
+
+
+def _against_others(candidates: Tensor, filled: Tensor) -> Tensor:
+    """(B, K, F) features standardised over the filled slots of each row; 0 where all are alike.
+
+    What matters of most features is how a slot compares: the closest of the offered topics, not
+    the ones closer than 0.3.
+    """
+    weight = filled.float() / filled.sum(1, keepdim=True).clamp(min=1)  # (B, K)
+    mean = (candidates * weight[..., None]).sum(1, keepdim=True)
+    centred = (candidates - mean) * filled[..., None]
+    spread = (centred.square() * weight[..., None]).sum(1, keepdim=True).sqrt()
+    return centred / (spread + 1e-3)
 
 
 def _last(head: nn.Sequential) -> nn.Linear:

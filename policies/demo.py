@@ -14,7 +14,7 @@ SETTINGS = (
 ARMS = "uniform,random,rule,oracle"
 
 
-def demo(out: Path, seeds: int, workers: int) -> int:
+def demo(out: Path, seeds: int) -> int:
     """Build, walk, pretrain, train, evaluate; what is already there is used again."""
     from kncl_env.cli import main as kncl_env
     from policies.cli import main as kncl_policy
@@ -45,14 +45,14 @@ def demo(out: Path, seeds: int, workers: int) -> int:
             "kncl-policy",
             kncl_policy,
             f"train --world {world} --init {cloned} --out {learned} --iterations 6 --episodes 6 "
-            f"--workers {workers} {SETTINGS}",
+            f"--learners 6 {SETTINGS}",
             learned / "policy.json",
         ),
         (
             "kncl-policy",
             kncl_policy,
             f"evaluate --world {world} --policies {ARMS},{cloned},{learned} --seeds {seeds} "
-            f"--workers {workers} --out {run} {SETTINGS}",
+            f"--learners 6 --out {run} {SETTINGS}",
             None,  # goes on with the episodes that are there
         ),
     ]

@@ -13,8 +13,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,13 @@ import numpy as np
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import MEASURED_WINDOWS
 from kncl_env.make import NUCLEUS_VERSION, Setup
+from kncl_env.vector import side_by_side, worth_compiling
 from kncl_env.world import World
 from policies.baselines import arm_of
 from policies.growth_map import Growth
 from policies.report import RunInfo, write_report
 from policies.scores import ArmRun, summarise
 from train_lm.files import read_json, write_json
-
-# The environment that this process played last, with its world.
-_ENVS: dict[str, tuple[TopicExpansionEnv, World]] = {}
 
 
 def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str, Any]:
@@ -72,22 +70,6 @@ def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str,
     }
 
 
-def _task(world: str, settings: dict[str, Any], arm: str, seed: int, inits: int) -> dict[str, Any]:
-    import torch
-
-    from kncl_env.make import topic_expansion
-
-    torch.set_num_threads(1)
-    settings = {**settings, "learner_seed": settings["learner_seed"] + seed % inits}
-    key = json.dumps([world, settings], sort_keys=True)
-    if key not in _ENVS:
-        _ENVS.clear()  # one at a time: a world's index and vectors are large
-        opened = World.open(world)
-        _ENVS[key] = topic_expansion(opened, **settings), opened
-    env, opened = _ENVS[key]
-    return play(env, opened, arm, seed)
-
-
 def check_arms(arms: Sequence[str]) -> list[str]:
     """Names of the arms, each checked before any work is spent.
 
@@ -112,7 +94,7 @@ def evaluate(
     out: Path,
     *,
     inits: int = 1,
-    workers: int = 2,
+    learners: int = 4,
     subject: str | None = None,
     on_episode: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -122,7 +104,7 @@ def evaluate(
         settings: Fields of `Setup`, the same for all arms.
         arms: Baselines by name, policies by directory; `uniform` must be among them.
         inits: Different initialisations of the learner, spread over the seeds.
-        workers: Episodes played side by side, each on one thread.
+        learners: Episodes played side by side, their learners in one bank.
         subject: The arm that the report's first sentence is about.
         on_episode: Told each record as it is finished.
 
@@ -134,13 +116,14 @@ def evaluate(
     """
     names = check_arms(arms)
     setup = Setup.from_settings(settings)
-    if inits < 1 or workers < 1:
-        raise ValueError(f"expected inits and workers >= 1, got {inits} and {workers}")
+    if inits < 1 or learners < 1:
+        raise ValueError(f"expected inits and learners >= 1, got {inits} and {learners}")
     seeds = list(seeds)
     settings = {k: v for k, v in vars(setup).items() if k != "context"}
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS}
     plan = {"world": world.hash, "settings": settings, "inits": inits, "versions": versions}
-    _claim(out, plan)
+    updates = len(arms) * len(seeds) * setup.steps * setup.updates_per_step
+    compiled = _claim(out, plan, worth_compiling(updates))
     records: list[dict[str, Any]] = []
     waiting: list[tuple[str, int, Path]] = []
     for arm, name in zip(arms, names, strict=True):
@@ -151,7 +134,7 @@ def evaluate(
                 on_episode(records[-1])
             else:
                 waiting.append((arm, seed, file))
-    for record, file in _episodes(world, settings, waiting, inits, workers):
+    for record, file in _episodes(world, settings, waiting, inits, learners, compiled):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, record)
         records.append(record)
@@ -165,27 +148,25 @@ def _episodes(
     settings: dict[str, Any],
     waiting: list[tuple[str, int, Path]],
     inits: int,
-    workers: int,
+    learners: int,
+    compiled: bool,
 ) -> Iterable[tuple[dict[str, Any], Path]]:
-    # Seed by seed, so that a stopped evaluation has whole rows of arms to compare.
-    waiting = sorted(waiting, key=lambda task: task[1])
-    place = str(world.path)
-    if workers == 1 or len(waiting) < 2:
-        for arm, seed, file in waiting:
-            yield _task(place, settings, arm, seed, inits), file
-        return
-    # Threads and fork do not mix; a fresh interpreter per worker does.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {
-            pool.submit(_task, place, settings, arm, seed, inits): file
-            for arm, seed, file in waiting
-        }
-        try:
-            for future in as_completed(running):
-                yield future.result(), running[future]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    # Initial learner by initial learner, as a bank is built for one; within, seed by seed, so that
+    # a stopped evaluation has whole rows of arms to compare.
+    waiting = sorted(waiting, key=lambda task: (task[1] % inits, task[1]))
+    for init, same in groupby(waiting, key=lambda task: task[1] % inits):
+        tasks = list(same)
+        own = {**settings, "learner_seed": settings["learner_seed"] + init}
+        together = side_by_side(world, min(learners, len(tasks)), compile=compiled, **own)
+        for i in range(0, len(tasks), len(together)):
+            wave = tasks[i : i + len(together)]
+            played = together.run(
+                [
+                    partial(play, env, world, arm, seed)
+                    for env, (arm, seed, _) in zip(together.envs, wave, strict=False)
+                ]
+            )
+            yield from zip(played, [file for _, _, file in wave], strict=True)
 
 
 def _write(
@@ -307,18 +288,26 @@ def _scenario(world: World) -> str:
     return f"{scenario['name']}: {scenario['region']}" if scenario["region"] else scenario["name"]
 
 
-def _claim(out: Path, plan: dict[str, Any]) -> None:
+def _claim(out: Path, plan: dict[str, Any], compiled: bool) -> bool:
+    """Write the evaluation's settings, or check that the one found here has the same.
+
+    Returns:
+        Whether learners are compiled: as the evaluation began, since the last digits depend on it.
+    """
     plan = json.loads(json.dumps(plan))
     file = out / "config.json"
-    if file.is_file():
-        if read_json(file) != plan:
-            raise ValueError(
-                f"expected the settings of the evaluation in {out}, got others: "
-                "name another --out, or add --force to begin again"
-            )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(file, plan)
+    if not file.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(file, {**plan, "compiled": compiled})
+        return compiled
+    found = read_json(file)
+    began = found.pop("compiled", None)
+    if began is None or found != plan:
+        raise ValueError(
+            f"expected the settings of the evaluation in {out}, got others: "
+            "name another --out, or add --force to begin again"
+        )
+    return bool(began)
 
 
 def _digest(arm: str) -> str:

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -23,7 +22,7 @@ from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPo
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
@@ -39,7 +38,7 @@ class PPOConfig:
     Attributes:
         iterations: Rollouts, each followed by an update.
         episodes: Episodes per rollout, over all workers.
-        workers: Processes that play episodes side by side; 1 plays in this process.
+        learners: Episodes played side by side, their learners in one bank.
         learning_rate: Falls linearly to a tenth over the iterations.
         epochs: Passes over each rollout.
         batch: Steps per update.
@@ -57,7 +56,7 @@ class PPOConfig:
 
     iterations: int = 20
     episodes: int = 4
-    workers: int = 2
+    learners: int = 4
     learning_rate: float = 3e-4
     epochs: int = 8
     batch: int = 64
@@ -71,32 +70,17 @@ class PPOConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "episodes", "workers", "epochs", "batch"):
+        for name in ("iterations", "episodes", "learners", "epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
-        if self.episodes % self.workers:
+        if self.episodes % self.learners:
             raise ValueError(
-                f"expected episodes that {self.workers} workers share evenly, got {self.episodes}"
+                f"expected episodes that {self.learners} learners share evenly, got {self.episodes}"
             )
 
 
 # Training episodes take their seeds from here on; evaluations play 0, 1, 2, ….
 FIRST_SEED = 1_000_000
-
-
-class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
-    """Reports a spent budget to SB3 as the end of the task.
-
-    SB3 bootstraps a truncated episode with the value of its last state. Here the budget is a part
-    of the task and of the observation, and nothing can be earned after it.
-    """
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated or truncated, False, info
-
-    def action_masks(self) -> Any:
-        return self.env.unwrapped.action_masks()  # type: ignore[attr-defined]
 
 
 class _Flat(BaseFeaturesExtractor):
@@ -176,20 +160,6 @@ class _Progress(BaseCallback):
         return True
 
 
-def make_vec_env(env_id: str, settings: dict[str, Any], workers: int) -> VecEnv:
-    """SB3 environments, one process each; several in one process where `workers` is 1."""
-
-    def make() -> gym.Env[Any, Any]:
-        import kncl_env  # noqa: F401  # registers the id in a fresh process
-
-        torch.set_num_threads(1)
-        return BudgetEnds(gym.make(env_id, disable_env_checker=True, **settings))
-
-    if workers == 1:
-        return DummyVecEnv([make])
-    return SubprocVecEnv([make] * workers, start_method="forkserver")
-
-
 def train_ppo(
     env: VecEnv,
     steps: int,
@@ -203,7 +173,7 @@ def train_ppo(
     """Train a policy; resumes from the last finished iteration in `out`.
 
     Args:
-        env: Vectorised environment of `config.workers` members.
+        env: Vectorised environment of `config.learners` members.
         steps: Steps of an episode; every episode is assumed to run its full budget.
         out: Run and policy directory.
         init: Start from this policy's weights; its network's size is kept.
@@ -222,7 +192,7 @@ def train_ppo(
         CuriosityActorCritic,
         env,
         learning_rate=config.learning_rate,
-        n_steps=config.episodes // config.workers * steps,
+        n_steps=config.episodes // config.learners * steps,
         batch_size=config.batch,
         n_epochs=config.epochs,
         gamma=config.gamma,
@@ -254,7 +224,7 @@ def train_ppo(
         # Fresh episodes with seeds of this iteration: what comes next depends on nothing that a
         # checkpoint does not hold.
         # Far from the small seeds that evaluations play.
-        first = FIRST_SEED + (config.seed * config.iterations + iteration) * config.workers
+        first = FIRST_SEED + (config.seed * config.iterations + iteration) * config.learners
         model.set_random_seed(first)
         model._last_obs = None  # SB3 resets the environments where there is no last observation
         model.num_timesteps = iteration * config.episodes * steps

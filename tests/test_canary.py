@@ -12,8 +12,9 @@ from kncl_env.make import topic_expansion
 from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world import World
 from policies.evaluation import play
-from policies.ppo import PPOConfig, make_vec_env, train_ppo
+from policies.ppo import PPOConfig, train_ppo
 from policies.statistics import permutation_test
+from policies.vec_env import make_vec_env
 
 SETTINGS = {
     "model": "xxs",
@@ -42,13 +43,11 @@ def noisy_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_a_trained_policy_beats_the_random_frontier_and_spends_less_on_noise(
     noisy_world: World, tmp_path: Path
 ) -> None:
-    env = make_vec_env(
-        "kncl_env/TopicExpansion-v0", {"world": str(noisy_world.path), **SETTINGS}, workers=1
-    )
+    env = make_vec_env(noisy_world, 2, **SETTINGS)
     config = PPOConfig(
         iterations=12,
         episodes=6,
-        workers=1,
+        learners=2,
         learning_rate=2e-3,
         epochs=10,
         entropy=0.005,

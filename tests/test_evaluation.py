@@ -101,7 +101,7 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
 ) -> None:
     arms = ["uniform", "random", "oracle", str(policy_dir)]
     out = tmp_path / "run"
-    summary = evaluate(small_world, SETTINGS, arms, range(2), out, workers=1)
+    summary = evaluate(small_world, SETTINGS, arms, range(2), out, learners=1)
     assert set(summary["arms"]) == {"uniform", "random", "oracle", "learned"}
     scores = json.loads((out / "scores.json").read_text())
     assert scores["world"] == small_world.hash
@@ -120,18 +120,18 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
     monkeypatch.setattr(
         evaluation, "play", lambda *a: played.append((Path(a[2]).name, a[3])) or real(*a)
     )
-    again = evaluate(small_world, SETTINGS, arms, range(2), out, workers=1)
+    again = evaluate(small_world, SETTINGS, arms, range(2), out, learners=1)
     assert played == []
     assert again["arms"] == summary["arms"]
     next((out / "episodes").glob("random-*-1.json")).unlink()
-    assert evaluate(small_world, SETTINGS, arms, range(2), out, workers=1) == again
+    assert evaluate(small_world, SETTINGS, arms, range(2), out, learners=1) == again
     assert played == [("random", 1)]
 
 
-def test_two_workers_give_what_one_gives(small_world: World, tmp_path: Path) -> None:
+def test_two_at_once_give_what_one_gives(small_world: World, tmp_path: Path) -> None:
     one, two = (
         evaluate(
-            small_world, SETTINGS, ["uniform", "random"], range(2), tmp_path / str(n), workers=n
+            small_world, SETTINGS, ["uniform", "random"], range(2), tmp_path / str(n), learners=n
         )
         for n in (1, 2)
     )
@@ -150,14 +150,14 @@ def test_wrong_arms_are_refused_before_any_work(
     small_world: World, tmp_path: Path, arms: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate(small_world, SETTINGS, arms, range(1), tmp_path / "run", workers=1)
+        evaluate(small_world, SETTINGS, arms, range(1), tmp_path / "run", learners=1)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_evaluation_with_other_settings_is_not_mixed_in(
     small_world: World, tmp_path: Path
 ) -> None:
-    evaluate(small_world, SETTINGS, ["uniform"], range(1), tmp_path / "run", workers=1)
+    evaluate(small_world, SETTINGS, ["uniform"], range(1), tmp_path / "run", learners=1)
     with pytest.raises(ValueError, match="got others"):
         evaluate(
             small_world,
@@ -165,7 +165,7 @@ def test_an_evaluation_with_other_settings_is_not_mixed_in(
             ["uniform"],
             range(1),
             tmp_path / "run",
-            workers=1,
+            learners=1,
         )
 
 
@@ -187,10 +187,10 @@ def test_the_commands_tell_one_story(
     assert found["goal given"]["clicks"] > 0
     assert set(found["goal withheld"]["predictors"]) >= {"policy", "uniform", "cosine to goal"}
     train = ["train", "--world", world, "--init", cloned, "--out", learned, "--iterations", "2"]
-    assert main([*train, "--episodes", "2", "--workers", "1", *OPTIONS]) == 0
+    assert main([*train, "--episodes", "2", "--learners", "1", *OPTIONS]) == 0
     assert "steps/s" in capsys.readouterr().out
     run = ["evaluate", "--world", world, "--policies", f"uniform,random,{learned}", "--seeds", "2"]
-    run += ["--workers", "1", "--out", str(tmp_path / "run"), *OPTIONS]
+    run += ["--learners", "1", "--out", str(tmp_path / "run"), *OPTIONS]
     assert main(run) == 0
     printed = capsys.readouterr().out
     assert "learned" in printed
@@ -214,7 +214,7 @@ def test_the_commands_tell_one_story(
         ),
         (["train", "--world", "W", "--out", "p", "--model", "huge"], "model preset"),
         (["train", "--world", "W", "--out", "p", "--episodes", "3"], "share evenly"),
-        (["train", "--world", "W", "--out", "p", "--workers", "0"], "workers >= 1"),
+        (["train", "--world", "W", "--out", "p", "--learners", "0"], "learners >= 1"),
         (["train", "--world", "W", "--out", "W", "--force"], "name another"),
     ],
 )

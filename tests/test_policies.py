@@ -14,7 +14,7 @@ from fakes import fake_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES
+from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
 from policies.cloning import CloningConfig, click_losses, click_places, clone, places
 from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.ppo import PPOConfig, train_ppo
@@ -191,10 +191,14 @@ def test_a_damaged_or_foreign_policy_is_refused_with_the_reason(policy_dir: Path
     with pytest.raises(ValueError, match="truncated or edited"):
         CuriosityPolicy.load(policy_dir)
     weights.write_bytes(whole)
-    edit_card(policy_dir, feature_schema=2)
-    with pytest.raises(ValueError, match="feature schema 1, got one for schema 2"):
+    edit_card(policy_dir, feature_schema=FEATURE_SCHEMA + 1)
+    with pytest.raises(
+        ValueError, match=f"schema {FEATURE_SCHEMA}, got one for schema {FEATURE_SCHEMA + 1}"
+    ):
         CuriosityPolicy.load(policy_dir)
-    edit_card(policy_dir, feature_schema=1, context_features=["other", *CONTEXT_FEATURES[1:]])
+    edit_card(
+        policy_dir, feature_schema=FEATURE_SCHEMA, context_features=["other", *CONTEXT_FEATURES[1:]]
+    )
     with pytest.raises(ValueError, match="differs in other, progress_known"):
         CuriosityPolicy.load(policy_dir)
     edit_card(
@@ -209,7 +213,7 @@ def test_a_damaged_or_foreign_policy_is_refused_with_the_reason(policy_dir: Path
         CuriosityPolicy.load(policy_dir / "nowhere")
 
 
-SMALL = PPOConfig(iterations=4, episodes=2, workers=1, epochs=2, batch=10, seed=3)
+SMALL = PPOConfig(iterations=4, episodes=2, learners=1, epochs=2, batch=10, seed=3)
 
 
 def train(
@@ -240,8 +244,8 @@ def test_training_that_was_stopped_goes_on_and_ends_with_the_same_bytes(tmp_path
 
 
 def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
-    train(tmp_path / "run", PPOConfig(iterations=1, episodes=1, workers=1, epochs=1, batch=10))
-    other = PPOConfig(iterations=2, episodes=1, workers=1, epochs=1, batch=10)
+    train(tmp_path / "run", PPOConfig(iterations=1, episodes=1, learners=1, epochs=1, batch=10))
+    other = PPOConfig(iterations=2, episodes=1, learners=1, epochs=1, batch=10)
     with pytest.raises(ValueError, match="others for \\['ppo'\\]"):
         train(tmp_path / "run", other)
 
@@ -249,7 +253,7 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_the_first_iterations_after_cloning_fit_only_the_value(tmp_path: Path) -> None:
     init = CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16, seed=5)))
     config = PPOConfig(
-        iterations=1, episodes=1, workers=1, epochs=2, batch=10, critic_iterations=1, sharpen=1.0
+        iterations=1, episodes=1, learners=1, epochs=2, batch=10, critic_iterations=1, sharpen=1.0
     )
     trained = train(tmp_path / "run", config, init=init)
     before, after = init.network.state_dict(), trained.network.state_dict()
@@ -264,7 +268,7 @@ def test_ppo_learns_to_go_for_the_goal_on_a_task_whose_optimum_is_known(tmp_path
         return fake_env(seeds=(0, 10, 20), target=(8, 9, 11, 12, 13))
 
     config = PPOConfig(
-        iterations=15, episodes=8, workers=1, epochs=8, batch=40, learning_rate=3e-3, seed=0
+        iterations=15, episodes=8, learners=1, epochs=8, batch=40, learning_rate=3e-3, seed=0
     )
     policy = train(tmp_path / "run", config, make)
 

@@ -62,6 +62,7 @@ class Lockstep:
         self.members = [Member(self, i) for i in range(bank.n)]
         self._change = threading.Condition()
         self._running = 0
+        self._stopped = False
         self._waiting: list[_Request] = []
         self._threads = ThreadPoolExecutor(bank.n, "member")
 
@@ -75,10 +76,16 @@ class Lockstep:
         if len(tasks) > self.bank.n:
             raise ValueError(f"expected at most {self.bank.n} tasks, got {len(tasks)}")
         with self._change:
-            self._running = len(tasks)
+            self._running, self._stopped = len(tasks), False
         futures = [self._threads.submit(self._run_one, task) for task in tasks]
-        for future in futures:
-            future.exception()
+        try:
+            for future in futures:
+                future.exception()
+        except BaseException:  # an interrupt reaches this thread alone; the tasks must end too
+            with self._change:
+                self._stopped = True
+                self._change.notify_all()
+            raise
         return [future.result() for future in futures]
 
     def _run_one(self, task: Callable[[], Result]) -> Result:
@@ -90,11 +97,18 @@ class Lockstep:
                 self._serve_if_all_wait()
 
     def ask(self, request: _Request) -> Floats:
-        """Return when the request was served; a call outside of `run` is served at once."""
+        """Return when the request was served; a call outside of `run` is served at once.
+
+        Raises:
+            InterruptedError: `run` was interrupted meanwhile.
+        """
         with self._change:
             self._waiting.append(request)
             self._serve_if_all_wait()
-            self._change.wait_for(lambda: request.served)
+            self._change.wait_for(lambda: request.served or self._stopped)
+            if self._stopped:
+                self._waiting.clear()
+                raise InterruptedError("the tasks beside this one were interrupted")
         if request.error is not None:
             raise request.error
         assert request.answer is not None

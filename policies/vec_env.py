@@ -1,0 +1,80 @@
+"""SB3's view of environments side by side: each is a plain member, all learners are one bank."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from kncl_env.vector import SideBySide, side_by_side
+from kncl_env.world import World
+
+
+class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
+    """Reports a spent budget to SB3 as the end of the task.
+
+    SB3 bootstraps a truncated episode with the value of its last state. Here the budget is a part
+    of the task and of the observation, and nothing can be earned after it.
+    """
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated or truncated, False, info
+
+    def action_masks(self) -> Any:
+        return self.env.unwrapped.action_masks()  # type: ignore[attr-defined]
+
+
+class SideBySideVecEnv(DummyVecEnv):
+    """`DummyVecEnv` whose members step and reset at once, not one after another.
+
+    Args:
+        together: The environments.
+    """
+
+    def __init__(self, together: SideBySide) -> None:
+        super().__init__([partial(BudgetEnds, env) for env in together.envs])
+        self._together = together
+
+    def reset(self) -> VecEnvObs:
+        found = self._together.each(
+            lambda i: self.envs[i].reset(seed=self._seeds[i], options=self._options[i] or None)
+        )
+        for i, (observation, info) in enumerate(found):
+            self.reset_infos[i] = info
+            self._save_obs(i, observation)
+        self._reset_seeds()
+        self._reset_options()
+        return self._obs_from_buf()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        for i, (observation, reward, done, info) in enumerate(self._together.each(self._step)):
+            self._save_obs(i, observation)
+            self.buf_rews[i], self.buf_dones[i], self.buf_infos[i] = reward, done, info
+        return (
+            self._obs_from_buf(),
+            np.copy(self.buf_rews),
+            np.copy(self.buf_dones),
+            deepcopy(self.buf_infos),
+        )
+
+    def _step(self, i: int) -> tuple[Any, float, bool, dict[str, Any]]:
+        env = self.envs[i]
+        observation, reward, terminated, truncated, info = env.step(self.actions[i])
+        done = terminated or truncated
+        info["TimeLimit.truncated"] = truncated and not terminated
+        if done:
+            info["terminal_observation"] = observation
+            observation, self.reset_infos[i] = env.reset()
+        return observation, float(reward), done, info
+
+
+def make_vec_env(world: str | Path | World, n: int, **settings: Any) -> SideBySideVecEnv:
+    """N environments of one world for SB3; see `kncl_env.vector.side_by_side`."""
+    return SideBySideVecEnv(side_by_side(world, n, **settings))

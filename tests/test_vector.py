@@ -1,0 +1,114 @@
+"""Episodes side by side: the same game, whoever plays beside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import kncl_env  # noqa: F401  # registers the id
+from kncl_env.make import topic_expansion
+from kncl_env.vector import TopicExpansionVectorEnv, side_by_side, topic_expansions
+from kncl_env.world import World
+from policies.vec_env import BudgetEnds, make_vec_env
+
+SETTINGS: dict[str, Any] = {
+    "model": "xxs",
+    "nucleus_topics": 8,
+    "nucleus_updates": 20,
+    "steps": 3,
+    "updates_per_step": 2,
+    "batch": 4,
+    "slots": 4,
+    "breadth": 16,
+}
+
+
+def losses(env: TopicExpansionVectorEnv, steps: int, seed: int) -> list[list[float]]:
+    _, info = env.reset(seed=seed)
+    found = [list(info["held_out_loss"])]
+    for _ in range(steps):
+        _, _, _, _, info = env.step(np.zeros(env.num_envs, dtype=np.int64))
+        found.append(list(info["held_out_loss"]))
+    return found
+
+
+def test_make_vec_gives_the_bank(small_world: World) -> None:
+    env = gym.make_vec("kncl_env/TopicExpansion-v0", num_envs=3, world=small_world, **SETTINGS)
+    assert isinstance(env, TopicExpansionVectorEnv)
+    observation, info = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert info["action_mask"].shape == (3, 5)
+    observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    assert env.observation_space.contains(observation)
+    assert reward.shape == terminated.shape == truncated.shape == (3,)
+    assert (info["reward"]["total"] == reward).all()
+
+
+def test_members_play_as_a_single_environment_does(small_world: World) -> None:
+    found = losses(topic_expansions(small_world, 3, **SETTINGS), 3, seed=5)
+    for i in range(3):
+        alone = topic_expansion(small_world, **SETTINGS)
+        _, info = alone.reset(seed=5 + i)
+        expected = [info["held_out_loss"]]
+        expected += [alone.step(0)[4]["held_out_loss"] for _ in range(3)]
+        assert [f[i] for f in found] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_a_member_gets_does_not_depend_on_the_others(small_world: World) -> None:
+    one = losses(topic_expansions(small_world, 1, **SETTINGS), 3, seed=2)
+    three = losses(topic_expansions(small_world, 3, **SETTINGS), 3, seed=2)
+    assert [f[0] for f in one] == [f[0] for f in three]
+
+
+def test_a_member_whose_episode_ended_is_reset_by_the_next_step(small_world: World) -> None:
+    env = topic_expansions(small_world, 2, **SETTINGS)
+    env.reset(seed=0)
+    for step in range(3):
+        _, _, _, truncated, info = env.step(np.zeros(2, dtype=np.int64))
+        assert truncated.tolist() == [step == 2] * 2
+    _, reward, _, truncated, info = env.step(np.zeros(2, dtype=np.int64))
+    assert reward.tolist() == [0.0, 0.0]
+    assert not truncated.any()
+    assert info["tokens"].tolist() == [0, 0]
+
+
+def test_each_member_can_have_a_learner_of_its_own(small_world: World) -> None:
+    together = side_by_side(small_world, 2, learner_seeds=[0, 1], **SETTINGS)
+    first, second = together.each(lambda i: together.envs[i].reset(seed=0)[1]["held_out_loss"])
+    assert first != second
+
+
+def test_one_members_error_is_raised_and_the_others_end(small_world: World) -> None:
+    env = topic_expansions(small_world, 2, **SETTINGS)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"an action of 0\.\.4, got 9"):
+        env.step(np.array([9, 0]))
+    with pytest.raises(ValueError, match="expected 2 actions, got 1"):
+        env.step(np.array([0]))
+    with pytest.raises(ValueError, match="one per environment"):
+        side_by_side(small_world, 2, learner_seeds=[0], **SETTINGS)
+
+
+def test_sb3_sees_the_members_that_its_own_vector_of_them_would_show(small_world: World) -> None:
+    ours = make_vec_env(small_world, 2, **SETTINGS)
+    alone = side_by_side(small_world, 2, **SETTINGS)
+    one_by_one = DummyVecEnv([lambda env=env: BudgetEnds(env) for env in alone.envs])
+    for env in (ours, one_by_one):
+        env.seed(3)
+    first, second = ours.reset(), one_by_one.reset()
+    for step in range(5):  # across the end of an episode of three
+        for key in first:
+            assert (first[key] == second[key]).all()
+        assert ours.env_method("action_masks")[0].all()
+        actions = np.array([step % 5, 4])
+        first, *mine = ours.step(actions)
+        second, *theirs = one_by_one.step(actions)
+        assert (mine[0] == theirs[0]).all()
+        assert (mine[1] == theirs[1]).all()
+        assert mine[1].tolist() == [step == 2] * 2
+        assert ("terminal_observation" in mine[2][0]) == (step == 2)
+        assert not mine[2][0]["TimeLimit.truncated"]
