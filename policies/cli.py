@@ -100,6 +100,16 @@ def _train_parser(verbs: Any, with_settings: bool) -> None:
         "--sharpen", type=float, default=4.0, help="factor on the scores of --init (4)"
     )
     verb.add_argument("--entropy", type=float, default=0.01, help="entropy bonus (0.01)")
+    verb.add_argument(
+        "--leash", type=float, default=0.0, help="weight of the divergence from the start (0)"
+    )
+    verb.add_argument(
+        "--potentials",
+        nargs="+",
+        default=(),
+        metavar="NAME:WEIGHT",
+        help="intrinsic terms: learning-progress, novelty, information-gap, compression-progress",
+    )
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--force", action="store_true", help="begin again")
     verb.set_defaults(action=_train)
@@ -259,6 +269,7 @@ def _train(args: argparse.Namespace) -> int:
     from kncl_env.vector import worth_compiling
     from kncl_env.world import World
     from policies.curiosity import CuriosityPolicy
+    from policies.potentials import parse_potentials
     from policies.ppo import PPOConfig, train_ppo
     from policies.settings_args import settings_of
     from policies.vec_env import make_vec_env
@@ -271,6 +282,8 @@ def _train(args: argparse.Namespace) -> int:
         learning_rate=args.policy_learning_rate,
         entropy=args.entropy,
         sharpen=args.sharpen,
+        leash=args.leash,
+        potentials=tuple(args.potentials),
         seed=args.seed,
     )
     init = CuriosityPolicy.load(args.init) if args.init else None
@@ -285,7 +298,14 @@ def _train(args: argparse.Namespace) -> int:
     _begin(args.out, args.force, [args.world, *([args.init] if args.init else [])])
     _warm_up(world.path, settings)
     updates = config.iterations * config.episodes * setup.steps * setup.updates_per_step
-    env = make_vec_env(world, config.learners, compile=worth_compiling(updates), **settings)
+    env = make_vec_env(
+        world,
+        config.learners,
+        parse_potentials(config.potentials),
+        config.gamma,
+        compile=worth_compiling(updates),
+        **settings,
+    )
     began = time.monotonic()
     first: list[int] = []
 
@@ -296,6 +316,7 @@ def _train(args: argparse.Namespace) -> int:
         print(
             f"iteration {done}/{config.iterations}: return {figures['return']:.4f}, "
             f"{figures['steps_per_second']:.1f} steps/s, "
+            f"{figures['learner_share']:.0%} of the time in the learner, "
             f"{pace * (config.iterations - done) / 60:.1f} min left",
             flush=True,
         )
@@ -314,6 +335,7 @@ def _train(args: argparse.Namespace) -> int:
                 "init": str(args.init) if args.init else None,
             },
             on_iteration=tell,
+            noise=world.passage_is_noise[world.windows(setup.context).document],
         )
     finally:
         env.close()

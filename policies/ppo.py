@@ -6,9 +6,11 @@ own, so a run that was stopped goes on from the last iteration with the same byt
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,15 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.potentials import parse_potentials
 from train_lm.files import hash_json, read_json, replacing, write_json
 
 log = logging.getLogger(__name__)
@@ -51,6 +55,12 @@ class PPOConfig:
             cloning the critic is untrained and would pull the actor anywhere.
         sharpen: Factor on the scores of the policy that training starts from. Walkers err and
             wander, and a clone samples as they do; how far to trust its ranking is a choice.
+        leash: Weight of the divergence [nats] from the policy that training started from; 0 is
+            off (Ziegler et al. 2019, arXiv:1909.08593).
+        potentials: Intrinsic terms with their weights, as in `("novelty:0.1",)`; see
+            `potentials.py`.
+        normalise: Divide rewards by the running deviation of their discounted return, so that
+            the critic's targets are of one size in every world.
         seed: Seed of everything.
     """
 
@@ -67,9 +77,16 @@ class PPOConfig:
     target_kl: float = 0.03
     critic_iterations: int = 1
     sharpen: float = 4.0
+    leash: float = 0.0
+    potentials: tuple[str, ...] = ()
+    normalise: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "potentials", tuple(self.potentials))
+        parse_potentials(self.potentials)
+        if not self.leash >= 0:
+            raise ValueError(f"expected a leash of 0 or more, got {self.leash}")
         for name in ("iterations", "episodes", "learners", "epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
@@ -81,6 +98,9 @@ class PPOConfig:
 
 # Training episodes take their seeds from here on; evaluations play 0, 1, 2, ….
 FIRST_SEED = 1_000_000
+
+# What SB3's running statistics of the discounted return consist of.
+MOMENTS = ("mean", "var", "count")
 
 
 class _Flat(BaseFeaturesExtractor):
@@ -116,12 +136,51 @@ class _Scorer(nn.Module):
 
 
 class CuriosityActorCritic(MaskableMultiInputActorCriticPolicy):
-    """SB3's view of a `CuriosityNetwork`."""
+    """SB3's view of a `CuriosityNetwork`, with a leash.
 
-    def __init__(self, *args: Any, network: CuriosityConfig, **kwargs: Any) -> None:
+    SB3's loss has one place for a bonus that can be computed from the distribution: the entropy's.
+    `evaluate_actions` fills it with `entropy * H(pi) - leash * KL(pi || pi_start)`, so MaskablePPO
+    itself stays as it is. The divergence is that of the whole masked distribution, exact and
+    differentiable; a penalty per sampled action on the reward would estimate the same with noise,
+    and would be scaled and discounted with the rewards.
+
+    Args:
+        entropy: Weight of the entropy; SB3's own must be 1.
+    """
+
+    def __init__(
+        self, *args: Any, network: CuriosityConfig, entropy: float = 0.0, **kwargs: Any
+    ) -> None:
         self._network_config = network
+        self._entropy = entropy
+        # In a tuple, so that its weights are not the policy's: nothing may train or save them.
+        self._leash: tuple[float, CuriosityNetwork | None] = (0.0, None)
+        self.seen: list[tuple[float, float]] = []  # mean H and KL of each batch [nats]
         kwargs |= {"features_extractor_class": _Flat, "ortho_init": False}
         super().__init__(*args, **kwargs)
+
+    def hold(self, start: CuriosityNetwork, weight: float) -> None:
+        """Lay the leash: the policy pays for leaving `start`."""
+        self._leash = (weight, start.eval().requires_grad_(False))
+
+    def evaluate_actions(
+        self, obs: Any, actions: Tensor, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        logits, values = self.mlp_extractor(self.extract_features(obs))
+        distribution: Any = self._get_action_dist_from_latent(logits)
+        if action_masks is not None:
+            distribution.apply_masking(action_masks)
+        entropy = distribution.entropy()
+        bonus = self._entropy * entropy
+        weight, start = self._leash
+        kl = torch.zeros_like(entropy)
+        if start is not None and weight > 0:
+            with torch.no_grad():
+                other = start(obs["candidates"], obs["context"])[0]
+            kl = masked_kl(logits, other, action_masks)
+            bonus = bonus - weight * kl
+        self.seen.append((entropy.mean().item(), kl.mean().item()))
+        return values, distribution.log_prob(actions), bonus
 
     def _build_mlp_extractor(self) -> None:
         space = self.observation_space
@@ -148,6 +207,22 @@ class CuriosityActorCritic(MaskableMultiInputActorCriticPolicy):
         return self.mlp_extractor.network  # type: ignore[return-value]
 
 
+def masked_kl(logits: Tensor, other: Tensor, mask: Any = None) -> Tensor:
+    """(B,) KL divergence [nats] of softmax(logits) from softmax(other), over allowed actions.
+
+    Args:
+        logits, other: (B, A).
+        mask: (B, A) what is allowed; everything, if None.
+    """
+    allowed = torch.ones_like(logits, dtype=torch.bool)
+    if mask is not None:
+        allowed = torch.as_tensor(mask, dtype=torch.bool, device=logits.device).view_as(logits)
+    # Finite, and not -inf: 0 · inf would be NaN, in the gradient too.
+    least = torch.finfo(logits.dtype).min
+    p, q = (torch.log_softmax(x.masked_fill(~allowed, least), -1) for x in (logits, other))
+    return torch.where(allowed, p.exp() * (p - q), 0.0).sum(-1)
+
+
 class _Progress(BaseCallback):
     """Collects what the environment says of each step."""
 
@@ -169,6 +244,8 @@ def train_ppo(
     network: CuriosityConfig | None = None,
     provenance: dict[str, Any] | None = None,
     on_iteration: Callable[[dict[str, float]], None] = lambda _: None,
+    anchor: CuriosityNetwork | None = None,
+    noise: NDArray[np.bool_] | None = None,
 ) -> CuriosityPolicy:
     """Train a policy; resumes from the last finished iteration in `out`.
 
@@ -178,6 +255,8 @@ def train_ppo(
         out: Run and policy directory.
         init: Start from this policy's weights; its network's size is kept.
         on_iteration: Told the figures of each iteration.
+        anchor: What the leash holds to; what training starts from, if None.
+        noise: (W,) truth about junk windows, for accounting only.
 
     Raises:
         ValueError: `out` holds a run with other settings.
@@ -188,6 +267,8 @@ def train_ppo(
     )
     started = {"ppo": asdict(config), "network": asdict(shape), **(provenance or {})}
     _claim(out, started, init)
+    if config.normalise:
+        env = VecNormalize(env, norm_obs=False, gamma=config.gamma)
     model = MaskablePPO(
         CuriosityActorCritic,
         env,
@@ -198,20 +279,19 @@ def train_ppo(
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         clip_range=config.clip,
-        ent_coef=config.entropy,
+        ent_coef=1.0,  # weighted in `evaluate_actions`, beside the leash
         target_kl=config.target_kl,
-        policy_kwargs={"network": shape},
+        policy_kwargs={"network": shape, "entropy": config.entropy},
         seed=config.seed,
         device="cpu",
     )
     policy: CuriosityActorCritic = model.policy  # type: ignore[assignment]
+    policy.network.load_state_dict(starting_network(shape, init, config.sharpen).state_dict())
+    policy.hold(copy.deepcopy(policy.network if anchor is None else anchor), config.leash)
     done = 0
     if (out / "checkpoint.json").is_file():
-        done = _load_checkpoint(out, policy)
+        done = _load_checkpoint(out, policy, env)
         log.info("going on after iteration %d of %d", done, config.iterations)
-    elif init is not None:
-        policy.network.load_state_dict(init.network.state_dict())
-        policy.network.sharpen(config.sharpen)
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     for iteration in range(done, config.iterations):
         began = time.monotonic()
@@ -229,13 +309,18 @@ def train_ppo(
         model._last_obs = None  # SB3 resets the environments where there is no last observation
         model.num_timesteps = iteration * config.episodes * steps
         seen = _Progress()
+        policy.seen.clear()
         model.learn(config.episodes * steps, callback=seen, reset_num_timesteps=False)
-        figures = _figures(seen.infos, config.episodes, time.monotonic() - began)
+        figures = _figures(seen.infos, config.episodes, time.monotonic() - began, env.num_envs)
+        figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
+        if noise is not None and noise.any():
+            figures["noise_share"] = float(np.mean([noise[i["windows"]] for i in seen.infos]))
         figures["iteration"] = iteration + 1
         for key, value in figures.items():
             model.logger.record(f"kncl/{key}", value)
+        model.logger.record("kncl/most_expanded", _most_expanded(seen.infos))
         model.logger.dump(model.num_timesteps)
-        _save_checkpoint(out, policy, iteration + 1)
+        _save_checkpoint(out, policy, env, iteration + 1)
         with (out / "metrics.jsonl").open("a") as stream:
             stream.write(json.dumps(figures) + "\n")
         on_iteration(figures)
@@ -244,19 +329,44 @@ def train_ppo(
     return trained
 
 
+def starting_network(
+    shape: CuriosityConfig, init: CuriosityPolicy | None, sharpen: float
+) -> CuriosityNetwork:
+    """Where training begins: a fresh network, or a sharpened copy of `init`'s."""
+    network = CuriosityNetwork(shape)
+    if init is not None:
+        network.load_state_dict(init.network.state_dict())
+        network.sharpen(sharpen)
+    return network
+
+
 def _constant(rate: float) -> Callable[[float], float]:
     return lambda _: rate
 
 
-def _figures(infos: list[dict[str, Any]], episodes: int, seconds: float) -> dict[str, float]:
-    rewards = [i["reward"]["total"] for i in infos]
-    return {
-        "return": float(np.sum(rewards)) / episodes,
+def _figures(
+    infos: list[dict[str, Any]], episodes: int, seconds: float, learners: int
+) -> dict[str, float]:
+    """Figures of one iteration; sums over steps are per episode."""
+    found = {
+        "return": float(np.sum([i["reward"]["total"] for i in infos])) / episodes,
         "loss_drop": float(np.sum([i["reward"]["loss_drop"] for i in infos])) / episodes,
+        "held_out_loss": float(np.mean([i["reward"]["after"] for i in infos])),
         "consolidations": float(np.mean([i["topic"] < 0 for i in infos])),
         "topics": float(len({i["topic"] for i in infos})),
         "steps_per_second": len(infos) / seconds,
     }
+    for name in infos[0].get("shaping", {}):
+        found[f"shaping/{name}"] = float(np.sum([i["shaping"][name] for i in infos])) / episodes
+    if "learner_seconds" in infos[0]:
+        spent = float(np.sum([i["learner_seconds"] for i in infos]))
+        found["learner_share"] = spent / learners / seconds
+    return found
+
+
+def _most_expanded(infos: list[dict[str, Any]], n: int = 10) -> str:
+    bought = Counter(i["title"] or "(consolidate)" for i in infos)
+    return ", ".join(f"{count} {title}" for title, count in bought.most_common(n))
 
 
 def _claim(out: Path, started: dict[str, Any], init: CuriosityPolicy | None) -> None:
@@ -280,7 +390,7 @@ def _claim(out: Path, started: dict[str, Any], init: CuriosityPolicy | None) -> 
         write_json(file, settings)
 
 
-def _save_checkpoint(out: Path, policy: CuriosityActorCritic, iteration: int) -> None:
+def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, iteration: int) -> None:
     """Network and Adam as safetensors; the JSON that names them is written last."""
     from safetensors.torch import save_file
 
@@ -290,13 +400,17 @@ def _save_checkpoint(out: Path, policy: CuriosityActorCritic, iteration: int) ->
     file = out / f"checkpoint-{iteration:05d}.safetensors"
     with replacing(file) as temporary:
         save_file({k: v.contiguous() for k, v in arrays.items()}, temporary)
-    write_json(out / "checkpoint.json", {"iteration": iteration, "file": file.name})
+    card: dict[str, Any] = {"iteration": iteration, "file": file.name}
+    if isinstance(env, VecNormalize):
+        # JSON keeps every bit of a double.
+        card["returns"] = {k: float(v) for k, v in vars(env.ret_rms).items() if k in MOMENTS}
+    write_json(out / "checkpoint.json", card)
     for old in out.glob("checkpoint-*.safetensors"):
         if old != file:
             old.unlink()
 
 
-def _load_checkpoint(out: Path, policy: CuriosityActorCritic) -> int:
+def _load_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv) -> int:
     from safetensors.torch import load_file
 
     card = read_json(out / "checkpoint.json")
@@ -311,4 +425,7 @@ def _load_checkpoint(out: Path, policy: CuriosityActorCritic) -> int:
             state.setdefault(int(index), {})[name] = value
     whole = policy.optimizer.state_dict()
     policy.optimizer.load_state_dict({**whole, "state": state})
+    if isinstance(env, VecNormalize):
+        for name in MOMENTS:
+            setattr(env.ret_rms, name, np.float64(card["returns"][name]))
     return int(card["iteration"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,11 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from kncl_env.env import TopicExpansionEnv
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world import World
+from policies.clock import Clocked
+from policies.potentials import Shaped
 
 
 class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
@@ -36,10 +40,15 @@ class SideBySideVecEnv(DummyVecEnv):
 
     Args:
         together: The environments.
+        wrap: What SB3 sees of each.
     """
 
-    def __init__(self, together: SideBySide) -> None:
-        super().__init__([partial(BudgetEnds, env) for env in together.envs])
+    def __init__(
+        self,
+        together: SideBySide,
+        wrap: Callable[[TopicExpansionEnv], gym.Env[Any, Any]] = BudgetEnds,
+    ) -> None:
+        super().__init__([partial(wrap, env) for env in together.envs])
         self._together = together
 
     def reset(self) -> VecEnvObs:
@@ -75,6 +84,22 @@ class SideBySideVecEnv(DummyVecEnv):
         return observation, float(reward), done, info
 
 
-def make_vec_env(world: str | Path | World, n: int, **settings: Any) -> SideBySideVecEnv:
-    """N environments of one world for SB3; see `kncl_env.vector.side_by_side`."""
-    return SideBySideVecEnv(side_by_side(world, n, **settings))
+def make_vec_env(
+    world: str | Path | World,
+    n: int,
+    potentials: Mapping[str, float] | None = None,
+    gamma: float = 1.0,
+    **settings: Any,
+) -> SideBySideVecEnv:
+    """N environments of one world for SB3.
+
+    Args:
+        potentials: Weights of intrinsic terms by name; `gamma` is the discount they go with.
+        settings: See `kncl_env.vector.side_by_side`.
+    """
+
+    def wrap(env: TopicExpansionEnv) -> gym.Env[Any, Any]:
+        ends = BudgetEnds(Clocked(env))
+        return Shaped(ends, potentials, gamma) if potentials else ends
+
+    return SideBySideVecEnv(side_by_side(world, n, **settings), wrap)

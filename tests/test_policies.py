@@ -15,9 +15,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
+from policies.clock import Clocked
 from policies.cloning import CloningConfig, click_losses, click_places, clone, places
 from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.ppo import PPOConfig, train_ppo
+from policies.potentials import Shaped
+from policies.ppo import CuriosityActorCritic, PPOConfig, masked_kl, train_ppo
 from policies.prediction import figures, predict
 from policies.statistics import permutation_test
 from rabbit_holes.demonstrations import Demonstrations
@@ -213,7 +215,7 @@ def test_a_damaged_or_foreign_policy_is_refused_with_the_reason(policy_dir: Path
         CuriosityPolicy.load(policy_dir / "nowhere")
 
 
-SMALL = PPOConfig(iterations=4, episodes=2, learners=1, epochs=2, batch=10, seed=3)
+SMALL = PPOConfig(iterations=4, episodes=2, learners=1, epochs=2, batch=10, leash=0.1, seed=3)
 
 
 def train(
@@ -223,8 +225,13 @@ def train(
     return train_ppo(env, 10, out, config, network=CuriosityConfig(width=16), **kwargs)
 
 
+def goal_env() -> TopicExpansionEnv:
+    """Five topics of thirty earn anything; the goal features name them."""
+    return fake_env(seeds=(0, 10, 20), target=(8, 9, 11, 12, 13))
+
+
 def test_training_that_was_stopped_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    train(tmp_path / "whole")
+    train(tmp_path / "whole", make=goal_env)
 
     class StoppedError(Exception):
         pass
@@ -234,8 +241,8 @@ def test_training_that_was_stopped_goes_on_and_ends_with_the_same_bytes(tmp_path
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        train(tmp_path / "stopped", on_iteration=stop_after_two)
-    train(tmp_path / "stopped")
+        train(tmp_path / "stopped", make=goal_env, on_iteration=stop_after_two)
+    train(tmp_path / "stopped", make=goal_env)
     a, b = ((tmp_path / d / "policy.safetensors").read_bytes() for d in ("whole", "stopped"))
     assert a == b
     lines = (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
@@ -262,18 +269,13 @@ def test_the_first_iterations_after_cloning_fit_only_the_value(tmp_path: Path) -
 
 
 def test_ppo_learns_to_go_for_the_goal_on_a_task_whose_optimum_is_known(tmp_path: Path) -> None:
-    """Five topics of thirty earn anything; the goal features name them."""
-
-    def make() -> TopicExpansionEnv:
-        return fake_env(seeds=(0, 10, 20), target=(8, 9, 11, 12, 13))
-
     config = PPOConfig(
         iterations=15, episodes=8, learners=1, epochs=8, batch=40, learning_rate=3e-3, seed=0
     )
-    policy = train(tmp_path / "run", config, make)
+    policy = train(tmp_path / "run", config, goal_env)
 
     def total(choose: object, seed: int) -> float:
-        env = make()
+        env = goal_env()
         observation, _ = env.reset(seed=seed)
         over, rewards = False, 0.0
         while not over:
@@ -299,3 +301,92 @@ def test_the_environment_passes_masks_to_sb3() -> None:
     assert is_masking_supported(env)
     assert get_action_masks(env).shape == (1, 5)
     assert isinstance(fake_env(), gym.Env)
+
+
+def test_the_leash_pulls_by_the_divergence_over_the_allowed_actions() -> None:
+    """Against a sum written out by hand; rows with one, some and all actions allowed."""
+    rng = np.random.default_rng(0)
+    logits, other = rng.normal(size=(2, 3, 5)) * 3
+    mask = np.array([[0, 0, 0, 0, 1], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1]], dtype=bool)
+    other[1, 1] = 1e9  # what is masked may say anything
+    expected = []
+    for a, b, m in zip(logits, other, mask, strict=True):
+        p, q = (np.exp(x[m] - x[m].max()) / np.exp(x[m] - x[m].max()).sum() for x in (a, b))
+        expected.append(sum(p * np.log(p / q)))
+    mine = torch.tensor(logits, requires_grad=True)
+    found = masked_kl(mine, torch.tensor(other), mask)
+    assert found.detach().numpy() == pytest.approx(expected)
+    found.sum().backward()
+    assert torch.isfinite(mine.grad).all()
+    assert (mine.grad[torch.tensor(~mask)] == 0).all()
+
+
+def actor_critic(seed: int, entropy: float) -> CuriosityActorCritic:
+    env = fake_env()
+    return CuriosityActorCritic(
+        env.observation_space,
+        env.action_space,
+        lambda _: 1e-3,
+        network=CuriosityConfig(width=16, seed=seed),
+        entropy=entropy,
+    )
+
+
+def test_the_bonus_is_the_entropy_minus_the_leash() -> None:
+    policy, start = actor_critic(1, entropy=0.5), actor_critic(2, entropy=0.5).network
+    for network in (policy.network, start):
+        network.sharpen(50.0)
+    observation, _ = fake_env().reset(seed=0)
+    obs = {k: torch.from_numpy(v)[None] for k, v in observation.items()}
+    mask = np.array([[True, True, False, False, True]])
+    action = torch.tensor([0])
+    _, _, entropy = policy.evaluate_actions(obs, action, mask)
+    policy.hold(start, 2.0)
+    _, log_prob, bonus = policy.evaluate_actions(obs, action, mask)
+    p, q = (
+        torch.softmax(network(obs["candidates"], obs["context"])[0][0, mask[0]], 0)
+        for network in (policy.network, start)
+    )
+    kl = (p * (p / q).log()).sum()
+    assert kl > 1e-4
+    assert entropy.item() == pytest.approx(-0.5 * (p * p.log()).sum().item(), rel=1e-4)
+    assert bonus.item() == pytest.approx(entropy.item() - 2.0 * kl.item(), rel=1e-4)
+    assert log_prob.item() == pytest.approx(p[0].log().item(), rel=1e-4)
+    bonus.backward()
+    assert all(parameter.grad is None for parameter in start.parameters())
+    assert not set(start.parameters()) & set(policy.parameters())
+
+
+def test_a_leash_keeps_the_policy_near_to_its_start(tmp_path: Path) -> None:
+    moved = {}
+    for leash in (0.0, 3.0):
+        config = PPOConfig(
+            iterations=4, episodes=4, learners=1, epochs=4, batch=20, learning_rate=3e-3,
+            target_kl=1.0, leash=leash,
+        )  # fmt: skip
+        trained = train(tmp_path / str(leash), config)
+        env = fake_env()
+        observation, _ = env.reset(seed=0)
+        obs = [torch.from_numpy(observation[k])[None] for k in ("candidates", "context")]
+        start = CuriosityNetwork(trained.network.config)
+        moved[leash] = masked_kl(trained.network(*obs)[0], start(*obs)[0]).item()
+    assert moved[3.0] < 0.3 * moved[0.0]
+
+
+def test_the_figures_of_training_tell_what_was_paid_and_what_was_read(tmp_path: Path) -> None:
+    def make() -> gym.Env:
+        return Shaped(Clocked(fake_env()), {"novelty": 0.5}, 0.95)
+
+    noise = np.arange(len(fake_env().reading_store)) % 2 == 0
+    told: list[dict[str, float]] = []
+    config = PPOConfig(iterations=1, episodes=2, learners=1, epochs=1, batch=10, leash=0.1)
+    train(tmp_path / "run", config, make, noise=noise, on_iteration=told.append)
+    (found,) = told
+    assert 0 < found["learner_share"] < 1
+    assert 0.2 < found["noise_share"] < 0.8
+    assert 0 < found["entropy"] <= np.log(5)
+    assert found["shaping/novelty"] != 0
+    assert found["kl_to_start"] >= 0
+    written = next((tmp_path / "run" / "tensorboard").glob("events*")).read_bytes()
+    assert b"kncl/learner_share" in written
+    assert b"Topic " in written
