@@ -16,6 +16,9 @@ from scipy import sparse
 # `similar`: a nearest neighbour in text space, where a corpus has no links.
 LINK_TYPES = ("link", "import", "base", "member", "similar")
 
+# Dimensions of `TopicGraph.coordinates`, at most.
+COORDINATES = 64
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
@@ -125,6 +128,30 @@ class TopicGraph:
     @cached_property
     def _undirected(self) -> tuple[IntArray, IntArray]:
         return self.undirected.indptr.astype(np.int64), self.undirected.indices.astype(np.int64)
+
+    @cached_property
+    def coordinates(self) -> NDArray[np.float32]:
+        """(N, D) unit rows, D <= 64: topics with alike neighbourhoods lie close together.
+
+        The leading eigenvectors of the undirected graph, normalised by degree and scaled by their
+        eigenvalues (Belkin & Niyogi 2003); topics without links are zero.
+        """
+        from scipy.sparse.linalg import eigsh
+
+        n = len(self)
+        root = 1.0 / np.sqrt(np.maximum(1, self.degree))
+        normal = sparse.csr_array(self.undirected * root[:, None] * root[None, :])
+        if n <= 2 * COORDINATES:
+            values, vectors = np.linalg.eigh(normal.toarray())
+        else:
+            # A fixed start: the same coordinates each time.
+            start = np.random.default_rng(0).normal(size=n)
+            values, vectors = eigsh(normal, k=COORDINATES, which="LM", v0=start)
+        largest = np.argsort(-np.abs(values), kind="stable")[:COORDINATES]
+        rows = vectors[:, largest] * np.abs(values[largest])
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        length[self.degree == 0] = np.inf
+        return np.asarray(rows / np.maximum(length, 1e-12), dtype=np.float32)
 
     @cached_property
     def pagerank(self) -> FloatArray:

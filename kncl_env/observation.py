@@ -22,6 +22,11 @@ FEATURE_SCHEMA = 2
 # Every feature lies within +-LIMIT; only a loss far above the target's could reach it.
 LIMIT = 10.0
 
+# Text vectors are ordered by how much of the corpus each direction explains: from what separates
+# whole fields to what tells close topics apart. Cosines within stretches of them, coarse to fine,
+# let a policy weigh the two. Ends of the stretches, as shares of the dimensions.
+BANDS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
+
 # Links that a random surfer follows in search of the goal.
 MAX_HOPS = 4
 
@@ -46,11 +51,15 @@ CANDIDATE_FEATURES = (
     "links_to_last",  # it links back
     "shared_last",  # cosine of its and the last topic's links, in either direction
     "similarity_last",  # cosine to the last topic
+    *(f"similarity_last_{i}" for i in range(len(BANDS))),  # the same in each of BANDS
+    "linked_as_last",  # cosine to the last topic in the graph's own coordinates
     "similarity_before",  # cosine to the topic before the last
     "similarity_nucleus",  # cosine to the centroid of the nucleus
     "similarity_expanded",  # cosine to the closest topic expanded since the start
     "goal_known",
     "goal_similarity",  # cosine to the centroid of the goal
+    *(f"goal_similarity_{i}" for i in range(len(BANDS))),  # the same in each of BANDS
+    "goal_linked_as",  # cosine to the centroid of the goal in the graph's own coordinates
     "goal_closest",  # cosine to the closest goal topic
     "goal_member",  # it is a goal topic
     "goal_link",  # it links to a goal topic
@@ -115,6 +124,12 @@ class TopicTable:
             )
         self.graph = graph
         self.vectors = vectors
+        ends = [max(1, round(share * vectors.shape[1])) for share in BANDS]
+        # One after another: (N, D) text by bands, each of unit length, then graph coordinates.
+        self.parts = [
+            *(_unit(vectors[:, i:j]) for i, j in zip([0, *ends[:-1]], ends, strict=True)),
+            graph.coordinates,
+        ]
         self.static = np.stack(
             [
                 rank_of(graph.in_degree),
@@ -144,6 +159,7 @@ class Goal:
         self.topics = np.asarray(topics, dtype=np.int64)
         self.vectors = table.vectors[self.topics]
         self.centroid = centroid(self.vectors)
+        self.parts = [centroid(part[self.topics]) for part in table.parts]
         self.member = _mask(self.topics, len(table))
         into = [table.graph.into(int(t)) for t in self.topics]
         self.one_link = _mask(np.concatenate(into), len(table))  # topics that link to a goal topic
@@ -362,6 +378,10 @@ def _text_features(
 ) -> None:
     own = table.vectors[state.slots]  # (n, D)
     rows[:, _C["similarity_last"]] = own @ table.vectors[state.last]
+    parts = [part[state.slots] for part in table.parts]
+    first = _C["similarity_last_0"]
+    for i, (part, every) in enumerate(zip(parts, table.parts, strict=True)):
+        rows[:, first + i] = part @ every[state.last]
     if len(state.members) > 1:
         rows[:, _C["similarity_before"]] = own @ table.vectors[state.members[-2]]
     rows[:, _C["similarity_nucleus"]] = own @ middle
@@ -370,6 +390,9 @@ def _text_features(
     if state.goal is not None:
         rows[:, _C["goal_known"]] = 1.0
         rows[:, _C["goal_similarity"]] = own @ state.goal.centroid
+        first = _C["goal_similarity_0"]
+        for i, (part, middle) in enumerate(zip(parts, state.goal.parts, strict=True)):
+            rows[:, first + i] = part @ middle
         rows[:, _C["goal_gate"]] = own @ state.goal.gate
         rows[:, _C["goal_closest"]] = (own @ state.goal.vectors.T).max(1)
 
@@ -433,6 +456,12 @@ def _context(table: TopicTable, state: State, middle: NDArray[np.float32]) -> ND
 def _scaled(rewards: Floats) -> Floats:
     """Rewards of single steps are a few hundredths of the reducible loss; bring them near 1."""
     return np.clip(rewards * 20.0, -3.0, 3.0)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of unit length; rows of zeros stay."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-12)
 
 
 def centroid(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

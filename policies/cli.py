@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,18 +177,18 @@ def _holes(files: list[Path], dropped: Counter[str]) -> list[RabbitHole]:
 
 def _pretrain(args: argparse.Namespace) -> int:
     import numpy as np
-    from rich.progress import track
+    import torch
+    from rich.progress import Progress
 
-    from kncl_env.observation import TopicTable
     from kncl_env.world import World
     from policies.cloning import CloningConfig, clone
     from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-    from rabbit_holes.demonstrations import demonstrate, pair_split
+    from rabbit_holes.demonstrations import demonstrate_in_parallel, pair_split
 
+    torch.set_num_threads(os.cpu_count() or 1)
     claim_output(args.out, args.force, marker="policy.json")
     began = time.monotonic()
     world = World.open(args.world)
-    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
     dropped: Counter[str] = Counter()
     rng = np.random.default_rng(args.seed)
     paths = _holes(args.holes, dropped)
@@ -196,17 +197,18 @@ def _pretrain(args: argparse.Namespace) -> int:
         keep = np.sort(rng.choice(len(split["train"]), args.paths, replace=False))
         split["train"] = [split["train"][i] for i in keep]
     split["select"] = split["select"][: max(200, len(split["train"]) // 5)]
-    seen = {
-        name: demonstrate(
-            track(part, f"{name} paths", transient=True),
-            world,
-            table,
-            rng,
-            goals=args.goals,
-            frontier=args.frontier,
-        )
-        for name, part in split.items()
-    }
+    seen = {}
+    with Progress(transient=True) as bar:
+        for i, (name, part) in enumerate(split.items()):
+            rows = bar.add_task(f"{name} paths", total=len(part))
+            seen[name] = demonstrate_in_parallel(
+                part,
+                world,
+                args.seed + i,
+                on_chunk=partial(bar.advance, rows),
+                goals=args.goals,
+                frontier=args.frontier,
+            )
     for name, clicks in seen.items():
         print(f"{name}: {len(split[name]):,} paths, {len(clicks):,} clicks")
         dropped.update(clicks.dropped)

@@ -31,7 +31,7 @@ class CloningConfig:
     epochs: int = 12
     patience: int = 3
     batch: int = 256
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     seed: int = 0
 

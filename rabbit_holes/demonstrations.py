@@ -6,10 +6,14 @@ learner's features are flagged unknown.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,4 +193,79 @@ def demonstrate(
         chosen=np.array(chosen, dtype=np.int64),
         group=np.array(group, dtype=np.int64),
         dropped=dropped,
+    )
+
+
+# Paths per unit of parallel work; the choice decides which random numbers a path sees.
+CHUNK = 500
+
+# The world that this process turns paths into demonstrations of.
+_HERE: dict[str, tuple[World, TopicTable]] = {}
+
+
+def demonstrate_in_parallel(
+    paths: Sequence[Path],
+    world: World,
+    seed: int,
+    *,
+    processes: int | None = None,
+    on_chunk: Callable[[int], None] = lambda _: None,
+    **options: Any,
+) -> Demonstrations:
+    """`demonstrate` on all cores; the same for any number of processes.
+
+    Args:
+        seed: Of goals and slots.
+        processes: As many as there are cores, if not stated; 1 works in this one.
+        on_chunk: Told how many paths of a chunk are done.
+        options: See `demonstrate`.
+    """
+    place = str(world.path)
+    tasks = [
+        (place, list(paths[i : i + CHUNK]), [seed, i], options) for i in range(0, len(paths), CHUNK)
+    ]
+    processes = min(processes or os.cpu_count() or 1, len(tasks))
+    parts: list[Demonstrations] = []
+    if processes <= 1:
+        _HERE[place] = world, TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+        found = map(_chunk, tasks)
+        parts = _gathered(found, tasks, on_chunk)
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            parts = _gathered(pool.map(_chunk, tasks), tasks, on_chunk)
+    _HERE.clear()
+    return _joined(parts)
+
+
+def _chunk(task: tuple[str, list[Path], list[int], dict[str, Any]]) -> Demonstrations:
+    place, paths, seed, options = task
+    if place not in _HERE:
+        world = World.open(place)
+        _HERE[place] = world, TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    world, table = _HERE[place]
+    return demonstrate(paths, world, table, np.random.default_rng(seed), **options)
+
+
+def _gathered(
+    found: Iterable[Demonstrations], tasks: Sequence[Any], on_chunk: Callable[[int], None]
+) -> list[Demonstrations]:
+    parts = []
+    for part, task in zip(found, tasks, strict=True):
+        parts.append(part)
+        on_chunk(len(task[1]))
+    return parts
+
+
+def _joined(parts: Sequence[Demonstrations]) -> Demonstrations:
+    if not parts:
+        raise ValueError("expected paths to turn into demonstrations, got none")
+    sizes = np.concatenate([np.diff(p.starts) for p in parts])
+    first = np.cumsum([0, *(int(p.group.max()) + 1 if len(p) else 0 for p in parts)])
+    return Demonstrations(
+        rows=np.concatenate([p.rows for p in parts]),
+        starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        context=np.concatenate([p.context for p in parts]),
+        chosen=np.concatenate([p.chosen for p in parts]),
+        group=np.concatenate([p.group + n for p, n in zip(parts, first, strict=False)]),
+        dropped=sum((p.dropped for p in parts), Counter()),
     )
