@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +29,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 from torch import Tensor, nn
 
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.surrogate import Surrogate, practise_on
 from policies.clock import Clocked
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.potentials import Shaped, parse_potentials
@@ -258,18 +260,23 @@ def make_vec_env(
     workers: int,
     potentials: Mapping[str, float] | None = None,
     gamma: float = 1.0,
+    surrogate: Path | None = None,
 ) -> VecEnv:
     """SB3 environments, one process each; in this process where `workers` is 1.
 
     Args:
         potentials: Weights of intrinsic terms by name; `gamma` is the discount they go with.
+        surrogate: File of a formula to practise on in the learner's place.
     """
 
     def make() -> gym.Env[Any, Any]:
         import kncl_env  # noqa: F401  # registers the id in a fresh process
 
         torch.set_num_threads(1)
-        env = BudgetEnds(Clocked(gym.make(env_id, disable_env_checker=True, **settings)))
+        bare = gym.make(env_id, disable_env_checker=True, **settings)
+        if surrogate is not None:
+            practise_on(Surrogate.load(surrogate), cast(TopicExpansionEnv, bare.unwrapped))
+        env = BudgetEnds(Clocked(bare))
         return Shaped(env, potentials, gamma) if potentials else env
 
     if workers == 1:
