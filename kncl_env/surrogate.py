@@ -340,13 +340,15 @@ def fit(
     from scipy.optimize import least_squares
 
     n = len(header["probes"])
-    held_back = [e for i, e in enumerate(episodes) if i % 5 == 4]
+    # Drawn, not counted off: recordings go round the arms, and every fifth may be the same arm.
+    order = np.random.default_rng(0).permutation(len(episodes))
+    held_back = [episodes[i] for i in order[: len(episodes) // 5]]
     if not held_back:
         raise ValueError(
             f"expected at least five episodes, one of them to measure the error on, got "
             f"{len(episodes)}: record more"
         )
-    seen = Recorded.of([e for i, e in enumerate(episodes) if i % 5 != 4], n)
+    seen = Recorded.of([episodes[i] for i in order[len(episodes) // 5 :]], n)
     start = np.array([np.nan if x is None else x for x in header["probes"]], dtype=np.float64)
     spread = (seen.held_out.std() or 1.0, seen.probes.std() or 1.0)
 
