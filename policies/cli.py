@@ -88,6 +88,14 @@ def _predict_parser(verbs: Any) -> None:
         default="test",
         help="pairs to measure on; pretrain never sees `test` (test)",
     )
+    verb.add_argument(
+        "--train",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="F.jsonl",
+        help="count transitions on the training pairs of these paths: a Markov rung",
+    )
     verb.add_argument("--clicks", type=int, help="at most this many clicks")
     verb.add_argument("--seed", type=int, default=0)
     verb.set_defaults(action=_predict)
@@ -281,13 +289,19 @@ def _predict(args: argparse.Namespace) -> int:
     from kncl_env.observation import TopicTable
     from kncl_env.world import World
     from policies.curiosity import CuriosityPolicy
-    from policies.prediction import predict
+    from policies.prediction import markov_places, predict
     from rabbit_holes.demonstrations import demonstrate, pair_split
 
+    if args.train and args.split in ("all", "train"):
+        raise ValueError(
+            f"expected --split select or test with --train, got {args.split}: a chain that has "
+            "counted a click would predict it"
+        )
     policy = CuriosityPolicy.load(args.policy)
     world = World.open(args.world)
     table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
     dropped: Counter[str] = Counter()
+    counted = [p for p in _holes(args.train, dropped) if pair_split(p) == "train"]
     paths = [
         p for p in _holes(args.holes, dropped) if args.split == "all" or pair_split(p) == args.split
     ]
@@ -295,7 +309,8 @@ def _predict(args: argparse.Namespace) -> int:
     for goals in ("given", "withheld"):
         rng = np.random.default_rng(args.seed)
         clicks = demonstrate(paths, world, table, rng, slots=None, goals=goals, limit=args.clicks)
-        found[f"goal {goals}"] = predict(policy.network, clicks, rng)
+        more = {"Markov": markov_places(counted, paths, world, len(clicks))} if counted else {}
+        found[f"goal {goals}"] = predict(policy.network, clicks, rng, more)
     print(json.dumps(found, indent=1))
     return 0
 
