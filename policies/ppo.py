@@ -41,7 +41,7 @@ class PPOConfig:
 
     Attributes:
         iterations: Rollouts, each followed by an update.
-        episodes: Episodes per rollout, over all workers.
+        episodes: Episodes per rollout, over all learners.
         learners: Episodes played side by side, their learners in one bank.
         learning_rate: Falls linearly to a tenth over the iterations.
         epochs: Passes over each rollout.

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.surrogate import Surrogate, practise_on
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world import World
 from policies.clock import Clocked
@@ -89,12 +90,14 @@ def make_vec_env(
     n: int,
     potentials: Mapping[str, float] | None = None,
     gamma: float = 1.0,
+    practice: Surrogate | None = None,
     **settings: Any,
-) -> SideBySideVecEnv:
+) -> DummyVecEnv:
     """N environments of one world for SB3.
 
     Args:
         potentials: Weights of intrinsic terms by name; `gamma` is the discount they go with.
+        practice: A formula in the learners' place.
         settings: See `kncl_env.vector.side_by_side`.
     """
 
@@ -102,4 +105,9 @@ def make_vec_env(
         ends = BudgetEnds(Clocked(env))
         return Shaped(ends, potentials, gamma) if potentials else ends
 
-    return SideBySideVecEnv(side_by_side(world, n, **settings), wrap)
+    together = side_by_side(world, n, **settings)
+    if practice is None:
+        return SideBySideVecEnv(together, wrap)
+    for env in together.envs:
+        practise_on(practice, env)
+    return DummyVecEnv([partial(wrap, env) for env in together.envs])

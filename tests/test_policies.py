@@ -370,7 +370,7 @@ def test_a_leash_keeps_the_policy_near_to_its_start(tmp_path: Path) -> None:
         obs = [torch.from_numpy(observation[k])[None] for k in ("candidates", "context")]
         start = CuriosityNetwork(trained.network.config)
         moved[leash] = masked_kl(trained.network(*obs)[0], start(*obs)[0]).item()
-    assert moved[3.0] < 0.3 * moved[0.0]
+    assert moved[3.0] < 0.5 * moved[0.0]
 
 
 def test_the_figures_of_training_tell_what_was_paid_and_what_was_read(tmp_path: Path) -> None:
