@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from kncl_env.build import BuildConfig, build_world
 from kncl_env.corpus import Corpus
+from kncl_env.curiosity_measures import betti_1
 from kncl_env.env import EnvConfig
+from kncl_env.graph import TopicGraph
 from kncl_env.observation import (
     CANDIDATE_FEATURES,
     CONTEXT_FEATURES,
@@ -26,6 +28,7 @@ from kncl_env.observation import (
     sums_over_rows,
 )
 from kncl_env.world import World
+from rabbit_holes import demonstrations
 from rabbit_holes.demonstrations import choices, demonstrate, pair_split, widened
 from rabbit_holes.path import Path, Visit
 
@@ -114,6 +117,59 @@ def test_features_of_a_ring_have_their_known_values() -> None:
     assert rows[0, C["similarity_last"]] == pytest.approx(own @ table.vectors[1], abs=1e-6)
     assert rows[0, C["goal_similarity"]] == pytest.approx(own @ table.vectors[4], abs=1e-6)
     assert (rows[:, C["loss_known"]] == 0).all()
+
+
+def test_triangles_and_gaps_of_a_candidate_are_those_of_the_clique_complex() -> None:
+    # In the nucleus 0-1-2-4-0 is a loop with the chord 0-2, so it is filled; 3 is the candidate.
+    edges = [(0, 1), (1, 2), (2, 4), (4, 0), (0, 2), (3, 1), (3, 4), (5, 0), (5, 2)]
+    rows = [[(b, 0) for a, b in edges if a == i] for i in range(6)]
+    table = TopicTable(TopicGraph.from_links(6, rows), np.eye(6, dtype=np.float32), np.full(6, 100))
+    state = State(np.array([0, 1, 2, 4]), 1, np.array([3, 5]), 2)
+    seen = observe(table, state, 2)["candidates"]
+    assert seen[:, C["triangles"]].tolist() == [0.0, 1.0]  # 1 and 4 are not linked, 0 and 2 are
+    linked = table.graph.undirected.toarray()
+    before = betti_1(linked[np.ix_([0, 1, 2, 4], [0, 1, 2, 4])])
+    for row, candidate in enumerate([3, 5]):
+        joined = [0, 1, 2, 4, candidate]
+        opened = betti_1(linked[np.ix_(joined, joined)]) - before
+        parts = np.exp(seen[row, C["gaps"]] * np.log1p(4))
+        assert parts - 1 == pytest.approx(opened, abs=1e-5)
+
+
+def test_goal_features_follow_the_links_that_lead_there() -> None:
+    table = table_of(10)  # each topic links to the next two
+    goal = Goal(table, np.array([6]))
+    state = State(np.array([0, 1]), 1, np.array([2, 3, 5, 6, 9]), 5, goal=goal)
+    rows = observe(table, state, 5)["candidates"]
+    # From 9 the goal is four links away: 1, 3, 5, 6 (or 1, 3, 4, 6).
+    assert rows[:, C["goal_hops"]].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 2, 1, 1 / 5])
+    reach = rows[:, C["goal_reach"]]
+    # A surfer at 5 goes to 6 or 7 and cannot come back within four links: half a meeting.
+    assert reach[2] == pytest.approx(np.log1p(0.5 * 10) / np.log1p(10))
+    assert reach[3] == pytest.approx(1.0)
+    assert rows[3, C["goal_linked_as"]] == pytest.approx(1.0, abs=1e-5)
+    assert rows[3, C["goal_similarity_0"]] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_demonstrations_are_the_same_on_any_number_of_cores(
+    small_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demonstrations, "CHUNK", 3)
+    out = [small_world.graph.out(t) for t in range(8)]
+    t = small_world.titles
+    paths = [
+        walk(t[i], t[out[i][0]], t[small_world.graph.out(int(out[i][0]))[0]]) for i in range(8)
+    ]
+    alone, several = (
+        demonstrations.demonstrate_in_parallel(
+            paths, small_world, 0, processes=n, goals="widened", slots=4
+        )
+        for n in (1, 2)
+    )
+    assert len(alone) > 8
+    for name in ("rows", "starts", "context", "chosen", "group"):
+        assert np.array_equal(getattr(alone, name), getattr(several, name))
+    assert len(set(alone.group.tolist())) == 8
 
 
 def test_what_is_unknown_is_zero_and_flagged() -> None:
