@@ -7,7 +7,6 @@ hash, in `$KNCL_CACHE` (default `~/.cache/kncl`).
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,7 +22,7 @@ from kncl_env.observation import Goal, TopicTable
 from kncl_env.reading import Reading
 from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.world import World
-from train_lm.files import hash_json, read_json, replacing, write_json
+from train_lm.files import cache_folder, hash_json, read_json, replacing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -138,10 +137,6 @@ def build_trainer(world: World, setup: Setup) -> Any:
     model = replace(PRESETS[setup.model], seed=setup.learner_seed)
     config = TrainerConfig(learning_rate=setup.learning_rate, batch=setup.batch)
     return Trainer(build_model(model, world.tokenizer.get_vocab_size()), config)
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("KNCL_CACHE") or Path.home() / ".cache" / "kncl")
 
 
 def _nucleated(

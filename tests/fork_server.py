@@ -1,27 +1,38 @@
-"""Starts `rabbit-holes` again and again in a few milliseconds, so that it can be killed often.
+"""Starts a command again and again in a few milliseconds, so that it can be killed often.
 
 A helper process imports the program once and forks a child per command line: a real process that a
-real SIGKILL ends, without the second that imports cost. Run as a script this file is that helper.
+real SIGKILL ends, without the seconds that imports cost. Run as a script this file is that helper.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 
 class ForkServer:
-    """`with ForkServer() as server: pid = server.start([...]); server.kill(pid); server.wait()`."""
+    """`with ForkServer("train_lm.cli") as server: pid = server.start([...]); server.wait(pid)`.
+
+    Args:
+        program: Module whose `main` takes the arguments of a command.
+        needs: Modules that a command imports, imported before the first fork.
+    """
+
+    def __init__(self, program: str, *needs: str) -> None:
+        self._modules = [program, *needs]
 
     def __enter__(self) -> ForkServer:
         root = Path(__file__).resolve().parent.parent
         self._helper = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *self._modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(root)},
@@ -42,20 +53,21 @@ class ForkServer:
         self._helper.wait(30)
         self._helper.stdout.close()
 
-    def start(self, arguments: list[str]) -> int:
-        """Begin a command; returns its process id."""
-        assert self._helper.stdin is not None
-        print(json.dumps(arguments), file=self._helper.stdin, flush=True)
-        return int(self._answer())
+    def start(self, arguments: list[str], env: Mapping[str, str] | None = None) -> int:
+        """Begin a command, with further variables in its environment; returns its process id."""
+        return self._ask({"start": arguments, "env": dict(env or {})})
 
     def kill(self, pid: int) -> None:
         """SIGKILL; harmless where the command has ended, as it stays a zombie until `wait`."""
         os.kill(pid, signal.SIGKILL)
 
-    def wait(self) -> int:
-        """Exit status of the command begun last; minus the signal that ended it."""
+    def wait(self, pid: int) -> int:
+        """Exit status of a command; minus the signal that ended it."""
+        return self._ask({"wait": pid})
+
+    def _ask(self, question: object) -> int:
         assert self._helper.stdin is not None
-        print("wait", file=self._helper.stdin, flush=True)
+        print(json.dumps(question), file=self._helper.stdin, flush=True)
         return int(self._answer())
 
     def _answer(self) -> str:
@@ -63,24 +75,25 @@ class ForkServer:
         return self._helper.stdout.readline().strip()
 
 
-def _serve() -> None:
-    # What a command imports, before the first fork.
-    import rabbit_holes.collector
-    import rabbit_holes.wikipedia  # noqa: F401
-    from rabbit_holes.cli import main
-
+def _serve(program: str, *needs: str) -> None:
+    main, *_ = [importlib.import_module(name) for name in (program, *needs)]
     print("ready", flush=True)
-    pid = 0
     for line in sys.stdin:
-        if line == "wait\n":
-            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        asked = json.loads(line)
+        if "wait" in asked:
+            print(os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1]), flush=True)
             continue
         pid = os.fork()
         if pid == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os._exit(main(json.loads(line)))
+            os.environ.update(asked["env"])
+            try:
+                os._exit(main.main(asked["start"]))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(70)
         print(pid, flush=True)
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(*sys.argv[1:])

@@ -30,6 +30,7 @@ from rabbit_holes.walkers import RandomWalker, Walker
 from rabbit_holes.wikipedia import PoliteWikipedia
 
 CONTACT = "walker@kncl.invalid"
+PROGRAM = ("rabbit_holes.cli", "rabbit_holes.collector", "rabbit_holes.wikipedia")
 RING = {f"Page {n}": [f"Page {(n + step) % 40}" for step in (1, 2, 5, 11, 17)] for n in range(40)}
 
 
@@ -482,7 +483,7 @@ def kill_and_resume(
     completed: list[Path] = []
     killed = fruitful = 0
     mean = 0.1  # [s]
-    with ForkServer() as processes:
+    with ForkServer(*PROGRAM) as processes:
         while True:
             out = folder / f"round {len(completed)}" / "f.jsonl"
             before: Counter[tuple[Any, ...]] = Counter()
@@ -491,7 +492,7 @@ def kill_and_resume(
                 if killed < kills:
                     time.sleep(chance.uniform(0, 2 * mean))
                     processes.kill(pid)
-                status = processes.wait()
+                status = processes.wait(pid)
                 if status == 0:
                     break
                 assert status == -signal.SIGKILL

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from kncl_env.world import World
+from train_lm import training_text
 from train_lm.cli import main
-from train_lm.curriculum_run import RunConfig, run_curriculum
+from train_lm.curriculum_run import Machine, RunConfig, run_curriculum
+from train_lm.trainer import Trainer
 
-CONFIG = RunConfig(model="xxs", batch=4, save_every=2)
+CONFIG = RunConfig(model="xxs", batch=4)
+MACHINE = Machine(cpu=True, save_every=2)
 
 
 def write(file: Path, world: World, steps: int = 6, of: str | None = None) -> Path:
@@ -25,38 +30,94 @@ def write(file: Path, world: World, steps: int = 6, of: str | None = None) -> Pa
     return file
 
 
+@pytest.fixture
+def curriculum(small_world: World, tmp_path: Path) -> Path:
+    return write(tmp_path / "c.jsonl", small_world)
+
+
 def weights(out: Path) -> bytes:
     return (out / "model" / "model.safetensors").read_bytes()
 
 
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def gpt2_directory(folder: Path, texts: list[str], vocabulary: int = 400) -> Path:
+    """A model of another family, with dropout and a tokenizer of its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=390,
+            special_tokens=["<stop>"],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
+    own = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<stop>")
+    own.save_pretrained(folder)
+    stop = own.eos_token_id
+    torch.manual_seed(0)
+    GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocabulary,
+            n_positions=48,
+            n_embd=32,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=stop,
+            eos_token_id=stop,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(
-    small_world: World, tmp_path: Path
+    small_world: World, curriculum: Path, tmp_path: Path
 ) -> None:
-    curriculum = write(tmp_path / "c.jsonl", small_world)
-    run_curriculum(small_world.path, curriculum, tmp_path / "whole", CONFIG)
+    run_curriculum(small_world.path, curriculum, tmp_path / "whole", CONFIG, MACHINE)
 
     class StoppedError(Exception):
         pass
 
-    def stop(step: int, steps: int, loss: float) -> None:
-        if step == 5:
+    def stop(line: dict[str, Any]) -> None:
+        if line["update"] == 5:
             raise StoppedError
 
+    cut = tmp_path / "cut"
     with pytest.raises(StoppedError):
-        run_curriculum(small_world.path, curriculum, tmp_path / "cut", CONFIG, stop)
-    run_curriculum(small_world.path, curriculum, tmp_path / "cut", CONFIG)
-    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
-    logs = [(tmp_path / d / "metrics.jsonl").read_text() for d in ("whole", "cut")]
-    assert logs[0] == logs[1]
+        run_curriculum(small_world.path, curriculum, cut, CONFIG, MACHINE, stop)
+    run_curriculum(small_world.path, curriculum, cut, CONFIG, MACHINE)
+    assert weights(cut) == weights(tmp_path / "whole")
+    assert metrics(cut) == metrics(tmp_path / "whole")
+    assert [line["update"] for line in metrics(cut)] == list(range(1, 15))
+
+
+def test_the_rate_warms_up_and_decays_over_the_whole_budget(
+    small_world: World, tmp_path: Path
+) -> None:
+    curriculum = write(tmp_path / "c.jsonl", small_world, steps=16)
+    config = RunConfig(model="xxs", batch=1, learning_rate=1.0e-3)
+    run_curriculum(small_world.path, curriculum, tmp_path / "run", config, MACHINE)
+    rates = [line["learning_rate"] for line in metrics(tmp_path / "run")]
+    assert len(rates) == 16 * 300 // 32
+    assert rates[:4] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
+    assert rates[-1] < 1e-5
 
 
 def test_the_result_opens_with_transformers_and_knows_the_text(
-    small_world: World, tmp_path: Path
+    small_world: World, curriculum: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    curriculum = write(tmp_path / "c.jsonl", small_world)
-    options = ["--model", "xxs", "--batch", "4", "--learning-rate", "0.01"]
+    options = ["--model", "xxs", "--batch", "4", "--learning-rate", "0.01", "--cpu"]
     place = ["--world", str(small_world.path), "--curriculum", str(curriculum)]
     assert main(["run", *place, "--out", str(tmp_path / "run"), *options]) == 0
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
@@ -66,14 +127,137 @@ def test_the_result_opens_with_transformers_and_knows_the_text(
     assert tokenizer.decode(ids[0]) == text[: len(tokenizer.decode(ids[0]))]
     loss = float(model(input_ids=ids, labels=ids).loss.detach())
     assert loss < np.log(small_world.tokenizer.get_vocab_size()) - 0.3
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    assert not [p for p in (tmp_path / "run").rglob("*") if p.suffix in (".pt", ".bin", ".pkl")]
 
 
-@pytest.mark.parametrize("fault", ["world", "held-out", "json", "empty", "model", "budget"])
+def test_a_model_of_another_family_trains_in_its_own_tokens_and_goes_on_exactly(
+    small_world: World, curriculum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = [small_world.passage_text(int(p)) for p in range(20)]
+    config = RunConfig(model=str(gpt2_directory(tmp_path / "gpt2", texts)), batch=4, context=24)
+    run_curriculum(small_world.path, curriculum, tmp_path / "whole", config, MACHINE)
+    # Tokenised once: what is cached is found by world and tokenizer.
+    monkeypatch.setattr(training_text, "_write", None)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["update"] == 7:
+            raise KeyboardInterrupt
+
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        run_curriculum(small_world.path, curriculum, cut, config, MACHINE, stop)
+    torch.manual_seed(99)  # dropout must come from the checkpoint's generator
+    run_curriculum(small_world.path, curriculum, cut, config, MACHINE)
+    assert weights(cut) == weights(tmp_path / "whole")
+    model = AutoModelForCausalLM.from_pretrained(cut / "model")
+    assert model.config.model_type == "gpt2"
+    tokenizer = AutoTokenizer.from_pretrained(cut / "model")
+    assert tokenizer.eos_token == "<stop>"
+    assert tokenizer(texts[0]) == AutoTokenizer.from_pretrained(tmp_path / "gpt2")(texts[0])
+
+
+def test_recomputing_activations_changes_nothing_but_memory(
+    small_world: World, curriculum: Path, tmp_path: Path
+) -> None:
+    saving = Machine(cpu=True, gradient_checkpointing=True)
+    for name, machine in (("plain", MACHINE), ("saving", saving)):
+        run_curriculum(small_world.path, curriculum, tmp_path / name, CONFIG, machine)
+    a, b = ([line["loss"] for line in metrics(tmp_path / n)] for n in ("plain", "saving"))
+    assert a == pytest.approx(b, rel=1e-6)
+
+
+@pytest.mark.parametrize("fault", ["nan", "memory"])
+def test_a_batch_that_fails_keeps_the_last_good_checkpoint_and_the_run_goes_on_from_it(
+    small_world: World,
+    curriculum: Path,
+    tmp_path: Path,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["run", "--world", str(small_world.path), "--curriculum", str(curriculum), "--cpu"]
+    argv += ["--model", "xxs", "--batch", "4", "--save-every", "2", "--out"]
+    assert main([*argv, str(tmp_path / "whole")]) == 0
+    real = Trainer._backward
+
+    def fails_at_the_sixth(trainer: Trainer, windows: Any) -> float:
+        loss = real(trainer, windows)
+        if trainer.updates == 5:
+            if fault == "memory":
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 10 TB")
+            return float("nan")
+        return loss
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_backward", fails_at_the_sixth)
+        capsys.readouterr()
+        assert main([*argv, str(out)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert {"nan": "finite loss", "memory": "4 windows of 32 tokens"}[fault] in error[0]
+    assert str(out / "checkpoint-0000004.safetensors") in error[0]
+    assert (out / "checkpoint-0000004.safetensors").is_file()
+    assert main([*argv, str(out)]) == 0
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    small_world: World,
+    curriculum: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = Trainer.update
+
+    def interrupted(trainer: Trainer, windows: Any) -> float:
+        if trainer.updates == 5:
+            raise KeyboardInterrupt
+        return real(trainer, windows)
+
+    out = tmp_path / "a run"
+    argv = ["run", "--world", str(small_world.path), "--curriculum", str(curriculum), "--cpu"]
+    argv += ["--model", "xxs", "--batch", "4", "--save-every", "2", "--out", str(out), "--force"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", interrupted)
+        assert main(argv) == 130
+    said = capsys.readouterr().err.strip()
+    assert "checkpoint-0000004" in said
+    assert said.endswith(f"--out '{out}'")  # without --force, which would begin again
+    assert main(argv[:-1]) == 0
+    assert [line["update"] for line in metrics(out)] == list(range(1, 15))
+
+
+FAULTS = {
+    "world": "one of world another",
+    "held-out": "c.jsonl:8: expected training passages only",
+    "json": "c.jsonl:8:",
+    "fraction": "c.jsonl:8:",
+    "empty": "expected steps",
+    "no curriculum": "c.jsonl",
+    "model": "model preset",
+    "damaged model": "expected a causal language model",
+    "other vocabulary": "the vocabulary does not match",
+    "small vocabulary": "the vocabulary does not match",
+    "long": "at most 32 tokens",
+    "budget": "smaller model or batch",
+    "shard": "torchrun",
+    "foreign": "expected a new place",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_cannot_be_trained_is_one_clear_line(
     small_world: World, tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(tmp_path / "c.jsonl", small_world)
-    model, batch = "xxs", "4"
+    texts = [small_world.passage_text(int(p)) for p in range(20)]
+    options = {"--model": "xxs", "--batch": "4"}
+    out = tmp_path / "run"
     if fault == "world":
         write(file, small_world, of="another")
     elif fault == "held-out":
@@ -82,23 +266,55 @@ def test_what_cannot_be_trained_is_one_clear_line(
         file.write_text(file.read_text() + json.dumps(row) + "\n")
     elif fault == "json":
         file.write_text(file.read_text() + '{"topics": [')
+    elif fault == "fraction":
+        file.write_text(file.read_text() + '{"passages": [1.5], "tokens": 300}\n')
     elif fault == "empty":
         write(file, small_world, steps=0)
+    elif fault == "no curriculum":
+        file.unlink()
     elif fault == "model":
-        model = "huge"
+        options["--model"] = "huge"
+    elif fault == "damaged model":
+        options["--model"] = str(gpt2_directory(tmp_path / "m", texts))
+        damaged = tmp_path / "m" / "model.safetensors"
+        damaged.write_bytes(damaged.read_bytes()[:5000])
+    elif fault == "other vocabulary":
+        options["--model"] = str(gpt2_directory(tmp_path / "m", texts))
+        (tmp_path / "m" / "tokenizer.json").unlink()
+    elif fault == "small vocabulary":
+        options["--model"] = str(gpt2_directory(tmp_path / "m", texts, vocabulary=300))
+    elif fault == "long":
+        options["--context"] = "33"
+    elif fault == "shard":
+        options["--shard"] = ""
+    elif fault == "foreign":
+        out.mkdir()
+        (out / "thesis.txt").write_text("all of it")
+        options["--force"] = ""
     else:
-        batch = "4000"
-    expected = {
-        "world": "one of world another",
-        "held-out": "held out or unknown",
-        "json": "c.jsonl:8:",
-        "empty": "expected steps",
-        "model": "model preset",
-        "budget": "smaller model or batch",
-    }[fault]
-    argv = ["run", "--world", str(small_world.path), "--curriculum", str(file)]
-    argv += ["--out", str(tmp_path / "run"), "--model", model, "--batch", batch]
+        options["--batch"] = "4000"
+    capsys.readouterr()
+    argv = ["run", "--world", str(small_world.path), "--curriculum", str(file), "--cpu"]
+    argv += ["--out", str(out), *(part for o in options.items() for part in o if part)]
     assert main(argv) == 2
     error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1
-    assert expected in error[0]
+    assert len(error) == 1, error
+    assert FAULTS[fault] in error[0]
+    assert fault != "foreign" or (out / "thesis.txt").is_file()
+
+
+def test_other_settings_are_refused_and_force_begins_again(
+    small_world: World, curriculum: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run_curriculum(small_world.path, curriculum, out, CONFIG, MACHINE)
+    other = RunConfig(model="xxs", batch=4, seed=1)
+    with pytest.raises(ValueError, match=r"others \(seed\)"):
+        run_curriculum(small_world.path, curriculum, out, other, MACHINE)
+    before = weights(out)
+    own = RunConfig(model=str(out / "model"), batch=4)
+    with pytest.raises(ValueError, match="inputs outside"):
+        run_curriculum(small_world.path, curriculum, out, own, MACHINE, force=True)
+    assert weights(out) == before
+    run_curriculum(small_world.path, curriculum, out, other, MACHINE, force=True)
+    assert weights(out) != before

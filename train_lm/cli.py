@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 from train_lm.command_line import run
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else argv
     return run(lambda: args.run(args))
 
 
@@ -21,35 +26,87 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "run",
         help="train a model along a recorded curriculum; goes on where it stopped",
+        description="Train a model along a recorded curriculum. The same command goes on where a "
+        "stopped run was. Several processes: torchrun --nproc_per_node N -m train_lm.cli run ...",
         epilog="Example: train-lm run --world worlds/wiki "
         "--curriculum runs/wiki-run/curricula/rule-0.jsonl --model s --out runs/larger",
     )
     verb.add_argument("--world", type=Path, required=True)
     verb.add_argument("--curriculum", type=Path, required=True, metavar="C.jsonl")
-    verb.add_argument("--model", default="s", help="preset: xxs, xs, s, m or l (s)")
+    verb.add_argument(
+        "--model", default="s", help="preset (xxs, xs, s, m, l), model directory or hub id (s)"
+    )
     verb.add_argument("--out", type=Path, required=True, metavar="RUN")
-    verb.add_argument("--learning-rate", type=float, default=1e-3, help="peak (1e-3)")
-    verb.add_argument("--batch", type=int, default=16, help="windows per update (16)")
-    verb.add_argument("--save-every", type=int, default=5, help="steps between checkpoints (5)")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--force", action="store_true", help="begin again in an existing RUN")
+    what = verb.add_argument_group("what is trained")
+    what.add_argument("--learning-rate", type=float, default=1e-3, help="peak (1e-3)")
+    what.add_argument("--batch", type=int, default=16, help="windows per update (16)")
+    what.add_argument("--context", type=int, default=0, help="tokens per window (the model's)")
+    what.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="(fp32)")
+    what.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="(adamw)")
+    what.add_argument("--weight-decay", type=float, default=0.1, help="(0.1)")
+    what.add_argument("--replay", type=float, default=0.0, help="share of earlier steps (0)")
+    what.add_argument("--seed", type=int, default=0)
+    how = verb.add_argument_group("how it is carried out")
+    how.add_argument("--accumulate", type=int, default=1, help="pieces of a batch (1)")
+    how.add_argument("--save-every", type=int, default=100, help="updates (100)")
+    how.add_argument("--gradient-checkpointing", action="store_true", help="less memory, slower")
+    how.add_argument("--compile", action="store_true", help="faster after a minute of compiling")
+    how.add_argument("--shard", action="store_true", help="FSDP2 instead of DDP")
+    how.add_argument("--cpu", action="store_true", help="stay on the CPU")
     verb.set_defaults(run=_run)
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
+    from rich.console import Console
     from rich.progress import Progress
+    from transformers.utils.logging import disable_progress_bar
 
-    from train_lm.curriculum_run import RunConfig, run_curriculum
+    from train_lm.checkpoint import last_checkpoint
+    from train_lm.curriculum_run import Machine, RunConfig, run_curriculum
 
-    config = RunConfig(args.model, args.learning_rate, args.batch, args.save_every, args.seed)
-    with Progress(transient=True) as bar:
-        task = bar.add_task("steps", total=None)
-        place = run_curriculum(
-            args.world,
-            args.curriculum,
-            args.out,
-            config,
-            lambda step, steps, _: bar.update(task, completed=step, total=steps),
-        )
-    print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
+    disable_progress_bar()  # there is one already
+    config = RunConfig(
+        model=args.model,
+        learning_rate=args.learning_rate,
+        batch=args.batch,
+        context=args.context,
+        precision=args.dtype,
+        optimizer=args.optimizer,
+        replay=args.replay,
+        weight_decay=args.weight_decay,
+        seed=args.seed,
+    )
+    machine = Machine(
+        cpu=args.cpu,
+        shard=args.shard,
+        gradient_checkpointing=args.gradient_checkpointing,
+        compile=args.compile,
+        accumulate=args.accumulate,
+        save_every=args.save_every,
+    )
+    first = os.environ.get("RANK", "0") == "0"
+    quiet = not first or not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("updates", total=None)
+
+        def show(line: dict[str, Any]) -> None:
+            text = f"loss {line['loss']:.3f}"
+            bar.update(task, completed=line["update"], total=line["updates"], description=text)
+
+        try:
+            place = run_curriculum(
+                args.world, args.curriculum, args.out, config, machine, show, args.force
+            )
+        except KeyboardInterrupt:
+            again = shlex.join(["train-lm", *(a for a in args.argv if a != "--force")])
+            how = f"{last_checkpoint(args.out)}; to go on: {again}"
+            raise KeyboardInterrupt(how) from None
+    if first:
+        print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

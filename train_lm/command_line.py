@@ -29,8 +29,9 @@ def run(action: Callable[[], int | None]) -> int:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        how = str(interrupt) or "run the same command again to go on"
+        print(f"interrupted: {how}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.batches import TokenStore
-from train_lm.files import read_json
+from train_lm.files import hash_file
 
 Ints = NDArray[np.int64]
 
@@ -22,18 +21,31 @@ class CurriculumStep:
     Attributes:
         passages: Passages to read.
         tokens: Budget of the step.
+        line: Where it stands in its file.
     """
 
     passages: Ints
     tokens: int
+    line: int
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Steps in order, and the hash of the world whose passages they name."""
+    """Steps in order, and the hash of the world whose passages they name.
 
+    Attributes:
+        hash: Identity of the file.
+    """
+
+    file: Path
     world: str
     steps: tuple[CurriculumStep, ...]
+    hash: str
+
+    @property
+    def tokens(self) -> int:
+        """Token budget of all steps."""
+        return sum(step.tokens for step in self.steps)
 
 
 def read_curriculum(file: Path) -> Curriculum:
@@ -45,7 +57,7 @@ def read_curriculum(file: Path) -> Curriculum:
     """
     world = ""
     steps: list[CurriculumStep] = []
-    with file.open() as stream:
+    with file.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 record = json.loads(line)
@@ -54,44 +66,17 @@ def read_curriculum(file: Path) -> Curriculum:
                         raise ValueError("expected the header of a kncl-curriculum, version 1")
                     world = str(record["world"])
                     continue
-                passages = np.array(record["passages"], dtype=np.int64)
-                if not len(passages) or not record["tokens"] > 0:
-                    raise ValueError("expected passages and tokens above 0")
-                steps.append(CurriculumStep(passages, int(record["tokens"])))
+                steps.append(_step(record, number))
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{file}:{number}: not a step of a curriculum: {error}") from None
     if not steps:
         raise ValueError(f"expected steps in curriculum {file}, got none")
-    return Curriculum(world, tuple(steps))
+    return Curriculum(file, world, tuple(steps), hash_file(file))
 
 
-def open_store(world: Path, curriculum: Curriculum, context: int) -> TokenStore:
-    """The windows of the curriculum's world, refusing another world and held-out passages.
-
-    Raises:
-        FileNotFoundError: No world there.
-        ValueError: The curriculum is of another world, or names what must not be trained on.
-    """
-    import pyarrow.parquet as pq
-
-    if not (world / "world.json").is_file():
-        raise FileNotFoundError(f"expected a world directory at {world}, found no world.json there")
-    found = read_json(world / "world.json")["hash"]
-    if found != curriculum.world:
-        raise ValueError(
-            f"expected a curriculum of world {found[:12]}, got one of world "
-            f"{curriculum.world[:12]}: name the world that it was recorded in"
-        )
-    table = pq.read_table(world / "passages.parquet", columns=["topic", "split"])
-    topic, split = (table[name].to_numpy().astype(np.int64) for name in ("topic", "split"))
-    named = np.unique(np.concatenate([step.passages for step in curriculum.steps]))
-    if named[0] < 0 or named[-1] >= len(topic) or split[named].any():
-        raise ValueError("expected training passages only, got one that is held out or unknown")
-    key = topic * (split.max() + 1) + split
-    segment = np.cumsum(np.diff(key, prepend=key[0]) != 0)
-    return TokenStore(
-        np.load(world / "tokens.npy", mmap_mode="r"),
-        np.load(world / "starts.npy"),
-        segment,
-        context,
-    )
+def _step(record: dict[str, object], line: int) -> CurriculumStep:
+    passages, tokens = record["passages"], record["tokens"]
+    whole = isinstance(passages, list) and all(type(p) is int for p in passages)
+    if not whole or not passages or type(tokens) is not int or tokens < 1:
+        raise ValueError("expected whole numbers of passages, and tokens above 0")
+    return CurriculumStep(np.array(passages, dtype=np.int64), tokens, line)

@@ -1,47 +1,108 @@
-"""A model trained in a recorded order; a run that was stopped ends with the same bytes."""
+"""A larger model trained in the order that a policy chose, on one process or several.
+
+A run that is killed at any moment goes on from its last checkpoint and, on a CPU, ends with the
+same bytes as one that was never stopped.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from train_lm.batches import TokenStore, draw_least_read
-from train_lm.curriculum import Curriculum, open_store, read_curriculum
-from train_lm.files import read_json, write_json
-from train_lm.model import PRESETS, build_model
+from train_lm.checkpoint import cut_metrics, last_checkpoint, restore_checkpoint, save_checkpoint
+from train_lm.curriculum import Curriculum, read_curriculum
+from train_lm.files import hash_file, read_json, write_json
+from train_lm.model import PRESETS, open_model
+from train_lm.parallel import Accelerated, Alone, Parallel, whole
+from train_lm.reading_order import plan_order
 from train_lm.tokenizer import END_OF_TEXT, load_tokenizer
-from train_lm.trainer import Trainer, TrainerConfig, load_snapshot, save_snapshot
+from train_lm.trainer import Trainer, TrainerConfig
+from train_lm.training_text import TrainingText, check_world, open_text, tokenizer_hash
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings of a run.
+    """Settings that decide what a run ends with.
 
     Attributes:
-        model: Preset of the architecture.
+        model: Preset, model directory or hub id.
         learning_rate: Peak; warm-up and a full decay over the whole budget.
-        batch: Windows per update.
-        save_every: Steps between checkpoints.
+        batch: Windows per update, over all processes.
+        context: Tokens per window; the preset's, or at most 512 of a model's own, if 0.
+        precision: `fp32`, or `bf16` for matrix products in bfloat16.
+        optimizer: `adamw` or `muon`.
+        replay: Share of each step that rereads earlier ones; a recorded order holds the replay of
+            its episode already.
+        weight_decay: Decoupled decay of matrices.
         seed: Of initial weights and of the order within a step.
     """
 
     model: str = "s"
     learning_rate: float = 1e-3
     batch: int = 16
-    save_every: int = 5
+    context: int = 0
+    precision: str = "fp32"
+    optimizer: str = "adamw"
+    replay: float = 0.0
+    weight_decay: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.model not in PRESETS:
-            raise ValueError(f"expected a model preset among {list(PRESETS)}, got {self.model!r}")
+        if not 0 <= self.replay < 1:
+            raise ValueError(f"expected a replay share of 0 <= replay < 1, got {self.replay}")
+        if self.context < 0 or self.context == 1:
+            raise ValueError(f"expected a context of at least 2 tokens, got {self.context}")
+        self.trainer(1, 1)
+
+    def trainer(self, processes: int, accumulate: int) -> TrainerConfig:
+        """Settings of one process' trainer."""
+        if self.batch % processes:
+            raise ValueError(
+                f"expected a batch that {processes} processes share evenly, got {self.batch}"
+            )
+        return TrainerConfig(
+            learning_rate=self.learning_rate,
+            batch=self.batch // processes,
+            accumulate=accumulate,
+            precision=self.precision,
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a run is carried out; rounding aside, its result does not depend on it.
+
+    Attributes:
+        cpu: Stay on the CPU where there is a GPU.
+        shard: Shard the model over the processes (FSDP2) instead of copying it (DDP).
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        compile: Compile the model; pays for itself in long runs.
+        accumulate: Pieces that a process cuts its windows into.
+        save_every: Updates between checkpoints.
+    """
+
+    cpu: bool = False
+    shard: bool = False
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    accumulate: int = 1
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
         if self.save_every < 1:
             raise ValueError(f"expected save_every >= 1, got {self.save_every}")
+
+
+Progress = Callable[[dict[str, Any]], None]
 
 
 def run_curriculum(
@@ -49,126 +110,224 @@ def run_curriculum(
     curriculum_file: Path,
     out: Path,
     config: RunConfig,
-    on_step: Callable[[int, int, float], None] = lambda *_: None,
+    machine: Machine = Machine(),
+    on_update: Progress = lambda _: None,
+    force: bool = False,
 ) -> Path:
     """Train a model on each step's passages in order; goes on from the last checkpoint in `out`.
 
     Args:
-        on_step: Told `(step, steps, mean loss [nats per token])`.
+        on_update: Told each line of `metrics.jsonl` as it is written, and `updates` in all.
+        force: Whether to begin again where `out` holds a run.
 
     Returns:
         A Hugging Face model directory, tokenizer included.
 
     Raises:
-        ValueError: A curriculum of another world, or `out` holds a run with other settings.
+        ValueError: A curriculum of another world, a model that does not fit, or `out` holds a run
+            with other settings.
+        FileExistsError: `out` holds something else.
         FloatingPointError: The loss is not finite; the last checkpoint stays.
+        MemoryError: A batch does not fit into memory; the last checkpoint stays.
     """
-    curriculum = read_curriculum(curriculum_file)
-    model = replace(PRESETS[config.model], seed=config.seed)
-    store = open_store(world, curriculum, model.context)
-    tokenizer = load_tokenizer(world / "tokenizer.json")
-    _claim(out, {**asdict(config), "world": curriculum.world, "steps": len(curriculum.steps)})
-    trainer = Trainer(
-        build_model(model, tokenizer.get_vocab_size()),
-        TrainerConfig(learning_rate=config.learning_rate, batch=config.batch),
-    )
-    updates = _updates(curriculum, config.batch * model.context)
-    trainer.begin_phase(sum(updates), decay=True)
-    times_read = np.zeros(len(store), dtype=np.int32)
-    done = _restore(out, trainer, times_read)
-    for step in range(done, len(curriculum.steps)):
-        windows = _windows(
-            store, curriculum, step, updates[step] * config.batch, times_read, config
-        )
-        if not len(windows):  # a step smaller than one update: its budget goes to the next
-            continue
-        loss = trainer.train(store.read(windows))
-        figures = {"step": step + 1, "updates": trainer.updates, "loss": loss}
-        with (out / "metrics.jsonl").open("a") as stream:
-            stream.write(json.dumps(figures) + "\n")
-        if (step + 1) % config.save_every == 0:
-            _checkpoint(out, trainer, times_read, step + 1)
-        on_step(step + 1, len(curriculum.steps), loss)
-    _checkpoint(out, trainer, times_read, len(curriculum.steps))
-    return _save_model(out / "model", trainer, tokenizer)
+    parallel = _processes(machine)
+    try:
+        run = _Run(world, curriculum_file, out, config, machine, parallel, force)
+        return run.go_on(on_update)
+    except (FloatingPointError, MemoryError) as error:
+        raise type(error)(f"{error}; {last_checkpoint(out)}") from None
+    finally:
+        if isinstance(parallel, Accelerated):
+            parallel.close()
 
 
-def _updates(curriculum: Curriculum, tokens_per_update: int) -> list[int]:
-    """Whole updates per step; what a step leaves over is carried to the next."""
-    ends = np.cumsum([step.tokens for step in curriculum.steps]) // tokens_per_update
-    updates = np.diff(ends, prepend=0).astype(int).tolist()
-    if not any(updates):
-        raise ValueError(
-            f"expected a budget of at least one update of {tokens_per_update:,} tokens, got "
-            f"{sum(step.tokens for step in curriculum.steps):,}: take a smaller model or batch"
-        )
-    return updates
+def _processes(machine: Machine) -> Parallel:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return Accelerated(machine.shard, machine.cpu)
+    if machine.shard:
+        raise ValueError("expected several processes to shard over, got one: start by torchrun")
+    return Alone()
 
 
-def _windows(
-    store: TokenStore,
-    curriculum: Curriculum,
-    step: int,
-    n: int,
-    times_read: Any,
-    config: RunConfig,
-) -> Any:
-    # A generator of its own per step: what a step draws does not hang on how often a run stopped.
-    rng = np.random.default_rng([config.seed, step])
-    if n == 0:
-        return np.zeros(0, dtype=np.int64)
-    pool = store.windows_of(curriculum.steps[step].passages)
-    if not len(pool):
-        raise ValueError(
-            f"expected passages in step {step + 1} that hold {store.context} tokens, got shorter "
-            "ones: take a model with a shorter context"
-        )
-    return rng.permutation(draw_least_read(pool, times_read, n, rng))
+class _Run:
+    """Everything that a run binds together."""
 
-
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "config.json"
-    if file.is_file():
-        if read_json(file) != settings:
+    def __init__(
+        self,
+        world: Path,
+        curriculum_file: Path,
+        out: Path,
+        config: RunConfig,
+        machine: Machine,
+        parallel: Parallel,
+        force: bool,
+    ) -> None:
+        self.out, self.machine, self.parallel = out, machine, parallel
+        curriculum = read_curriculum(curriculum_file)
+        check_world(world, curriculum)
+        own = load_tokenizer(world / "tokenizer.json")
+        model, theirs = open_model(config.model, own.get_vocab_size(), config.seed)
+        self.tokenizer = theirs or _as_transformers(own)
+        self.context = _context(config, model)
+        _check_vocabulary(self.tokenizer, theirs is not None, model, config.model)
+        self.updates = curriculum.tokens // (config.batch * self.context)
+        if not self.updates:
             raise ValueError(
-                f"expected the settings of the run in {out}, got others: name another --out"
+                f"expected a budget of at least one update of {config.batch * self.context:,} "
+                f"tokens, got {curriculum.tokens:,}: take a smaller model or batch"
             )
-    else:
-        write_json(file, settings)
+        settings = config.trainer(parallel.size, machine.accumulate)
+        text = self._text(world, curriculum, theirs)
+        budgets = [step.tokens for step in curriculum.steps]
+        steps = list(zip(text.rows_of(curriculum), budgets, strict=True))
+        self.order = plan_order(text, steps, config.replay, config.seed)
+        inputs = [world, curriculum_file, Path(config.model)]
+        self._claim(config, curriculum, hash_file(world / "tokenizer.json"), inputs, force)
+        if machine.gradient_checkpointing:
+            _save_memory(model)
+        device = parallel.device if isinstance(parallel, Accelerated) else None
+        device = torch.device("cpu") if machine.cpu else device
+        self.trainer = Trainer(model, settings, device, parallel, machine.compile)
+        self.trainer.begin_phase(self.updates, decay=True)
+        self.batch = config.batch
+        torch.manual_seed(config.seed * 1000 + parallel.rank)
+
+    def go_on(self, on_update: Progress) -> Path:
+        done = restore_checkpoint(self.out, self.trainer, self.parallel)
+        first = self.parallel.rank == 0
+        if first:
+            cut_metrics(self.out / "metrics.jsonl", done)
+        writer = _events(self.out / "tensorboard", done) if first and done < self.updates else None
+        for update in range(done, self.updates):
+            rate = self.trainer.learning_rate()
+            windows = self.order.windows(update * self.batch, self.batch, self.context)
+            loss = self.trainer.update(windows[self.parallel.rank :: self.parallel.size])
+            if first:
+                tokens = (update + 1) * self.batch * self.context
+                line = {"update": update + 1, "tokens": tokens, "loss": loss, "learning_rate": rate}
+                with (self.out / "metrics.jsonl").open("a") as stream:
+                    stream.write(json.dumps(line) + "\n")
+                assert writer is not None
+                writer.add_scalar("loss [nats per token]", loss, update + 1)
+                writer.add_scalar("learning rate", rate, update + 1)
+                on_update({**line, "updates": self.updates})
+            if (update + 1) % self.machine.save_every == 0 or update + 1 == self.updates:
+                save_checkpoint(self.out, self.trainer, self.parallel)
+        if writer is not None:
+            writer.close()
+        return self._save_model()
+
+    def _claim(
+        self,
+        config: RunConfig,
+        curriculum: Curriculum,
+        tokenizer: str,
+        inputs: Sequence[Path],
+        force: bool,
+    ) -> None:
+        """Begin a run in `out`, or check that the one found there has the same settings."""
+        settings = {
+            **asdict(config),
+            "context": self.context,
+            "world": curriculum.world,
+            "curriculum": curriculum.hash,
+            "tokenizer": tokenizer,
+            "updates": self.updates,
+        }
+        file = self.out / "config.json"
+        visible = self.out.exists() and any(p.name[0] != "." for p in self.out.iterdir())
+        if visible and not file.is_file():
+            raise FileExistsError(
+                f"expected a new place or a run to go on with for --out, got {self.out}: "
+                "name another"
+            )
+        inside = [p for p in inputs if self.out.resolve() in (p.resolve(), *p.resolve().parents)]
+        if force and inside:
+            raise ValueError(
+                f"expected inputs outside of {self.out}, which --force empties, got {inside[0]}: "
+                "name another --out"
+            )
+        self.parallel.wait()  # nobody may look for files after they were touched
+        if force and self.parallel.rank == 0 and self.out.exists():
+            shutil.rmtree(self.out)
+        self.parallel.wait()
+        if file.is_file():
+            found = read_json(file)
+            if found != settings:
+                names = sorted(k for k in settings if found.get(k) != settings[k])
+                raise ValueError(
+                    f"expected the settings of the run in {self.out}, got others "
+                    f"({', '.join(names)}): name another --out, or add --force to begin again"
+                )
+        self.parallel.wait()
+        if self.parallel.rank == 0 and not file.is_file():
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_json(file, settings)
+        self.parallel.wait()
+
+    def _text(self, world: Path, curriculum: Curriculum, tokenizer: Any | None) -> TrainingText:
+        # The world's own tokens serve a model that was trained with the world's tokenizer.
+        same = tokenizer is not None and tokenizer_hash(tokenizer) == tokenizer_hash(
+            _as_transformers(load_tokenizer(world / "tokenizer.json"))
+        )
+        if self.parallel.rank:
+            self.parallel.wait()  # one process tokenises, the others find it done
+        text = open_text(world, curriculum.world, None if same else tokenizer)
+        if not self.parallel.rank:
+            self.parallel.wait()
+        return text
+
+    def _save_model(self) -> Path:
+        folder, part = self.out / "model", self.out / ".model.part"
+        named = self.trainer.model.state_dict(keep_vars=True)
+        shared = {id(v): whole(v).cpu() for v in named.values()}  # tied weights stay one
+        state = {n: shared[id(v)] for n, v in named.items()}
+        if self.parallel.rank == 0 and not folder.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+            self.trainer.model.save_pretrained(part, state_dict=state)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(part)
+            part.rename(folder)
+        self.parallel.wait()
+        return folder
 
 
-def _checkpoint(out: Path, trainer: Trainer, times_read: Any, step: int) -> None:
-    state = {**trainer.snapshot(), "times_read": torch.from_numpy(times_read)}
-    file = out / f"checkpoint-{step:06d}.safetensors"
-    save_snapshot(state, file)
-    write_json(out / "checkpoint.json", {"step": step, "file": file.name})
-    for old in out.glob("checkpoint-*.safetensors"):
-        if old != file:
-            old.unlink()
-
-
-def _restore(out: Path, trainer: Trainer, times_read: Any) -> int:
-    if not (out / "checkpoint.json").is_file():
-        (out / "metrics.jsonl").unlink(missing_ok=True)
-        return 0
-    card = read_json(out / "checkpoint.json")
-    state = load_snapshot(out / card["file"])
-    times_read[:] = state.pop("times_read").numpy()
-    trainer.restore(state)
-    done = int(card["step"])
-    # Steps after the checkpoint are trained again, so their lines are, too.
-    metrics = out / "metrics.jsonl"
-    kept = [x for x in metrics.read_text().splitlines() if json.loads(x)["step"] <= done]
-    metrics.write_text("".join(f"{line}\n" for line in kept))
-    return done
-
-
-def _save_model(folder: Path, trainer: Trainer, tokenizer: Any) -> Path:
+def _as_transformers(tokenizer: Any) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    trainer.model.save_pretrained(folder)  # type: ignore[operator]
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT).save_pretrained(
-        folder
-    )
-    return folder
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+
+
+def _save_memory(model: Any) -> None:
+    # Later transformers call it by the first name and warn about the second.
+    old_name = "gradient_checkpointing_enable"
+    enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old_name)
+    enable({"use_reentrant": False})
+
+
+def _context(config: RunConfig, model: Any) -> int:
+    longest = getattr(model.config, "max_position_embeddings", None) or 10**9
+    if config.context > longest:
+        raise ValueError(
+            f"expected a context of at most {longest} tokens, the model's own, got "
+            f"{config.context}: lower --context, or take a model with a longer one"
+        )
+    default = PRESETS[config.model].context if config.model in PRESETS else min(longest, 512)
+    return int(config.context or default)
+
+
+def _check_vocabulary(tokenizer: Any, own: bool, model: Any, name: str) -> None:
+    ids = max(tokenizer.get_vocab().values()) + 1
+    size = model.get_input_embeddings().weight.shape[0]
+    # Many models pad their vocabulary; one without a tokenizer has to be made for the world's.
+    if size < ids or (size != ids and not own and name not in PRESETS):
+        raise ValueError(
+            f"expected {'at least ' if own else ''}{ids} token ids, as "
+            f"{'its tokenizer' if own else 'the world'} has, got {size} in {name}: the vocabulary "
+            "does not match; add the model's own tokenizer files"
+        )
+
+
+def _events(folder: Path, done: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=done + 1)

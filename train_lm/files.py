@@ -35,6 +35,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"expected JSON in {path}, got {error}: the file is damaged") from None
 
 
+def cache_folder() -> Path:
+    """Where what is dear to make is kept, by the hash of what it was made from."""
+    return Path(os.environ.get("KNCL_CACHE") or Path.home() / ".cache" / "kncl")
+
+
 def hash_json(value: Any) -> str:
     """SHA-256 of a JSON-able value: equal settings, equal hash, whatever the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

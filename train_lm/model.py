@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,3 +75,48 @@ def build_model(config: ModelConfig, vocab_size: int) -> nn.Module:
                 attn_implementation="sdpa",  # type: ignore[call-arg]
             )
         )
+
+
+def open_model(name: str, vocab_size: int, seed: int) -> tuple[nn.Module, Any | None]:
+    """A fresh model of a preset, or a pretrained one with its own tokenizer.
+
+    Args:
+        name: A preset, a Hugging Face model directory, or a hub id.
+        vocab_size: Token ids of a preset's model.
+        seed: Of a preset's initial weights.
+
+    Returns:
+        The model in float32, and its tokenizer; None where it has none of its own.
+
+    Raises:
+        ValueError: There is no such model, or weights are missing from it.
+    """
+    if name in PRESETS:
+        return build_model(replace(PRESETS[name], seed=seed), vocab_size), None
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not Path(name).is_dir() and name.count("/") != 1:
+        raise ValueError(
+            f"expected a model preset among {list(PRESETS)}, a model directory or a hub id such as "
+            f"owner/name, got {name!r}"
+        )
+    try:
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises whatever its file formats raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ValueError(f"expected a causal language model in {name}: {reason}") from None
+    model, loaded = opened
+    if loaded["missing_keys"]:  # transformers would fill them with noise
+        missing = sorted(loaded["missing_keys"])[0]
+        raise ValueError(f"expected weights {missing} in {name}, got none: the model is damaged")
+    model.config.use_cache = False  # keys and values of training steps are of no use to anyone
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        # Where the files are missing, some classes come without any vocabulary instead.
+        found = tokenizer if tokenizer("a")["input_ids"] else None
+    except Exception:  # as above: anything
+        found = None
+    return model, found

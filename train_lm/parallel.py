@@ -74,12 +74,8 @@ class Accelerated:
     def __init__(self, shard: bool = False, cpu: bool = False) -> None:
         from accelerate import Accelerator
 
-        plugin: dict[str, Any] = {}
-        if shard:
-            from accelerate import FullyShardedDataParallelPlugin
-
-            plugin["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2)
-        self.accelerator = Accelerator(cpu=cpu or not torch.cuda.is_available(), **plugin)
+        self.shard = shard
+        self.accelerator = Accelerator(cpu=cpu or not torch.cuda.is_available())
         self.rank = int(self.accelerator.process_index)
         self.size = int(self.accelerator.num_processes)
 
@@ -88,8 +84,23 @@ class Accelerated:
         return torch.device(self.accelerator.device)
 
     def wrap(self, model: nn.Module) -> nn.Module:
+        if self.shard:
+            return self._sharded(model)
         wrapped: nn.Module = self.accelerator.prepare(model)
         return wrapped
+
+    def _sharded(self, model: nn.Module) -> nn.Module:
+        # torch's own call: accelerate shards on no CPU, and wants to own the optimiser.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        blocks = set(getattr(model, "_no_split_modules", None) or ())
+        for module in list(model.modules()):
+            if type(module).__name__ in blocks:
+                fully_shard(module, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
 
     def accumulating(self, model: nn.Module) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.accelerator.no_sync(model)

@@ -273,8 +273,7 @@ def check_snapshot(snapshot: Snapshot, shapes: Mapping[str, tuple[int, ...]]) ->
 def not_finite(loss: float, norm: float, updates: int, learning_rate: float) -> str:
     return (
         f"expected a finite loss and gradient, got a loss of {loss:g} and a norm of {norm:g} at "
-        f"update {updates}: lower the learning rate (now {learning_rate:g}) and go on from the "
-        "last checkpoint"
+        f"update {updates}: lower the learning rate (now {learning_rate:g})"
     )
 
 

@@ -1,0 +1,107 @@
+"""Runs as real processes: killed at any moment, and several that train one model together."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fork_server import ForkServer
+from test_curriculum_run import metrics, weights, write
+
+from kncl_env.world import World
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    needs = ("accelerate", "torch.utils.tensorboard", "transformers.models.llama.modeling_llama")
+    with ForkServer("train_lm.cli", "train_lm.curriculum_run", *needs) as started:
+        yield started
+
+
+def command(world: World, folder: Path, out: Path, *options: str) -> list[str]:
+    curriculum = folder / "c.jsonl"
+    if not curriculum.is_file():
+        write(curriculum, world, steps=12)
+    argv = ["run", "--world", str(world.path), "--curriculum", str(curriculum), "--out", str(out)]
+    return [*argv, "--model", "xxs", "--batch", "4", "--cpu", *options]
+
+
+@pytest.mark.slow
+def test_runs_killed_at_twenty_random_moments_end_with_the_same_bytes(
+    server: ForkServer, small_world: World, tmp_path: Path
+) -> None:
+    def start(out: Path) -> int:
+        return server.start(command(small_world, tmp_path, out, "--save-every", "2"))
+
+    seconds = 0.0
+    for _ in range(2):  # the first fills the cache
+        began = time.monotonic()
+        whole = tmp_path / f"whole at {began}"
+        assert server.wait(start(whole)) == 0
+        seconds = time.monotonic() - began
+    rng = np.random.default_rng(0)
+    reached: list[int] = []
+    trial = 0
+    while len(reached) < KILLS:
+        trial += 1
+        assert trial <= 5 * KILLS
+        out = tmp_path / f"run {trial}"
+        pid = start(out)
+        time.sleep(rng.uniform(0, seconds))
+        server.kill(pid)
+        status = server.wait(pid)
+        if status == 0:  # it was faster than its killer
+            continue
+        assert status == -signal.SIGKILL
+        card = out / "checkpoint.json"
+        reached.append(json.loads(card.read_text())["updates"] if card.is_file() else 0)
+        assert server.wait(start(out)) == 0
+        assert weights(out) == weights(whole)
+        assert metrics(out) == metrics(whole)
+        assert len(list(out.glob("*.safetensors"))) == 1
+    # Moments of all kinds: before the first checkpoint and in the midst of training.
+    assert len(set(reached)) >= 4, reached
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [(), ("--shard", "--gradient-checkpointing")], ids=["ddp", "fsdp"]
+)
+def test_two_processes_train_what_one_does(
+    server: ForkServer, small_world: World, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    def together(out: Path, *more: str) -> list[int]:
+        argv = command(small_world, tmp_path, out, *options, *more)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return [server.start(argv, {**env, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
+
+    alone, pair, cut = tmp_path / "alone", tmp_path / "pair", tmp_path / "cut"
+    assert server.wait(server.start(command(small_world, tmp_path, alone))) == 0
+    assert [server.wait(pid) for pid in together(pair, "--accumulate", "2")] == [0, 0]
+    one, two = ([line["loss"] for line in metrics(out)] for out in (alone, pair))
+    assert two == pytest.approx(one, rel=1e-5)
+    models = [AutoModelForCausalLM.from_pretrained(out / "model") for out in (alone, pair)]
+    for a, b in zip(*(m.parameters() for m in models), strict=True):
+        assert np.allclose(a.detach(), b.detach(), atol=1e-5)
+    # Killed together, they go on together to the same bytes.
+    pids = together(cut, "--accumulate", "2", "--save-every", "2")
+    while not (cut / "checkpoint.json").is_file():
+        time.sleep(0.01)
+    for pid in pids:
+        server.kill(pid)
+    assert 0 not in [server.wait(pid) for pid in pids]  # one may go down with the other
+    assert [server.wait(pid) for pid in together(cut, "--accumulate", "2")] == [0, 0]
+    assert weights(cut) == weights(pair)

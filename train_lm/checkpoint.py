@@ -1,0 +1,87 @@
+"""Checkpoints of a run: weights, moments, schedule, data position and generators, as safetensors.
+
+A checkpoint counts from the moment its card names it, so a run may be killed at any other one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from train_lm.files import read_json, replacing, write_json
+from train_lm.parallel import Parallel
+from train_lm.trainer import Trainer, load_snapshot, save_snapshot
+
+CARD = "checkpoint.json"
+
+
+def save_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> None:
+    """Keep this moment, and forget the one before; every process must call it."""
+    state = {**trainer.snapshot(), **_generators(parallel)}
+    if parallel.rank == 0:
+        for part in run.glob(".checkpoint-*.part"):  # of a run that was killed as it saved
+            part.unlink()
+        file = run / f"checkpoint-{trainer.updates:07d}.safetensors"
+        save_snapshot(state, file)
+        write_json(run / CARD, {"updates": trainer.updates, "file": file.name})
+        for old in run.glob("checkpoint-*.safetensors"):
+            if old != file:
+                old.unlink()
+    parallel.wait()
+
+
+def restore_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> int:
+    """Return to the last checkpoint, if there is one; returns the updates done.
+
+    Raises:
+        ValueError: The checkpoint is damaged or of another model.
+    """
+    if not (run / CARD).is_file():
+        return 0
+    state = load_snapshot(run / str(read_json(run / CARD)["file"]))
+    for name, put in (("cpu", torch.set_rng_state), ("cuda", _set_cuda)):
+        states = state.pop(f"generator.{name}", None)
+        if states is not None and len(states) == parallel.size:
+            # A copy: torch reads the state of a row from the beginning of its tensor's storage.
+            put(states[parallel.rank].clone())
+    trainer.restore(state)
+    return trainer.updates
+
+
+def last_checkpoint(run: Path) -> str:
+    """The last good checkpoint, for a message."""
+    if not (run / CARD).is_file():
+        return f"{run} has no checkpoint yet"
+    return f"the last good checkpoint is {run / str(read_json(run / CARD)['file'])}"
+
+
+def cut_metrics(file: Path, updates: int) -> None:
+    """Drop lines after the given update, and one that was not finished: both are written again."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line)["update"] > updates:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    with replacing(file) as part:
+        part.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _generators(parallel: Parallel) -> dict[str, Tensor]:
+    """The state of every generator that a model may draw from, one row per process."""
+    states = {"generator.cpu": parallel.every(torch.get_rng_state())}
+    if torch.cuda.is_available():
+        states["generator.cuda"] = parallel.every(torch.cuda.get_rng_state())
+    return states
+
+
+def _set_cuda(state: Tensor) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(state.cpu())

@@ -1,0 +1,163 @@
+"""The training passages of a world as memory-mapped tokens of any tokenizer.
+
+It reads the files of a world directory and refuses to hand out anything that is held out: what is
+not in its token file cannot be trained on. A world is tokenised once per tokenizer and cached by
+hash.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train_lm.curriculum import Curriculum
+from train_lm.files import cache_folder, hash_json, read_json, write_json
+
+Ints = NDArray[np.int64]
+
+TRAIN = 0  # number of the training split in a world's table of passages
+VERSION = 1  # raised whenever the cached files would hold other bytes
+
+
+class TextTokenizer(Protocol):
+    """What turns text into token ids; a transformers tokenizer is one."""
+
+    eos_token_id: int | None
+
+    def __call__(self, text: list[str], add_special_tokens: bool) -> Any: ...
+    def get_vocab(self) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """Token ids of the training passages, one after another.
+
+    Attributes:
+        tokens: (M,) token ids, memory-mapped.
+        starts: (R + 1,) where each training passage begins.
+        row_of: (P,) row of each passage of the world in `starts`; -1 where it is held out.
+    """
+
+    tokens: NDArray[np.unsignedinteger[Any]]
+    starts: Ints
+    row_of: Ints
+
+    def rows_of(self, curriculum: Curriculum) -> list[Ints]:
+        """Rows of each step's passages, ascending and each once.
+
+        Raises:
+            ValueError: A step names a passage that is held out or not of this world.
+        """
+        rows = []
+        for step in curriculum.steps:
+            known = (step.passages >= 0) & (step.passages < len(self.row_of))
+            found = np.where(known, self.row_of[np.where(known, step.passages, 0)], -1)
+            if (found < 0).any():
+                wrong = int(step.passages[found < 0][0])
+                raise ValueError(
+                    f"{curriculum.file}:{step.line}: expected training passages only, got "
+                    f"{wrong}, which is held out or unknown"
+                )
+            rows.append(np.unique(found))
+        return rows
+
+
+def check_world(world: Path, curriculum: Curriculum) -> None:
+    """Refuse a curriculum of another world.
+
+    Raises:
+        FileNotFoundError: No world there.
+        ValueError: The curriculum is of another world.
+    """
+    if not (world / "world.json").is_file():
+        raise FileNotFoundError(f"expected a world directory at {world}, found no world.json there")
+    found = str(read_json(world / "world.json")["hash"])
+    if found != curriculum.world:
+        raise ValueError(
+            f"expected a curriculum of world {found[:12]}, got one of world "
+            f"{curriculum.world[:12]}: name the world that it was recorded in"
+        )
+
+
+def open_text(world: Path, world_hash: str, tokenizer: TextTokenizer | None) -> TrainingText:
+    """Training text in tokens of the given tokenizer; of the world's own, if None.
+
+    Raises:
+        ValueError: The world's files are missing or do not fit together.
+    """
+    own = "world" if tokenizer is None else tokenizer_hash(tokenizer)
+    key = hash_json({"world": world_hash, "tokenizer": own, "version": VERSION})
+    folder = cache_folder() / f"text-{key[:32]}"
+    if not (folder / "card.json").is_file():
+        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        _write(world, tokenizer, part)
+        write_json(part / "card.json", {"world": world_hash, "tokenizer": own})
+        try:
+            part.rename(folder)
+        except OSError:  # another process was faster; its files are the same
+            shutil.rmtree(part)
+    return TrainingText(
+        np.load(folder / "tokens.npy", mmap_mode="r"),
+        np.load(folder / "starts.npy"),
+        np.load(folder / "row_of.npy"),
+    )
+
+
+def tokenizer_hash(tokenizer: TextTokenizer) -> str:
+    """Identity of a tokenizer: its whole definition, or at least its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return hash_json([backend.to_str(), tokenizer.eos_token_id])
+    return hash_json([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.eos_token_id])
+
+
+def _write(world: Path, tokenizer: TextTokenizer | None, folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    for name in ("passages.parquet", "tokens.npy", "starts.npy", "tokenizer.json"):
+        if not (world / name).is_file():
+            raise ValueError(f"expected {name} in world {world}, found none: rebuild it")
+    table = pq.read_table(world / "passages.parquet", columns=["split", "text"], use_threads=False)
+    train = np.flatnonzero(table["split"].to_numpy() == TRAIN)
+    if tokenizer is None:
+        tokens, starts = _kept(world, train, table.num_rows)
+    else:
+        tokens, starts = _encoded(table["text"].take(train).to_pylist(), tokenizer)
+    row_of = np.full(table.num_rows, -1, dtype=np.int64)
+    row_of[train] = np.arange(len(train))
+    for name, array in (("tokens", tokens), ("starts", starts), ("row_of", row_of)):
+        np.save(folder / f"{name}.npy", array)
+
+
+def _kept(world: Path, train: Ints, n_passages: int) -> tuple[NDArray[Any], Ints]:
+    """The world's own tokens, without those of held-out passages."""
+    tokens = np.load(world / "tokens.npy", mmap_mode="r")
+    begins = np.load(world / "starts.npy")
+    if len(begins) != n_passages + 1 or begins[-1] != len(tokens):
+        raise ValueError(
+            f"expected the tokens of {n_passages} passages in world {world}, got others: rebuild it"
+        )
+    lengths = np.diff(begins)[train]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    shift = np.repeat(begins[train] - starts[:-1], lengths)
+    return tokens[np.arange(starts[-1]) + shift], starts
+
+
+def _encoded(texts: list[str], tokenizer: TextTokenizer) -> tuple[NDArray[Any], Ints]:
+    largest = max(tokenizer.get_vocab().values())
+    kind = np.uint16 if largest < 2**16 else np.uint32
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    parts: list[NDArray[Any]] = []
+    for i in range(0, len(texts), 1000):
+        encoded = tokenizer(texts[i : i + 1000], add_special_tokens=False)["input_ids"]
+        parts += [np.array([*ids, *end], dtype=kind) for ids in encoded]
+    starts = np.concatenate([[0], np.cumsum([len(p) for p in parts])])
+    return np.concatenate(parts), starts
