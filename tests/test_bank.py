@@ -1,5 +1,7 @@
+import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -246,17 +248,49 @@ def test_a_bank_measures_as_a_trainer_does() -> None:
         assert bank.nll(held_out[i : i + 1], [i])[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_one_loss_that_is_not_finite_stops_all_and_names_the_learner() -> None:
-    bank = bank_of(3)
-    bank.begin_phase(9, decay=True)
-    broken = bank.snapshot(1)
-    broken["model.model.norm.weight"].fill_(torch.nan)
-    bank.restore(1, broken)
-    before = [bank.snapshot(i) for i in (0, 2)]
-    with pytest.raises(FloatingPointError, match="learner 1") as raised:
-        bank.update(text(3, 4))
+@pytest.mark.parametrize(("chunk", "threads"), [(1, 1), (1, 2), (2, 2), (3, 1)])
+def test_a_learner_that_breaks_is_named_and_every_count_is_its_own(
+    chunk: int, threads: int
+) -> None:
+    bank, whole = (bank_of(3, chunk=chunk, threads=threads) for _ in range(2))
+    windows = text(3, 12)
+    for b in (bank, whole):
+        b.begin_phase(9, decay=True)
+    gradient = bank._programs.gradient
+
+    def breaks_at_its_second_update(rows: Tensor, batch: Tensor):  # type: ignore[no-untyped-def]
+        losses, found, norms = gradient(rows, batch)
+        second = (batch == torch.from_numpy(windows[1, 4:8])).flatten(1).all(1)
+        return losses, found, torch.where(second[:, None], torch.inf, norms)
+
+    bank._programs = replace(bank._programs, gradient=breaks_at_its_second_update)
+    with pytest.raises(FloatingPointError, match=r"learner 1: .* at update 1") as raised:
+        bank.train(windows)
     assert "\n" not in str(raised.value)
-    assert all(same(bank.snapshot(i), b) for i, b in zip((0, 2), before, strict=True))
+    # What shares a program with learner 1 stops with it; the others finish.
+    stopped = [i // chunk == 1 // chunk for i in range(3)]
+    assert bank.updates.tolist() == [1 if s else 3 for s in stopped]
+    bank._programs = replace(bank._programs, gradient=gradient)
+    bank.train(windows[stopped, 4:], np.flatnonzero(stopped))
+    whole.train(windows)
+    assert all(same(bank.snapshot(i), whole.snapshot(i)) for i in range(3))
+
+
+def test_an_error_is_told_when_no_thread_trains_any_more() -> None:
+    bank = bank_of(2, threads=2)
+    bank.begin_phase(9, decay=True)
+    gradient = bank._programs.gradient
+
+    def fails_at_once_or_is_slow(rows: Tensor, batch: Tensor):  # type: ignore[no-untyped-def]
+        if rows.data_ptr() == bank._weights.data_ptr():
+            raise MemoryError
+        time.sleep(0.05)
+        return gradient(rows, batch)
+
+    bank._programs = replace(bank._programs, gradient=fails_at_once_or_is_slow)
+    with pytest.raises(MemoryError):
+        bank.train(text(2, 12))
+    assert bank.updates.tolist() == [0, 3]
 
 
 def test_a_snapshot_of_another_model_or_optimiser_is_refused() -> None:
@@ -296,6 +330,10 @@ def test_windows_of_a_wrong_shape_are_refused() -> None:
         bank.update(np.zeros((2, 4, 14), dtype=np.int64))
     with pytest.raises(ValueError, match="multiple of 4"):
         bank.train(text(2, 6))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        bank.train(text(2, 0))
+    with pytest.raises(ValueError, match="4 windows per learner"):
+        bank.update(text(2, 8))
     with pytest.raises(ValueError, match="ascending learners"):
         bank.update(text(2, 4), [1, 0])
 

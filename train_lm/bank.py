@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from threading import Barrier
 from typing import TypeVar
@@ -90,7 +90,7 @@ class LearnerBank:
         chunk = min(self.n, chunk or (1 if on_cpu else self.n))
         self._blocks = [slice(i, min(i + chunk, self.n)) for i in range(0, self.n, chunk)]
         threads = min(threads or torch.get_num_threads(), len(self._blocks)) if on_cpu else 1
-        self._pool = _cores(threads) if threads > 1 else None
+        self._pool = _cores(threads) if on_cpu else None
 
     # --- training ----------------------------------------------------------------------------
 
@@ -116,72 +116,88 @@ class LearnerBank:
         return np.array(rates)
 
     def update(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
-        """One optimiser step of every learner on windows of its own.
+        """One optimiser step of every learner on windows of its own; see `train`.
 
         Args:
             windows: (n, B, T + 1) token ids, a batch for each of the n learners.
-            learners: Which learners, ascending; all N, if not stated. The others stay as they are.
 
         Returns:
             (n,) mean losses [nats per token] before the step.
+        """
+        if windows.ndim == 3 and windows.shape[1] != self.batch:
+            raise ValueError(f"expected {self.batch} windows per learner, got {windows.shape[1]}")
+        return self.train(windows, learners)
+
+    def train(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
+        """Updates of every learner over windows of its own, in order, B at a time.
+
+        Args:
+            windows: (n, m, T + 1) token ids, m windows for each of the n learners.
+            learners: Which learners, ascending; all N, if not stated. The others stay as they are.
+
+        Returns:
+            (n,) mean losses [nats per token], each before its step.
 
         Raises:
-            FloatingPointError: A loss or gradient is not finite; the weights of all are left.
+            FloatingPointError: A learner's loss or gradient is not finite. It, and what shares its
+                program, stands where it stood before that update; the others have gone on.
             ValueError: Windows of another shape, or longer than the models.
         """
         chosen = self._chosen(learners)
-        batch = self._for_all(windows, chosen)
+        batches = self._for_all(windows, chosen).split(self.batch, 1)
+        if not windows.shape[1] or windows.shape[1] % self.batch:
+            raise ValueError(f"expected a multiple of {self.batch} windows, got {windows.shape[1]}")
         idle = [i for i in chosen if self.schedules[i].length == 0]
         if idle:
             raise RuntimeError(f"call begin_phase before the first update of learner {idle[0]}")
+        losses = np.zeros((self.n, len(batches)))
 
-        def differentiate(block: slice) -> tuple[Tensor, Tensor, Tensor]:
-            return self._programs.gradient(self._weights[block], batch[block])
+        def train(block: slice) -> FloatingPointError | None:
+            # No learner waits for another one before its last update is done.
+            inside = [i for i in chosen if block.start <= i < block.stop]
+            for k, batch in enumerate(batches):
+                try:
+                    losses[block, k] = self._update(block, batch[block].contiguous(), inside)
+                except FloatingPointError as error:
+                    return error
+            return None
 
-        blocks = self._holding(chosen)
-        found = self._each(differentiate, blocks)
-        losses, norms = np.full(self.n, np.nan), np.full(self.n, np.nan)
-        for block, (loss, _, norm) in zip(blocks, found, strict=True):
-            losses[block] = loss.double().cpu().numpy()
-            norms[block] = norm[:, 0].double().cpu().numpy()
-        rates = self.learning_rates()
-        for i in chosen:
-            if not math.isfinite(losses[i]) or not math.isfinite(norms[i]):
-                message = not_finite(losses[i], norms[i], int(self.updates[i]), rates[i])
+        for error in self._each(train, self._holding(chosen)):
+            if error is not None:
+                raise error
+        return np.asarray(losses[chosen].mean(1))
+
+    def _update(self, block: slice, batch: Tensor, inside: list[int]) -> Floats:
+        """One step of the learners `inside` a block; (c,) losses of all of the block."""
+        loss, gradient, norm = self._programs.gradient(self._weights[block], batch)
+        values = torch.cat([loss[:, None], norm], 1).double().cpu().numpy()  # (c, 2)
+        rates = np.array([self.schedules[i].rate(int(self.updates[i])) for i in inside])
+        for i, rate in zip(inside, rates, strict=True):
+            value, size = values[i - block.start].tolist()
+            if not math.isfinite(value) or not math.isfinite(size):
+                message = not_finite(value, size, int(self.updates[i]), rate)
                 raise FloatingPointError(f"learner {i}: {message}")
-        scalars = self._scalars(rates)
-        wanted = set(chosen)
-
-        def step(k: int) -> None:
-            block, (_, gradient, norm) = blocks[k], found[k]
-            inside = range(block.start, block.stop)
-            whole = wanted.issuperset(inside)
-            parts = [block] if whole else [slice(i, i + 1) for i in inside if i in wanted]
-            for part in parts:
-                own = slice(part.start - block.start, part.stop - block.start)
-                self._programs.step(
-                    self._weights[part],
-                    gradient[own],
-                    self._mean[part],
-                    self._square[part],
-                    self._decays,
-                    norm[own],
-                    scalars[part],
-                )
-
-        self._each(step, range(len(blocks)))
-        self._steps[chosen] += 1
-        self.updates[chosen] += 1
-        return losses[chosen]
-
-    def train(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
-        """Updates over (n, m, T + 1) windows in order, B at a time; (n,) mean losses [nats]."""
-        chosen = self._chosen(learners)
-        if windows.shape[1] % self.batch:
-            raise ValueError(f"expected a multiple of {self.batch} windows, got {windows.shape[1]}")
-        parts = range(0, windows.shape[1], self.batch)
-        losses = [self.update(windows[:, i : i + self.batch], chosen) for i in parts]
-        return np.asarray(np.mean(losses, axis=0))
+        scalars = self._scalars(inside, rates)
+        if len(inside) == block.stop - block.start:
+            parts = [(block, slice(None), slice(None))]
+        else:
+            parts = [
+                (slice(i, i + 1), slice(i - block.start, i - block.start + 1), slice(k, k + 1))
+                for k, i in enumerate(inside)
+            ]
+        for rows, own, k in parts:
+            self._programs.step(
+                self._weights[rows],
+                gradient[own],
+                self._mean[rows],
+                self._square[rows],
+                self._decays,
+                norm[own],
+                scalars[k],
+            )
+        self._steps[inside] += 1
+        self.updates[inside] += 1
+        return np.asarray(values[:, 0])
 
     def nll(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
         """(n, m) negative log-likelihood [nats] summed over each of (n, m, T + 1) windows."""
@@ -264,11 +280,11 @@ class LearnerBank:
         parts = row.split([math.prod(s) for s in self._shapes.values()])
         return {n: p.view(s) for (n, s), p in zip(self._shapes.items(), parts, strict=True)}
 
-    def _scalars(self, rates: Floats) -> Tensor:
-        """(N, 4); see `adamw_`."""
-        steps = self._steps + 1.0
-        decay = np.array([c.weight_decay for c in self.configs])
-        clip = np.array([c.clip for c in self.configs])
+    def _scalars(self, learners: list[int], rates: Floats) -> Tensor:
+        """(n, 4) of the given learners; see `adamw_`."""
+        steps = self._steps[learners] + 1.0
+        decay = np.array([self.configs[i].weight_decay for i in learners])
+        clip = np.array([self.configs[i].clip for i in learners])
         root = np.sqrt(1 - BETAS[1] ** steps)
         columns = np.stack([rates * decay, rates / (1 - BETAS[0] ** steps), root, clip], 1)
         return torch.from_numpy(columns).float().to(self.device)
@@ -307,7 +323,9 @@ class LearnerBank:
 
         if self._pool is None:
             return [quietly(item) for item in items]
-        return list(self._pool.map(quietly, items))
+        futures = [self._pool.submit(quietly, item) for item in items]
+        wait(futures)  # an error is told when nothing computes any more
+        return [future.result() for future in futures]
 
 
 def _checked_configs(
@@ -327,7 +345,11 @@ def _checked_configs(
 
 
 def _cores(threads: int) -> ThreadPoolExecutor:
-    """Threads of which each computes on one core."""
+    """Threads of which each computes on one core.
+
+    Even one learner has such a thread: a program is compiled for the number of cores that it first
+    meets, and several threads for one tiny operation mostly wait for each other.
+    """
     # PyTorch keeps the number per thread, with one default for threads to come.
     default = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, "bank", initializer=torch.set_num_threads, initargs=(1,))

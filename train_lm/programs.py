@@ -43,7 +43,9 @@ def plain(stack: Stack) -> Programs:
 
     def gradient(rows: Tensor, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
-            leaves = [leaf.requires_grad_() for leaf in leaves_of(rows, stack)]
+            # Rows are views of one array. With a version counter of its own, a learner's backward
+            # pass does not object to another thread's step on another row.
+            leaves = [leaf.requires_grad_() for leaf in leaves_of(rows.data, stack)]
             losses = token_losses(stack, leaves, windows).mean((1, 2))
             found = torch.autograd.grad(losses.sum(), leaves)
         return losses.detach(), *_joined(found, len(rows))
