@@ -68,8 +68,11 @@ def _pretrain_parser(verbs: Any) -> None:
         action="store_true",
         help="offer the whole frontier at each click, as the environment does",
     )
+    verb.add_argument(
+        "--slots", type=int, default=32, help="candidates per click, the others by lot (32)"
+    )
     verb.add_argument("--width", type=int, default=64, help="units of the network (64)")
-    verb.add_argument("--epochs", type=int, default=12, help="passes at most (12)")
+    verb.add_argument("--epochs", type=int, default=14, help="passes at most (14)")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--force", action="store_true")
     verb.set_defaults(action=_pretrain)
@@ -249,6 +252,7 @@ def _pretrain(args: argparse.Namespace) -> int:
                 world,
                 args.seed + i,
                 on_chunk=partial(bar.advance, rows),
+                slots=args.slots,
                 goals=args.goals,
                 frontier=args.frontier,
             )
