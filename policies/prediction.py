@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.observation import CANDIDATE_FEATURES
+from kncl_env.world import World
 from policies.cloning import click_places, places
 from policies.curiosity import CuriosityNetwork
-from rabbit_holes.demonstrations import Demonstrations
+from rabbit_holes.demonstrations import Demonstrations, choices
+from rabbit_holes.path import Path
 
 _COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
 
@@ -32,6 +36,32 @@ def ladder_places(name: str, clicks: Demonstrations) -> NDArray[np.int64]:
         rows = clicks.rows[clicks.starts[i] : clicks.starts[i + 1]]
         score = np.zeros(len(rows)) if column is None else rows[:, _COLUMN[column]]
         found[i] = places(score[None], clicks.chosen[i : i + 1])[0]
+    return found
+
+
+def markov_places(
+    train: Iterable[Path], measured: Iterable[Path], world: World, n: int
+) -> NDArray[np.int64]:
+    """(n, 2) see `cloning.places`, of a first-order Markov chain over topics.
+
+    A link scores by how often training paths took it: (count + 1/links) / (all counts + 1), a
+    chain smoothed with one click spread evenly over the offered links. Links never taken tie.
+
+    Args:
+        train: Paths whose transitions are counted.
+        measured: The paths that `demonstrate` took the n clicks from, with all links offered.
+    """
+    taken: Counter[tuple[int, int]] = Counter()
+    dropped: Counter[str] = Counter()
+    for path in train:
+        taken.update((int(so_far[-1]), topic) for so_far, _, topic in choices(path, world, dropped))
+    found = np.zeros((n, 2), dtype=np.int64)
+    clicks = islice((c for path in measured for c in choices(path, world, dropped)), n)
+    for i, (so_far, offered, topic) in enumerate(clicks):
+        counts = np.array([taken[int(so_far[-1]), t] for t in offered.tolist()], dtype=np.float64)
+        scores = (counts + 1 / len(offered)) / (counts.sum() + 1)
+        found[i] = places(scores[None], np.searchsorted(offered, [topic]))[0]
+    assert (found[:, 1] > 0).all(), "a click without a place: other paths than were demonstrated"
     return found
 
 
@@ -70,15 +100,20 @@ def predict(
     network: CuriosityNetwork,
     clicks: Demonstrations,
     rng: np.random.Generator,
+    more: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> dict[str, Any]:
-    """Figures of the policy and of the ladder on the same clicks, JSON-able."""
+    """Figures of the policy and of the ladder on the same clicks, JSON-able.
+
+    Args:
+        more: Further rungs: (n, 2) places by name.
+    """
     if not len(clicks):
         raise ValueError(
             "expected paths with a choice in this world, got none "
             f"(dropped: {dict(clicks.dropped)})"
         )
     rows = {"policy": click_places(network, clicks)}
-    rows |= {name: ladder_places(name, clicks) for name in LADDER}
+    rows |= {name: ladder_places(name, clicks) for name in LADDER} | dict(more or {})
     return {
         "clicks": len(clicks),
         "paths": len(set(clicks.group.tolist())),
