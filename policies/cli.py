@@ -9,7 +9,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     # The environment's options are read off its settings, which takes imports that the other
     # verbs and a plain --help can do without.
     wanted = argv[0] if argv else ""
+    _record_parser(verbs, wanted == "record")
+    _surrogate_parser(verbs)
     _train_parser(verbs, wanted == "train")
     _evaluate_parser(verbs, wanted == "evaluate")
     _walk_parser(verbs)
@@ -83,9 +86,46 @@ def _predict_parser(verbs: Any) -> None:
         default="test",
         help="pairs to measure on; pretrain never sees `test` (test)",
     )
+    verb.add_argument(
+        "--train",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="F.jsonl",
+        help="count transitions on the training pairs of these paths: a Markov rung",
+    )
     verb.add_argument("--clicks", type=int, help="at most this many clicks")
     verb.add_argument("--seed", type=int, default=0)
     verb.set_defaults(action=_predict)
+
+
+def _record_parser(verbs: Any, with_settings: bool) -> None:
+    verb = verbs.add_parser("record", help="play episodes and write down what a surrogate needs")
+    verb.add_argument("--world", type=Path, required=True)
+    verb.add_argument(
+        "--policy", nargs="+", required=True, help="arms: baselines and policy directories"
+    )
+    verb.add_argument("--episodes", type=int, default=4, help="episodes of each (4)")
+    verb.add_argument("--out", type=Path, required=True, metavar="F.jsonl")
+    verb.add_argument(
+        "--extra-probes", type=int, default=32, help="more topics probed per step (32)"
+    )
+    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
+    verb.add_argument("--seed", type=int, default=0, help="seed of the first episode (0)")
+    verb.set_defaults(action=_record)
+    if with_settings:
+        from policies.settings_args import add_settings
+
+        add_settings(verb)
+
+
+def _surrogate_parser(verbs: Any) -> None:
+    verb = verbs.add_parser("surrogate", help="fit a formula for the learner to recorded episodes")
+    verb.add_argument("--world", type=Path, required=True)
+    verb.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="F.jsonl")
+    verb.add_argument("--out", type=Path, required=True, metavar="S.json")
+    verb.add_argument("--force", action="store_true")
+    verb.set_defaults(action=_surrogate)
 
 
 def _train_parser(verbs: Any, with_settings: bool) -> None:
@@ -111,6 +151,10 @@ def _train_parser(verbs: Any, with_settings: bool) -> None:
         metavar="NAME:WEIGHT",
         help="intrinsic terms: learning-progress, novelty, information-gap, compression-progress",
     )
+    verb.add_argument(
+        "--practice", type=Path, metavar="S.json", help="begin in this surrogate of the learner"
+    )
+    verb.add_argument("--practice-iterations", type=int, default=100, help="rollouts there (100)")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--force", action="store_true", help="begin again")
     verb.set_defaults(action=_train)
@@ -245,13 +289,19 @@ def _predict(args: argparse.Namespace) -> int:
     from kncl_env.observation import TopicTable
     from kncl_env.world import World
     from policies.curiosity import CuriosityPolicy
-    from policies.prediction import predict
+    from policies.prediction import markov_places, predict
     from rabbit_holes.demonstrations import demonstrate, pair_split
 
+    if args.train and args.split in ("all", "train"):
+        raise ValueError(
+            f"expected --split select or test with --train, got {args.split}: a chain that has "
+            "counted a click would predict it"
+        )
     policy = CuriosityPolicy.load(args.policy)
     world = World.open(args.world)
     table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
     dropped: Counter[str] = Counter()
+    counted = [p for p in _holes(args.train, dropped) if pair_split(p) == "train"]
     paths = [
         p for p in _holes(args.holes, dropped) if args.split == "all" or pair_split(p) == args.split
     ]
@@ -259,8 +309,59 @@ def _predict(args: argparse.Namespace) -> int:
     for goals in ("given", "withheld"):
         rng = np.random.default_rng(args.seed)
         clicks = demonstrate(paths, world, table, rng, slots=None, goals=goals, limit=args.clicks)
-        found[f"goal {goals}"] = predict(policy.network, clicks, rng)
+        more = {"Markov": markov_places(counted, paths, world, len(clicks))} if counted else {}
+        found[f"goal {goals}"] = predict(policy.network, clicks, rng, more)
     print(json.dumps(found, indent=1))
+    return 0
+
+
+def _record(args: argparse.Namespace) -> int:
+    import torch
+    from rich.progress import Progress
+
+    from kncl_env.vector import side_by_side
+    from kncl_env.world import World
+    from policies.recording import RECORD_SEED, record
+    from policies.settings_args import settings_of
+
+    torch.set_num_threads(1)
+    world = World.open(args.world)
+    together = side_by_side(world, args.learners, progress=True, **settings_of(args))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("episodes", total=len(args.policy) * args.episodes)
+        record(
+            world,
+            together,
+            args.policy,
+            args.episodes,
+            args.out,
+            args.extra_probes,
+            RECORD_SEED + args.seed,
+            lambda _: bar.advance(task),
+        )
+    print(f"{args.out}: {args.episodes} episodes of {', '.join(args.policy)}")
+    return 0
+
+
+def _surrogate(args: argparse.Namespace) -> int:
+    from kncl_env.surrogate import Transfer, fit
+    from kncl_env.world import World
+    from policies.recording import read_episodes
+
+    claim_output(args.out, args.force)
+    world = World.open(args.world)
+    header, episodes = read_episodes(args.episodes)
+    if header["world"] != world.hash:
+        raise ValueError(
+            f"expected episodes of world {world.hash[:12]}, got {header['world'][:12]}'s: "
+            "name the world they were recorded in"
+        )
+    transfer = Transfer(world.graph, world.topic_vectors)
+    target = world.target_topics(header["settings"]["region"])
+    found = fit(header, episodes, target, transfer)
+    found.save(args.out)
+    print(json.dumps({"dynamics": vars(found.dynamics), "error": found.error}, indent=1))
     return 0
 
 
@@ -268,13 +369,15 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     from kncl_env.make import Setup
+    from kncl_env.surrogate import Surrogate
     from kncl_env.vector import worth_compiling
     from kncl_env.world import World
-    from policies.curiosity import CuriosityPolicy
+    from policies.curiosity import CuriosityConfig, CuriosityPolicy
     from policies.potentials import parse_potentials
-    from policies.ppo import PPOConfig, train_ppo
+    from policies.ppo import PPOConfig, starting_network, train_ppo
     from policies.settings_args import settings_of
-    from policies.vec_env import make_vec_env
+    from policies.vec_env import make_practice_env, make_vec_env
+    from train_lm.files import hash_file
 
     torch.set_num_threads(1)
     config = PPOConfig(
@@ -297,17 +400,61 @@ def _train(args: argparse.Namespace) -> int:
             f"expected a region to train on, got {setup.region!r}, which this world keeps for "
             "measuring transfer: see scenario.transfer_regions in world.json"
         )
-    _begin(args.out, args.force, [args.world, *([args.init] if args.init else [])])
+    _begin(args.out, args.force, [p for p in (args.world, args.init, args.practice) if p])
+    surrogate = Surrogate.load(args.practice) if args.practice else None
+    if surrogate and args.practice_iterations < 1:
+        raise ValueError(f"expected --practice-iterations >= 1, got {args.practice_iterations}")
     _warm_up(world.path, settings)
+    provenance = {
+        "made_by": "ppo",
+        "world": world.hash,
+        "settings": settings,
+        "init": str(args.init) if args.init else None,
+        "surrogate": hash_file(args.practice) if surrogate else None,
+    }
+    noise = world.passage_is_noise[world.windows(setup.context).document]
+
     updates = config.iterations * config.episodes * setup.steps * setup.updates_per_step
-    env = make_vec_env(
-        world,
-        config.learners,
-        parse_potentials(config.potentials),
-        config.gamma,
-        compile=worth_compiling(updates),
-        **settings,
-    )
+
+    def train(
+        out: Path, config: PPOConfig, practice: Surrogate | None, **start: Any
+    ) -> CuriosityPolicy:
+        shared = config.learners, parse_potentials(config.potentials), config.gamma
+        env = (
+            make_practice_env(practice, world, *shared, **settings)
+            if practice
+            else make_vec_env(world, *shared, compile=worth_compiling(updates), **settings)
+        )
+        try:
+            return train_ppo(
+                env,
+                setup.steps,
+                out,
+                config,
+                provenance=provenance,
+                on_iteration=_teller("practice" if practice else "iteration", config.iterations),
+                noise=noise,
+                **start,
+            )
+        finally:
+            env.close()
+
+    if surrogate:
+        print(f"practice in a surrogate, off by {json.dumps(surrogate.error)}")
+        # The leash holds to what practice started from, through both.
+        shape = init.network.config if init else CuriosityConfig(seed=config.seed)
+        anchor = starting_network(shape, init, config.sharpen)
+        rehearsal = replace(config, iterations=args.practice_iterations)
+        init = train(args.out / "practice", rehearsal, surrogate, init=init)
+        train(args.out, replace(config, sharpen=1.0), None, init=init, anchor=anchor)
+    else:
+        train(args.out, config, None, init=init)
+    print(f"{args.out}: trained on {config.iterations * config.episodes} episodes")
+    return 0
+
+
+def _teller(label: str, total: int) -> Callable[[dict[str, float]], None]:
+    """Prints a line per iteration, with an ETA."""
     began = time.monotonic()
     first: list[int] = []
 
@@ -316,33 +463,14 @@ def _train(args: argparse.Namespace) -> int:
         first.append(done)
         pace = (time.monotonic() - began) / (done - first[0] + 1)
         print(
-            f"iteration {done}/{config.iterations}: return {figures['return']:.4f}, "
+            f"{label} {done}/{total}: return {figures['return']:.4f}, "
             f"{figures['steps_per_second']:.1f} steps/s, "
             f"{figures['learner_share']:.0%} of the time in the learner, "
-            f"{pace * (config.iterations - done) / 60:.1f} min left",
+            f"{pace * (total - done) / 60:.1f} min left",
             flush=True,
         )
 
-    try:
-        train_ppo(
-            env,
-            setup.steps,
-            args.out,
-            config,
-            init=init,
-            provenance={
-                "made_by": "ppo",
-                "world": world.hash,
-                "settings": settings,
-                "init": str(args.init) if args.init else None,
-            },
-            on_iteration=tell,
-            noise=world.passage_is_noise[world.windows(setup.context).document],
-        )
-    finally:
-        env.close()
-    print(f"{args.out}: trained on {config.iterations * config.episodes} episodes")
-    return 0
+    return tell
 
 
 def _warm_up(world: Path, settings: dict[str, Any]) -> None:
@@ -426,7 +554,7 @@ def _begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / "config.json").is_file():
+    if not any((out / part / "config.json").is_file() for part in (".", "practice")):
         raise FileExistsError(
             f"expected a new place or a run to go on with for --out, got {out}: name another"
         )
