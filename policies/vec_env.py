@@ -52,6 +52,7 @@ class SideBySideVecEnv(DummyVecEnv):
     ) -> None:
         super().__init__([partial(wrap, env) for env in together.envs])
         self._together = together
+        self.at_once = len(together)
 
     def reset(self) -> VecEnvObs:
         found = self._together.each(
