@@ -55,7 +55,9 @@ class Reading:
         # An expansion first, then one of its windows: each expansion is rehearsed alike, however
         # many passages it brought.
         which = rng.integers(len(self.pools), size=n) if n else np.zeros(0, dtype=np.int64)
-        drawn = np.array([rng.choice(self.pools[i]) for i in which], dtype=np.int64)
+        place = rng.integers(np.array([len(pool) for pool in self.pools], dtype=np.int64)[which])
+        chosen = [self.pools[i][k] for i, k in zip(which.tolist(), place.tolist(), strict=True)]
+        drawn = np.array(chosen, dtype=np.int64)
         np.add.at(self.times_read, drawn, 1)
         return drawn
 

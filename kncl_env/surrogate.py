@@ -86,6 +86,11 @@ def rate_at(progress: Floats | float) -> Any:
     return np.where(p < WARMUP, p / WARMUP, falling)
 
 
+def annealed_at(progress: Floats | float) -> Any:
+    """1 - ρ, but 0 in the rise: the episode starts from a learner trained at the peak rate."""
+    return 1 - rate_at(np.maximum(progress, WARMUP))
+
+
 class Transfer:
     """Who else learns when a topic is read.
 
@@ -99,14 +104,10 @@ class Transfer:
         self.links = sparse.csr_array(graph.undirected * degree[:, None] * degree[None, :])
         self.alike = _nearest(vectors, min(NEIGHBOURS, len(vectors) - 1))
 
-    def reach(self, windows: Floats, dynamics: Dynamics) -> Floats:
-        """(..., N) what reading `windows` (..., N) counts for each topic."""
-        return (
-            windows
-            + dynamics.link * (windows @ self.links)
-            + dynamics.alike * (windows @ self.alike.T)
-            + dynamics.general * windows.sum(-1, keepdims=True)
-        )
+    def matrix(self, dynamics: Dynamics) -> sparse.csr_array:
+        """(N, N) what a window of topic i (column) counts for topic j (row), `general` aside."""
+        own = sparse.eye_array(self.links.shape[0], format="csr")
+        return sparse.csr_array(own + dynamics.link * self.links + dynamics.alike * self.alike)
 
 
 def _nearest(vectors: NDArray[np.float32], k: int) -> sparse.csr_array:
@@ -189,48 +190,43 @@ class SurrogateLearner:
     def __init__(
         self, surrogate: Surrogate, transfer: Transfer, topic_of_window: Ints, context: int
     ) -> None:
-        self.surrogate, self.transfer = surrogate, transfer
+        self.surrogate = surrogate
+        self.reach = transfer.matrix(surrogate.dynamics)
         self.topic_of_window, self.context = topic_of_window, context
         self.budget = 1.0  # [windows]
         self.read = 0.0  # [windows]
         self.known = np.zeros(len(surrogate.start))  # e
+        self.annealed = 0.0  # [bits per byte]
 
     def begin(self, tokens: int) -> None:
         self.budget, self.read = tokens / self.context, 0.0
         self.known = np.zeros_like(self.known)
+        self.annealed = 0.0
 
     def train(self, windows: Ints) -> None:
         counts = np.bincount(self.topic_of_window[windows], minlength=len(self.known))
-        dynamics = self.surrogate.dynamics
+        d = self.surrogate.dynamics
         rate = float(rate_at((self.read + len(windows) / 2) / self.budget))
-        reach = self.transfer.reach(counts.astype(np.float64), dynamics)
-        self.known = (1 - dynamics.forgetting * rate) * self.known + rate * reach
+        reach = self.reach @ counts.astype(np.float64) + d.general * len(windows)
+        self.known = (1 - d.forgetting * rate) * self.known + rate * reach
         self.read += len(windows)
+        self.annealed = d.anneal * float(annealed_at(self.read / self.budget))
 
     def held_out_loss(self, split: str = "reward") -> float:
         """Every split alike: the formula knows one held-out loss."""
         s = self.surrogate
-        return float(s.held_out - s.dynamics.gain(self.known) @ s.target_fall - self._annealed)
+        return float(s.held_out - s.dynamics.gain(self.known) @ s.target_fall - self.annealed)
 
     def probe(self, topics: Ints) -> Floats:
         s = self.surrogate
-        return np.asarray(
-            s.start[topics] - s.fall[topics] * s.dynamics.gain(self.known[topics]) - self._annealed
-        )
-
-    @property
-    def _annealed(self) -> float:
-        # The episode starts from a learner that was trained at the peak rate, so the first steps
-        # of the short rise anneal nothing.
-        progress = self.read / self.budget
-        rate = float(rate_at(max(progress, WARMUP)))
-        return self.surrogate.dynamics.anneal * (1 - rate)
+        gain = s.dynamics.gain(self.known[topics])
+        return np.asarray(s.start[topics] - s.fall[topics] * gain - self.annealed)
 
     def snapshot(self) -> Any:
-        return self.known.copy(), self.read, self.budget
+        return self.known.copy(), self.read, self.budget, self.annealed
 
     def restore(self, snapshot: Any) -> None:
-        known, self.read, self.budget = snapshot
+        known, self.read, self.budget, self.annealed = snapshot
         self.known = known.copy()
 
 
@@ -241,8 +237,8 @@ LEARNING = (
 )
 
 
-def practise_on(surrogate: Surrogate, env: TopicExpansionEnv) -> None:
-    """Put the formula in the place of the environment's learner.
+def surrogate_learner(surrogate: Surrogate, env: TopicExpansionEnv) -> SurrogateLearner:
+    """What can take the place of the environment's own learner.
 
     Raises:
         ValueError: It was fitted to another world, or to a learner with other settings.
@@ -260,7 +256,7 @@ def practise_on(surrogate: Surrogate, env: TopicExpansionEnv) -> None:
             f"expected a surrogate that was recorded with the same {', '.join(differs)} as asked "
             "for, got another: record with these settings, or give the recorded ones"
         )
-    env.learner = SurrogateLearner(
+    return SurrogateLearner(
         surrogate,
         Transfer(env.table.graph, env.table.vectors),
         world.passage_topic[env.reading_store.document],
@@ -309,13 +305,15 @@ def gains(windows: Floats, transfer: Transfer, dynamics: Dynamics) -> tuple[Floa
     """g(e) (E, T, N) after each step, and 1 - ρ (T,) at its end."""
     E, T, N = windows.shape
     middle = rate_at((np.arange(T) + 0.5) / T)
-    reach = transfer.reach(windows.reshape(E * T, N), dynamics).reshape(E, T, N)
+    flat = windows.reshape(E * T, N)
+    reach = (transfer.matrix(dynamics) @ flat.T).T + dynamics.general * flat.sum(1, keepdims=True)
+    reach = reach.reshape(E, T, N)
     known = np.zeros((E, N))
     found = np.empty((E, T, N))
     for t in range(T):
         known = (1 - dynamics.forgetting * middle[t]) * known + middle[t] * reach[:, t]
         found[:, t] = known
-    return dynamics.gain(found), 1 - rate_at(np.maximum((np.arange(T) + 1) / T, WARMUP))
+    return dynamics.gain(found), annealed_at((np.arange(T) + 1) / T)
 
 
 def fit(
@@ -432,13 +430,14 @@ def _probe_residuals(
     return np.asarray(off[np.isfinite(off)])
 
 
-def errors(surrogate: Surrogate, seen: Recorded, transfer: Transfer) -> dict[str, float]:
+def errors(surrogate: Surrogate, seen: Recorded, transfer: Transfer) -> dict[str, float | None]:
     """How far the formula is off on episodes, given what they read.
 
     Returns:
         `reward_rmse` per step, as a share of the loss drop of a whole episode; `reward_r2`;
         `curve_r2` and `curve_rmse` [bits per byte] of the held-out loss; `return_rank`:
-        Spearman's correlation of whole episodes' loss drops; `probe_rmse` [bits per byte].
+        Spearman's correlation of whole episodes' loss drops, None below three; `probe_rmse` [bits
+        per byte].
     """
     from scipy.stats import spearmanr
 
@@ -455,8 +454,8 @@ def errors(surrogate: Surrogate, seen: Recorded, transfer: Transfer) -> dict[str
         "reward_r2": _r2(paid, reward),
         "curve_rmse": float(np.sqrt(np.mean((expected - real)[:, 1:] ** 2))),
         "curve_r2": _r2(real[:, 1:], expected[:, 1:]),
-        "return_rank": float(spearmanr(total, earned)[0]) if len(real) > 2 else float("nan"),
-        "probe_rmse": float(np.sqrt(np.mean(off**2))) if len(off) else float("nan"),
+        "return_rank": float(spearmanr(total, earned)[0]) if len(real) > 2 else None,
+        "probe_rmse": float(np.sqrt(np.mean(off**2))) if len(off) else None,
     }
 
 

@@ -113,6 +113,7 @@ def _record_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument(
         "--extra-probes", type=int, default=32, help="more topics probed per step (32)"
     )
+    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
     verb.add_argument("--seed", type=int, default=0, help="seed of the first episode (0)")
     verb.set_defaults(action=_record)
     if with_settings:
@@ -322,20 +323,20 @@ def _record(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
-    from kncl_env.make import topic_expansion
+    from kncl_env.vector import side_by_side
     from kncl_env.world import World
     from policies.recording import RECORD_SEED, record
     from policies.settings_args import settings_of
 
     torch.set_num_threads(1)
     world = World.open(args.world)
-    env = topic_expansion(world, progress=True, **settings_of(args))
+    together = side_by_side(world, args.learners, progress=True, **settings_of(args))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with Progress(transient=True) as bar:
         task = bar.add_task("episodes", total=len(args.policy) * args.episodes)
         record(
             world,
-            env,
+            together,
             args.policy,
             args.episodes,
             args.out,
@@ -379,7 +380,7 @@ def _train(args: argparse.Namespace) -> int:
     from policies.potentials import parse_potentials
     from policies.ppo import PPOConfig, starting_network, train_ppo
     from policies.settings_args import settings_of
-    from policies.vec_env import make_vec_env
+    from policies.vec_env import make_practice_env, make_vec_env
     from train_lm.files import hash_file
 
     torch.set_num_threads(1)
@@ -417,18 +418,16 @@ def _train(args: argparse.Namespace) -> int:
     }
     noise = world.passage_is_noise[world.windows(setup.context).document]
 
+    updates = config.iterations * config.episodes * setup.steps * setup.updates_per_step
+
     def train(
         out: Path, config: PPOConfig, practice: Surrogate | None, **start: Any
     ) -> CuriosityPolicy:
-        updates = config.iterations * config.episodes * setup.steps * setup.updates_per_step
-        env = make_vec_env(
-            world,
-            config.learners,
-            parse_potentials(config.potentials),
-            config.gamma,
-            practice,
-            compile=practice is None and worth_compiling(updates),
-            **settings,
+        shared = config.learners, parse_potentials(config.potentials), config.gamma
+        env = (
+            make_practice_env(practice, world, *shared, **settings)
+            if practice
+            else make_vec_env(world, *shared, compile=worth_compiling(updates), **settings)
         )
         try:
             return train_ppo(
@@ -445,11 +444,7 @@ def _train(args: argparse.Namespace) -> int:
             env.close()
 
     if surrogate:
-        error = surrogate.error
-        print(
-            f"practice in a surrogate with reward R² {error['reward_r2']:.2f} and rank "
-            f"correlation of returns {error['return_rank']:.2f} on {error['measured_on']} episodes"
-        )
+        print(f"practice in a surrogate, off by {json.dumps(surrogate.error)}")
         # The leash holds to what practice started from, through both.
         shape = init.network.config if init else CuriosityConfig(seed=config.seed)
         anchor = starting_network(shape, init, config.sharpen)

@@ -33,7 +33,10 @@ class ClockedLearner:
 
 
 class Clocked(gym.Wrapper[Any, Any, Any, Any]):
-    """Tells in `info["learner_seconds"]` what the learner took since the step before."""
+    """Tells in `info["learner_seconds"]` what the learner took since the step before.
+
+    Where several share a bank, waiting for the others counts.
+    """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)

@@ -311,7 +311,8 @@ def train_ppo(
         seen = _Progress()
         policy.seen.clear()
         model.learn(config.episodes * steps, callback=seen, reset_num_timesteps=False)
-        figures = _figures(seen.infos, config.episodes, time.monotonic() - began, env.num_envs)
+        at_once = getattr(env, "at_once", 1)  # plain vectors play one member after another
+        figures = _figures(seen.infos, config.episodes, time.monotonic() - began, at_once)
         figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
         if noise is not None and noise.any():
             figures["noise_share"] = float(np.mean([noise[i["windows"]] for i in seen.infos]))
@@ -345,7 +346,7 @@ def _constant(rate: float) -> Callable[[float], float]:
 
 
 def _figures(
-    infos: list[dict[str, Any]], episodes: int, seconds: float, learners: int
+    infos: list[dict[str, Any]], episodes: int, seconds: float, at_once: int
 ) -> dict[str, float]:
     """Figures of one iteration; sums over steps are per episode."""
     found = {
@@ -360,7 +361,7 @@ def _figures(
         found[f"shaping/{name}"] = float(np.sum([i["shaping"][name] for i in infos])) / episodes
     if "learner_seconds" in infos[0]:
         spent = float(np.sum([i["learner_seconds"] for i in infos]))
-        found["learner_share"] = spent / learners / seconds
+        found["learner_share"] = spent / at_once / seconds
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.make import Setup
+from kncl_env.vector import SideBySide
 from kncl_env.world import World
 from policies.baselines import arm_of
 
@@ -27,7 +29,7 @@ RECORD_SEED = 2_000_000
 
 def record(
     world: World,
-    env: TopicExpansionEnv,
+    together: SideBySide,
     arms: Sequence[str],
     episodes: int,
     out: Path,
@@ -38,6 +40,7 @@ def record(
     """Play the arms in turn and append each episode to `out`; goes on after those found there.
 
     Args:
+        together: Environments that play side by side.
         arms: Baselines by name, policies by directory.
         episodes: Episodes of every arm.
         probes: Topics, drawn anew at each step, that are probed beside those of the environment.
@@ -46,15 +49,14 @@ def record(
         ValueError: An unknown arm, or `out` holds episodes of another world or other settings.
     """
     players = {arm: arm_of(arm) for arm in arms}
+    env = together.envs[0]
     assert isinstance(env.config, Setup)
-    env.reset(seed=first_seed)
-    everything = np.arange(world.n_topics)
+    (start,) = together.run([partial(_start, env, world.n_topics)])
     header = {
         **FORMAT,
         "world": world.hash,
         "settings": json.loads(json.dumps(asdict(env.config))),
-        "held_out": env.learner.held_out_loss(),
-        "probes": [None if np.isnan(x) else x for x in env.learner.probe(everything)],
+        **start,
     }
     done = set()
     if out.is_file():
@@ -70,14 +72,30 @@ def record(
     else:
         lines = [header]
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for seed in range(first_seed, first_seed + episodes):
-        for arm, act in players.items():
-            if (arm, seed) in done:
-                continue
-            episode = {"arm": arm, "seed": seed, "steps": _play(world, env, act, seed, probes)}
+    seeds = range(first_seed, first_seed + episodes)
+    waiting = [(arm, seed) for seed in seeds for arm in players if (arm, seed) not in done]
+    for i in range(0, len(waiting), len(together)):
+        wave = waiting[i : i + len(together)]
+        played = together.run(
+            [
+                partial(_play, world, env, players[arm], seed, probes)
+                for env, (arm, seed) in zip(together.envs, wave, strict=False)
+            ]
+        )
+        for (arm, seed), steps in zip(wave, played, strict=True):
+            episode = {"arm": arm, "seed": seed, "steps": steps}
             with out.open("a") as stream:
                 stream.write(json.dumps(episode) + "\n")
             on_episode(episode)
+
+
+def _start(env: TopicExpansionEnv, n_topics: int) -> dict[str, Any]:
+    env.reset(seed=0)
+    probes = env.learner.probe(np.arange(n_topics)).tolist()
+    return {
+        "held_out": env.learner.held_out_loss(),
+        "probes": [None if np.isnan(x) else x for x in probes],
+    }
 
 
 def _play(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.surrogate import Surrogate, practise_on
+from kncl_env.make import topic_expansion
+from kncl_env.surrogate import Surrogate, surrogate_learner
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world import World
 from policies.clock import Clocked
@@ -51,6 +52,7 @@ class SideBySideVecEnv(DummyVecEnv):
     ) -> None:
         super().__init__([partial(wrap, env) for env in together.envs])
         self._together = together
+        self.at_once = len(together)
 
     def reset(self) -> VecEnvObs:
         found = self._together.each(
@@ -101,13 +103,34 @@ def make_vec_env(
         settings: See `kncl_env.vector.side_by_side`.
     """
 
+    return SideBySideVecEnv(side_by_side(world, n, **settings), _wrap(potentials, gamma))
+
+
+def make_practice_env(
+    surrogate: Surrogate,
+    world: str | Path | World,
+    n: int,
+    potentials: Mapping[str, float] | None = None,
+    gamma: float = 1.0,
+    **settings: Any,
+) -> VecEnv:
+    """The same with a formula in the place of every learner: nothing is shared, nothing waits."""
+    first = topic_expansion(world, **settings)
+    first.learner = surrogate_learner(surrogate, first)
+    envs = []
+    for _ in range(n):
+        env = copy(first)
+        env.learner = copy(first.learner)
+        envs.append(env)
+    wrap = _wrap(potentials, gamma)
+    return DummyVecEnv([partial(wrap, env) for env in envs])
+
+
+def _wrap(
+    potentials: Mapping[str, float] | None, gamma: float
+) -> Callable[[TopicExpansionEnv], gym.Env[Any, Any]]:
     def wrap(env: TopicExpansionEnv) -> gym.Env[Any, Any]:
         ends = BudgetEnds(Clocked(env))
         return Shaped(ends, potentials, gamma) if potentials else ends
 
-    together = side_by_side(world, n, **settings)
-    if practice is None:
-        return SideBySideVecEnv(together, wrap)
-    for env in together.envs:
-        practise_on(practice, env)
-    return DummyVecEnv([partial(wrap, env) for env in together.envs])
+    return wrap

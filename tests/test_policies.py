@@ -361,12 +361,11 @@ def test_a_leash_keeps_the_policy_near_to_its_start(tmp_path: Path) -> None:
     moved = {}
     for leash in (0.0, 3.0):
         config = PPOConfig(
-            iterations=4, episodes=4, learners=1, epochs=4, batch=20, learning_rate=3e-3,
+            iterations=6, episodes=4, learners=1, epochs=4, batch=20, learning_rate=3e-3,
             target_kl=1.0, leash=leash,
         )  # fmt: skip
-        trained = train(tmp_path / str(leash), config)
-        env = fake_env()
-        observation, _ = env.reset(seed=0)
+        trained = train(tmp_path / str(leash), config, goal_env)
+        observation, _ = goal_env().reset(seed=0)
         obs = [torch.from_numpy(observation[k])[None] for k in ("candidates", "context")]
         start = CuriosityNetwork(trained.network.config)
         moved[leash] = masked_kl(trained.network(*obs)[0], start(*obs)[0]).item()

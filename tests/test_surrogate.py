@@ -26,8 +26,9 @@ from kncl_env.surrogate import (
     errors,
     fit,
     gains,
-    practise_on,
+    surrogate_learner,
 )
+from kncl_env.vector import side_by_side
 from kncl_env.world import World
 from policies.baselines import BASELINES
 from policies.cli import main
@@ -219,16 +220,16 @@ def test_a_recording_says_what_was_read_and_what_was_measured(
     assert episodes[0]["steps"][0]["topic"] >= 0 > episodes[1]["steps"][0]["topic"]
 
 
-def test_a_recording_that_was_stopped_goes_on_with_the_same_bytes(
+def test_a_recording_that_was_stopped_goes_on(
     recorded: Path, small_world: World, tmp_path: Path
 ) -> None:
     lines = recorded.read_text().splitlines(keepends=True)
     cut = tmp_path / "cut.jsonl"
-    cut.write_text("".join(lines[:4]) + lines[4][:50])
-    env = topic_expansion(small_world, **SETTINGS)
-    record(small_world, env, ["random", "uniform"], 4, cut, probes=5)
+    cut.write_text("".join(lines[:5]) + lines[5][:50])
+    together = side_by_side(small_world, 4, **SETTINGS)
+    record(small_world, together, ["random", "uniform"], 4, cut, probes=5)
     assert cut.read_bytes() == recorded.read_bytes()
-    other = topic_expansion(small_world, **{**SETTINGS, "steps": 3})
+    other = side_by_side(small_world, 1, **{**SETTINGS, "steps": 3})
     with pytest.raises(ValueError, match="others: name another"):
         record(small_world, other, ["random"], 1, cut)
 
@@ -241,7 +242,7 @@ def test_practice_in_a_fitted_surrogate_then_real_learners_resumes_to_the_same_b
     assert main(argv) == 0
     assert Surrogate.load(tmp_path / "s.json").error["measured_on"] == 1
     train = ["train", "--world", place, "--practice", fitted, "--practice-iterations", "2"]
-    train += ["--iterations", "2", "--episodes", "2", "--learners", "1", "--leash", "0.1", *OPTIONS]
+    train += ["--iterations", "2", "--episodes", "2", "--learners", "2", "--leash", "0.1", *OPTIONS]
     assert main([*train, "--out", str(tmp_path / "whole")]) == 0
     for stop in ("practice/checkpoint.json", "checkpoint.json"):
         _stop_after_first_write(tmp_path / "stopped" / stop, monkeypatch)
@@ -271,6 +272,6 @@ def test_a_surrogate_of_another_learner_is_refused(small_world: World) -> None:
     env = topic_expansion(small_world, **SETTINGS)
     other = surrogate_of()
     with pytest.raises(ValueError, match="expected a surrogate of world"):
-        practise_on(other, env)
+        surrogate_learner(other, env)
     with pytest.raises(ValueError, match="the same model, learning_rate"):
-        practise_on(replace(other, world=small_world.hash), env)
+        surrogate_learner(replace(other, world=small_world.hash), env)
