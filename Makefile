@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := kncl_env policies rabbit_holes train_lm
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test lint format bench bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -34,6 +34,9 @@ format: install
 
 bench: install
 	$(BIN)/python benchmarks/bench.py
+
+bench-gpu: install
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

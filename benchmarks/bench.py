@@ -1,126 +1,217 @@
-"""Ratios of training speed, all from one interleaved run: `make bench`.
+"""Speed of everything that trains, side by side: `make bench`.
 
-Compared with a bare PyTorch loop on the same model and batches: our trainer, and the environment's
-step end to end, with and without its measurements. Prints a table, writes `out/bench.json`.
+All ways train the same model on the same windows, in turn, in an order drawn anew each round, so
+that a slow moment of the machine hits all of them. A rate is the median of the rounds; a ratio is
+the median of each round's ratio. Prints tables, writes `out/bench.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
-import time
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from environment import OtherDraws, TimedSteps, reward_noise, snapshot_seconds
+from loops import (
+    BareLoop,
+    Ints,
+    Way,
+    bank_way,
+    hugging_face,
+    matmul_rate,
+    one_after_another,
+    trainer_way,
+)
+from numpy.typing import NDArray
 
 from kncl_env.build import BuildConfig, build_world
-from kncl_env.make import build_trainer, topic_expansion
-from kncl_env.sources.synthetic import read_synthetic
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.learner import MEASURED_WINDOWS
+from kncl_env.make import topic_expansion
+from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
+from kncl_env.world import World
+from train_lm.bank import LearnerBank
 from train_lm.files import write_json
+from train_lm.model import PRESETS, build_model
+from train_lm.programs import can_compile
+from train_lm.trainer import Trainer, TrainerConfig
 
-SETTINGS = {"nucleus_topics": 8, "nucleus_updates": 20, "steps": 12, "slots": 16, "breadth": 64}
+Rates = dict[str, NDArray[np.float64]]  # tokens per second of each round
+
+BANKS = (1, 2, 4, 8, 16)
+TINY = {"model": "xxs", "slots": 8, "steps": 4, "updates_per_step": 2, "batch": 4}
+TINY |= {"nucleus_topics": 6, "nucleus_updates": 30, "breadth": 16}
+
+# Numerator and denominator of each ratio.
+RATIOS = {
+    "trainer_over_bare_loop": ("trainer", "bare_loop"),
+    "env_over_bare_loop": ("env_step", "bare_loop"),
+    "hf_trainer_over_bare_loop": ("hf_trainer", "bare_loop"),
+    "trainer_over_hf_trainer": ("trainer_compiled", "hf_trainer"),
+    "trainer_eager_over_hf_trainer": ("trainer", "hf_trainer"),
+    "trainer_over_hf_trainer_both_compiled": ("trainer_compiled", "hf_trainer_compiled"),
+    "bank8_over_sequential": ("bank8", "bare_loop_x8"),
+    "bank8_over_trainer_compiled": ("bank8", "trainer_compiled"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (7)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (1)")
+    parser.add_argument("--world", type=Path, help="a world's directory (a generated world)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of a single learner (the bare loop's best)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, nothing compiled: a trial")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "bench.json")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        world = build_world(
-            read_synthetic(), Path(folder) / "world", BuildConfig(passage_bytes=300)
-        )
-        env = topic_expansion(world, **SETTINGS)
-        trainer = build_trainer(world, env.config)
-        bare = build_trainer(world, env.config)
-        measured = measure(env, trainer, bare, args.rounds)
-    medians = {name: float(np.median(rates)) for name, rates in measured.items()}
-    flops = trainer.flops_per_token
-    peak = matmul_peak()
-    print(f"{'what':28s} {'tokens/s':>10s} {'of bare':>8s} {'of peak':>8s}")
-    for name, rate in medians.items():
-        share = rate / medians["bare_loop"]
-        print(f"{name:28s} {rate:10,.0f} {share:8.2f} {rate * flops / peak:8.2f}")
-    out = Path(__file__).parent / "out"
-    out.mkdir(exist_ok=True)
-    found = {f"{name}_tokens_per_s": rate for name, rate in medians.items()}
-    found |= {
-        "trainer_over_bare_loop": medians["trainer"] / medians["bare_loop"],
-        "env_over_bare_loop": medians["env_without_measuring"] / medians["bare_loop"],
-        "measuring_share_of_env_step": 1 - medians["env"] / medians["env_without_measuring"],
-        "matmul_peak_flops": peak,
-        "threads": args.threads,
-    }
-    write_json(out / "bench.json", found)
-    print(out / "bench.json")
+    warnings.filterwarnings("ignore")
+    cores = torch.get_num_threads()
+    opened = nullcontext(args.world) if args.world else tempfile.TemporaryDirectory()
+    with opened as folder, tempfile.TemporaryDirectory() as scratch:
+        world = World.open(folder) if args.world else generated(Path(folder) / "world", args.tiny)
+        env = topic_expansion(world, **(TINY if args.tiny else {}))
+        found: dict[str, float] = {"cores": cores}
+        rewards = measure_reward(env, args.tiny)
+        threads = args.threads or best_threads(env, cores, found)
+        found["threads_of_a_single_learner"] = threads
+        ways, learners, steps = ways_of(env, scratch, compile=not args.tiny)
+        rates, peak = interleave(env, ways, learners, args.rounds, threads, cores)
+        found |= steps.shares()
+        found |= snapshot_seconds(env)
+    found |= rewards
+    found |= summary(rates, peak, 6.0 * sum(p.numel() for p in model_of(env).parameters()))
+    progress("")
+    print_table(rates, found)
+    args.out.parent.mkdir(exist_ok=True)
+    write_json(args.out, found)
+    print(args.out)
 
 
-def measure(env, trainer, bare, rounds: int) -> dict[str, list[float]]:  # type: ignore[no-untyped-def]
-    """Tokens per second of each way, once per round, so that a slow moment hits all of them."""
-    config = env.config
-    store = env.reading_store
+def generated(folder: Path, tiny: bool) -> World:
+    """A world whose frontier fills the default slots."""
+    size = SyntheticConfig() if tiny else SyntheticConfig(n_topics=400, n_communities=8)
+    return build_world(read_synthetic(size), folder, BuildConfig(passage_bytes=300))
+
+
+def model_of(env: TopicExpansionEnv) -> torch.nn.Module:
+    """A fresh model of the environment's preset."""
+    vocabulary = env.learner.world.tokenizer.get_vocab_size()  # type: ignore[attr-defined]
+    return build_model(PRESETS[env.config.model], vocabulary)  # type: ignore[attr-defined]
+
+
+def windows_of(env: TopicExpansionEnv) -> Ints:
+    """(n, T + 1) a step's windows, drawn evenly from the world."""
     rng = np.random.default_rng(0)
-    tokens = config.tokens_per_step
-    trainer.begin_phase(10_000, decay=False)
-    rates: dict[str, list[float]] = {
-        name: [] for name in ("bare_loop", "trainer", "env_without_measuring", "env")
+    store = env.reading_store
+    return store.read(rng.integers(len(store), size=env.config.windows_per_step))
+
+
+def measure_reward(env: TopicExpansionEnv, tiny: bool) -> dict[str, float]:
+    progress("reward and noise")
+    draws = OtherDraws(env.learner, "reward", 4 if tiny else 12, MEASURED_WINDOWS["reward"])
+    if tiny:
+        return reward_noise(env, (0, 1), 2, 2, draws)
+    return reward_noise(env, (0, 10), 5, 3, draws)
+
+
+def best_threads(env: TopicExpansionEnv, cores: int, found: dict[str, float]) -> int:
+    """Threads with which the bare loop is fastest: one, or all cores."""
+    windows, loop = windows_of(env), BareLoop(model_of(env), env.config.batch)
+    tokens = windows[:, 1:].size
+    counts = sorted({1, cores})
+    seconds: dict[int, list[float]] = {n: [] for n in counts}
+    for _ in range(6):
+        for n in counts:
+            torch.set_num_threads(n)
+            seconds[n].append(loop(windows))
+    for n in counts:
+        found[f"bare_loop_threads{n}_tokens_per_s"] = tokens / float(np.median(seconds[n][1:]))
+    return min(counts, key=lambda n: np.median(seconds[n][1:]))
+
+
+def ways_of(
+    env: TopicExpansionEnv, scratch: str, compile: bool
+) -> tuple[dict[str, Way], dict[str, int], TimedSteps]:
+    """The ways by name, how many learners each trains, and the watch on the environment."""
+    batch, compile = env.config.batch, compile and can_compile(torch.device("cpu"))
+    config = TrainerConfig(learning_rate=3e-3, batch=batch)
+    steps = TimedSteps(env)
+    ways: dict[str, Way] = {
+        "bare_loop": BareLoop(model_of(env), batch),
+        "bare_loop_x8": one_after_another([BareLoop(model_of(env), batch) for _ in range(8)]),
+        "hf_trainer": hugging_face(model_of(env), batch, scratch, compile=False),
+        "hf_trainer_compiled": hugging_face(model_of(env), batch, scratch, compile),
+        "trainer": trainer_way(Trainer(model_of(env), config, "cpu")),
+        "trainer_compiled": trainer_way(Trainer(model_of(env), config, "cpu", compile=compile)),
+        "env_step": steps,
     }
+    learners = dict.fromkeys(ways, 1) | {"bare_loop_x8": 8}
+    # Each learner of a bank is a program run of its own on a CPU, so the first n of one bank are
+    # a bank of n.
+    bank = LearnerBank([model_of(env)] * max(BANKS), config, "cpu", compile=compile)
+    for n in BANKS:
+        ways[f"bank{n}"] = bank_way(bank, n)
+        learners[f"bank{n}"] = n
+    return ways, learners, steps
+
+
+def interleave(
+    env: TopicExpansionEnv,
+    ways: Mapping[str, Way],
+    learners: Mapping[str, int],
+    rounds: int,
+    threads: int,
+    cores: int,
+) -> tuple[Rates, float]:
+    """Tokens per second of each way in each round, and the peak of all rounds [FLOP/s]."""
+    windows = windows_of(env)
+    order = np.random.default_rng(0)
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    peaks = []
     for round_ in range(rounds + 1):
-        env.reset(seed=round_)
-        windows = store.read(rng.integers(len(store), size=config.windows_per_step))
-        seconds = {
-            "bare_loop": timed(lambda w=windows: bare_loop(bare, w, config.batch)),
-            "trainer": timed(lambda w=windows: trainer.train(w)),
-        }
-        spent: list[float] = []
-        held_out_loss, probe = env.learner.held_out_loss, env.learner.probe
-
-        def stop_watch(call, *arguments):  # type: ignore[no-untyped-def]
-            began = time.perf_counter()
-            result = call(*arguments)
-            spent.append(time.perf_counter() - began)  # noqa: B023
-            return result
-
-        env.learner.held_out_loss = lambda f=held_out_loss: stop_watch(f)
-        env.learner.probe = lambda topics, f=probe: stop_watch(f, topics)
-        seconds["env"] = timed(lambda: env.step(0))
-        seconds["env_without_measuring"] = seconds["env"] - sum(spent)
-        env.learner.held_out_loss, env.learner.probe = held_out_loss, probe
-        if round_:  # the first round warms up
-            for name, value in seconds.items():
-                rates[name].append(tokens / value)
-    return rates
+        for name in order.permutation(list(ways)):
+            torch.set_num_threads(threads)
+            progress(f"round {round_} of {rounds}: {name}")
+            seconds = ways[name](windows)
+            if round_:  # the first round warms up and compiles
+                rates[name].append(learners[name] * windows[:, 1:].size / seconds)
+        torch.set_num_threads(cores)
+        peaks.append(matmul_rate(1024))
+    return {name: np.array(r) for name, r in rates.items()}, max(peaks)
 
 
-def bare_loop(trainer, windows, batch: int) -> None:  # type: ignore[no-untyped-def]
-    """The least that trains the same model: no schedule, no checks."""
-    model = trainer.model
-    if not hasattr(trainer, "bare_optimizer"):
-        trainer.bare_optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    model.train()
-    for i in range(0, len(windows), batch):
-        ids = torch.from_numpy(windows[i : i + batch])
-        logits = model(input_ids=ids[:, :-1]).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        trainer.bare_optimizer.step()
-        trainer.bare_optimizer.zero_grad(set_to_none=True)
+def progress(what: str) -> None:
+    print(f"\r{what:60s}", end="", file=sys.stderr, flush=True)
 
 
-def matmul_peak(n: int = 1024) -> float:
-    """FLOP/s of a square matrix product in float32, best of five."""
-    a, b = torch.rand(n, n), torch.rand(n, n)
-    return 2 * n**3 / min(timed(lambda: a @ b) for _ in range(5))
+def summary(rates: Rates, peak: float, flops_per_token: float) -> dict[str, float]:
+    found = {"matmul_peak_flops": peak}
+    for name, r in rates.items():
+        found[f"{name}_tokens_per_s"] = rate = float(np.median(r))
+        found[f"{name}_of_peak"] = rate * flops_per_token / peak
+    for name, (above, below) in RATIOS.items():
+        found[name] = float(np.median(rates[above] / rates[below]))
+    return found
 
 
-def timed(action) -> float:  # type: ignore[no-untyped-def]
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+def print_table(rates: Rates, found: Mapping[str, float]) -> None:
+    print(f"{'':28s} {'tokens/s':>10s} {'of bare':>8s} {'of peak':>8s}")
+    for name, r in rates.items():
+        of_bare = np.median(r / rates["bare_loop"])
+        rate, of_peak = found[f"{name}_tokens_per_s"], found[f"{name}_of_peak"]
+        print(f"{name:28s} {rate:10,.0f} {of_bare:8.2f} {of_peak:8.2f}")
+    print()
+    shown = {f"{name}{what}" for name in rates for what in ("_tokens_per_s", "_of_peak")}
+    for name, value in found.items():
+        if name not in shown:
+            print(f"{name:44s} {value:.4g}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import product
 from threading import Barrier
 from typing import TypeVar
 
@@ -89,8 +90,7 @@ class LearnerBank:
 
         chunk = min(self.n, chunk or (1 if on_cpu else self.n))
         self._blocks = [slice(i, min(i + chunk, self.n)) for i in range(0, self.n, chunk)]
-        threads = min(threads or torch.get_num_threads(), len(self._blocks)) if on_cpu else 1
-        self._pool = _cores(threads) if on_cpu else None
+        self._pool = _cores(threads or torch.get_num_threads()) if on_cpu else None
 
     # --- training ----------------------------------------------------------------------------
 
@@ -204,19 +204,19 @@ class LearnerBank:
         chosen = self._chosen(learners)
         m = windows.shape[1]
         # A compiled program has one shape: the last piece is filled up, and the rest dropped.
-        piece = self.batch if self._compiled else max(1, min(m, 64))
-        padding = -m % piece if self._compiled else 0
+        padding = -m % self.batch if self._compiled else 0
         batch = self._for_all(np.pad(windows, ((0, 0), (0, padding), (0, 0))), chosen)
-        pieces = range(0, batch.shape[1], piece)
         found = np.zeros((self.n, batch.shape[1]))
 
-        def measure(block: slice) -> None:
-            for i in pieces:
-                part = batch[block, i : i + piece].contiguous()
-                sums = self._programs.measure(self._weights[block], part)
-                found[block, i : i + piece] = sums.cpu().numpy()
+        def measure(task: tuple[slice, int]) -> None:
+            block, i = task
+            part = batch[block, i : i + self.batch].contiguous()
+            sums = self._programs.measure(self._weights[block], part)
+            found[block, i : i + self.batch] = sums.cpu().numpy()
 
-        self._each(measure, self._holding(chosen))
+        # Unlike updates, the pieces of one learner can be measured side by side.
+        pieces = range(0, batch.shape[1], self.batch)
+        self._each(measure, list(product(self._holding(chosen), pieces)))
         return found[chosen, :m]
 
     # --- exact copies ------------------------------------------------------------------------

@@ -1,0 +1,160 @@
+"""What a step of the environment costs, and how far its reward stands out from its noise."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from loops import timed
+from numpy.typing import NDArray
+
+from kncl_env.env import TopicExpansionEnv
+from train_lm.tokenizer import bytes_per_token
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+PARTS = {"train": "training", "held_out_loss": "evaluation", "probe": "probing"}
+
+
+class TimedSteps:
+    """Steps through an environment's episodes, with random expansions, and tells the parts' time.
+
+    Attributes:
+        spent: Seconds of each step by part: what the learner's methods took, and `all`.
+    """
+
+    def __init__(self, env: TopicExpansionEnv) -> None:
+        self.env = env
+        self.spent: list[dict[str, float]] = []
+        self._rng = np.random.default_rng(0)
+        self._left = 0
+        self._now: dict[str, float] = {}
+        for method, part in PARTS.items():
+            setattr(env.learner, method, self._watched(getattr(env.learner, method), part))
+
+    def __call__(self, _: Ints) -> float:
+        """Seconds of one step without its evaluation and probes."""
+        if not self._left:
+            self.env.reset(seed=len(self.spent))
+            self._left = self.env.config.steps
+        self._left -= 1
+        action = int(self._rng.integers(self.env.action_masks().sum() - 1))
+        self._now = dict.fromkeys(PARTS.values(), 0.0)
+        self._now["all"] = timed(lambda: self.env.step(action))
+        self.spent.append(self._now)
+        return self._now["all"] - self._now["evaluation"] - self._now["probing"]
+
+    def shares(self) -> dict[str, float]:
+        """Median share of a step that is spent in each part; the first step warms up."""
+        table = {part: np.array([s[part] for s in self.spent[1:]]) for part in self.spent[0]}
+        whole = table.pop("all")
+        table["outside_learner"] = whole - sum(table.values())
+        return {f"{k}_share_of_env_step": float(np.median(v / whole)) for k, v in table.items()}
+
+    def _watched(self, method: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def watched(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            found = method(*arguments)
+            self._now[part] = self._now.get(part, 0.0) + time.perf_counter() - began
+            return found
+
+        return watched
+
+
+def snapshot_seconds(env: TopicExpansionEnv, times: int = 9) -> dict[str, float]:
+    """Median seconds of a snapshot of the whole environment, learner included, and of its way back."""
+    env.reset(seed=0)
+    env.step(0)
+    taken = env.snapshot()
+    return {
+        "snapshot_s": float(np.median([timed(env.snapshot) for _ in range(times)])),
+        "restore_s": float(np.median([timed(lambda: env.restore(taken)) for _ in range(times)])),
+    }
+
+
+class OtherDraws:
+    """Held-out losses on other draws of the target mix, each as large as the environment's own.
+
+    Args:
+        learner: A `WorldLearner`.
+        split: Where the windows come from.
+        n: Draws.
+        size: Windows per draw.
+    """
+
+    def __init__(self, learner: Any, split: str, n: int, size: int) -> None:
+        self.learner = learner
+        self._bytes = bytes_per_token(learner.world.tokenizer)
+        rng = np.random.default_rng(1)
+        drawn = np.array([self._draw(rng, split, size) for _ in range(n)])  # (n, size)
+        self._windows, self._place = np.unique(drawn, return_inverse=True)
+
+    def losses(self) -> Floats:
+        """(n,) losses of the learner as it is [bits per byte]."""
+        tokens = self.learner.store.read(self._windows)
+        nats = self.learner.trainer.nll(tokens)[self._place]
+        size = self._bytes[tokens[:, 1:]].sum(1)[self._place]
+        return np.asarray(nats.sum(1) / size.sum(1) / np.log(2))
+
+    def _draw(self, rng: np.random.Generator, split: str, size: int) -> Ints:
+        """Windows in turn of the target's topics, each topic's by lot, as the learner draws."""
+        world, store = self.learner.world, self.learner.store
+        topics = deque(
+            rng.permutation(windows).tolist()
+            for t in rng.permutation(self.learner.target)
+            if len(windows := store.windows_of(world.passages_of(int(t), split)))
+        )
+        found: list[int] = []
+        while topics and len(found) < size:
+            topic = topics.popleft()
+            found.append(topic.pop())
+            if topic:
+                topics.append(topic)
+        return np.array(found)
+
+
+def reward_noise(
+    env: TopicExpansionEnv, moments: Sequence[int], actions: int, repeats: int, draws: OtherDraws
+) -> dict[str, float]:
+    """How much of a step's reward tells actions apart.
+
+    At each moment of an episode the same actions are tried again and again from the same snapshot,
+    each time with other text of the same neighbourhood, and paid by every draw.
+    Signal: standard deviation of the expected reward between the actions of a moment. Noise: that
+    of the same action's reward over text and evaluation draws.
+    """
+    rng = np.random.default_rng(2)
+    env.reset(seed=0)
+    floor = float(draws.losses().std(ddof=1))
+    rewards = []  # (moments, actions, repeats, draws)
+    for moment in range(max(moments) + 1):
+        if moment in moments:
+            here, before = env.snapshot(), draws.losses()
+            offered = int(env.action_masks().sum()) - 1
+            for action in rng.choice(offered, min(actions, offered), replace=False):
+                for repeat in range(repeats):
+                    env.restore(here)
+                    env.np_random = np.random.default_rng(repeat)
+                    env.step(int(action))
+                    rewards.append((before - draws.losses()) / env.reducible)
+            env.restore(here)
+        env.step(int(rng.integers(env.action_masks().sum() - 1)))
+    found = np.array(rewards).reshape(len(moments), -1, repeats, len(rewards[0]))
+    over_draws = float(found.var(-1, ddof=1).mean())
+    over_text = float(found.mean(-1).var(-1, ddof=1).mean())
+    between = float(found.mean((2, 3)).var(-1, ddof=1).mean())
+    between -= over_text / repeats + over_draws / found.shape[-1]  # what averages keep of noise
+    signal, noise = np.sqrt(max(0.0, between)), np.sqrt(over_draws + over_text)
+    return {
+        "held_out_loss_noise_floor": floor,
+        "reward_per_step": float(found.mean()),
+        "reward_sd_between_actions": float(signal),
+        "reward_sd_of_text": float(np.sqrt(over_text)),
+        "reward_sd_of_evaluation": float(np.sqrt(over_draws)),
+        "reward_signal_to_noise": float(signal / noise),
+        "reward_over_noise": float(found.mean() / noise),
+    }

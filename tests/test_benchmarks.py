@@ -1,0 +1,67 @@
+"""The benchmarks run and write what they promise; how fast anything is, is not a test's business."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    printed = run("bench.py", "--tiny", "--rounds", "1", "--out", str(out))
+    found = json.loads(out.read_text())
+    assert all(isinstance(value, int | float) for value in found.values())
+    promised = [
+        "trainer_over_bare_loop",
+        "env_over_bare_loop",
+        "trainer_over_hf_trainer",
+        "bank8_over_sequential",
+        "evaluation_share_of_env_step",
+        "outside_learner_share_of_env_step",
+        "held_out_loss_noise_floor",
+        "reward_signal_to_noise",
+        "snapshot_s",
+        "restore_s",
+        "matmul_peak_flops",
+        *(f"bank{n}_of_peak" for n in (1, 2, 4, 8, 16)),
+    ]
+    assert [name for name in promised if name not in found] == []
+    assert all(found[name] > 0 for name in promised if name != "reward_signal_to_noise")
+    assert "bank8_over_sequential" in printed
+    shares = [found[f"{p}_share_of_env_step"] for p in ("training", "evaluation", "probing")]
+    assert 0 < sum(shares) < 1
+
+
+@pytest.mark.slow
+def test_the_gpu_table_has_a_dry_run_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    run("gpu.py", "--device", "cpu", "--tiny", "--rounds", "1", "--out", str(out))
+    found = json.loads(out.read_text())
+    assert found["best_bank_over_one_learner"] >= 1
+    assert found["large_trainer_of_peak"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    assert run("gpu.py", "--out", str(out)).strip() == "no GPU here: nothing measured"
+    assert not out.exists()
