@@ -49,6 +49,8 @@ TRUST = 4.0
 class Dynamics:
     """Parameters of the formula that all topics share; windows are the unit of reading.
 
+    The defaults are where the search of `fit` begins.
+
     Attributes:
         link: Share of a window that counts for linked topics.
         alike: Share of a window that counts for topics like it.
