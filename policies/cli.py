@@ -62,7 +62,13 @@ def _pretrain_parser(verbs: Any) -> None:
     verb.add_argument("--holes", type=Path, nargs="+", required=True, metavar="F.jsonl")
     verb.add_argument("--out", type=Path, required=True, metavar="POLICY")
     verb.add_argument("--paths", type=int, help="use this many paths, drawn evenly")
-    verb.add_argument("--goals", choices=GOALS, default="mixed")
+    verb.add_argument(
+        "--goals",
+        choices=GOALS,
+        nargs="+",
+        default=["mixed"],
+        help="how a walker's goal is shown; each path once in every way named (mixed)",
+    )
     verb.add_argument(
         "--frontier",
         action="store_true",
@@ -230,7 +236,7 @@ def _pretrain(args: argparse.Namespace) -> int:
     from kncl_env.world import World
     from policies.cloning import CloningConfig, clone
     from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-    from rabbit_holes.demonstrations import demonstrate_in_parallel, pair_split
+    from rabbit_holes.demonstrations import demonstrate_in_parallel, joined, pair_split
 
     torch.set_num_threads(os.cpu_count() or 1)
     claim_output(args.out, args.force, marker="policy.json")
@@ -247,15 +253,20 @@ def _pretrain(args: argparse.Namespace) -> int:
     seen = {}
     with Progress(transient=True) as bar:
         for i, (name, part) in enumerate(split.items()):
-            rows = bar.add_task(f"{name} paths", total=len(part))
-            seen[name] = demonstrate_in_parallel(
-                part,
-                world,
-                args.seed + i,
-                on_chunk=partial(bar.advance, rows),
-                slots=args.slots,
-                goals=args.goals,
-                frontier=args.frontier,
+            rows = bar.add_task(f"{name} paths", total=len(part) * len(args.goals))
+            seen[name] = joined(
+                [
+                    demonstrate_in_parallel(
+                        part,
+                        world,
+                        args.seed + i,
+                        on_chunk=partial(bar.advance, rows),
+                        slots=args.slots,
+                        goals=goals,
+                        frontier=args.frontier,
+                    )
+                    for goals in args.goals
+                ]
             )
     for name, clicks in seen.items():
         print(f"{name}: {len(split[name]):,} paths, {len(clicks):,} clicks")

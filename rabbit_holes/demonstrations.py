@@ -234,7 +234,7 @@ def demonstrate_in_parallel(
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             parts = _gathered(pool.map(_chunk, tasks), tasks, on_chunk)
     _HERE.clear()
-    return _joined(parts)
+    return joined(parts)
 
 
 def _chunk(task: tuple[str, list[Path], list[int], dict[str, Any]]) -> Demonstrations:
@@ -256,7 +256,8 @@ def _gathered(
     return parts
 
 
-def _joined(parts: Sequence[Demonstrations]) -> Demonstrations:
+def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
+    """Several sets of demonstrations as one; paths are counted on."""
     if not parts:
         raise ValueError("expected paths to turn into demonstrations, got none")
     sizes = np.concatenate([np.diff(p.starts) for p in parts])
