@@ -66,7 +66,7 @@ class TimedSteps:
 
 
 def snapshot_seconds(env: TopicExpansionEnv, times: int = 9) -> dict[str, float]:
-    """Median seconds of a snapshot of the whole environment, learner included, and of its way back."""
+    """Median seconds of a snapshot of the environment, learner included, and of its restore."""
     env.reset(seed=0)
     env.step(0)
     taken = env.snapshot()

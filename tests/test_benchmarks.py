@@ -1,4 +1,4 @@
-"""The benchmarks run and write what they promise; how fast anything is, is not a test's business."""
+"""The benchmarks run and write what they promise; no test asks how fast anything is."""
 
 import json
 import os
