@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 # Updates of all learners together from which on compiling their program pays: that takes about
 # half a minute, and saves a third of the time that they take.
-WORTH_COMPILING = 20_000
+WORTH_COMPILING = 4_000
 
 
 def worth_compiling(updates: int) -> bool:

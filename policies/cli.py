@@ -334,14 +334,20 @@ def _record(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
-    from kncl_env.vector import side_by_side
+    from kncl_env.make import Setup
+    from kncl_env.vector import side_by_side, worth_compiling
     from kncl_env.world import World
     from policies.recording import RECORD_SEED, record
     from policies.settings_args import settings_of
 
     torch.set_num_threads(1)
     world = World.open(args.world)
-    together = side_by_side(world, args.learners, progress=True, **settings_of(args))
+    settings = settings_of(args)
+    setup = Setup.from_settings(settings)
+    updates = len(args.policy) * args.episodes * setup.steps * setup.updates_per_step
+    together = side_by_side(
+        world, args.learners, compile=worth_compiling(updates), progress=True, **settings
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with Progress(transient=True) as bar:
         task = bar.add_task("episodes", total=len(args.policy) * args.episodes)
