@@ -28,6 +28,7 @@ from policies.baselines import arm_of
 from policies.growth_map import Growth
 from policies.report import RunInfo, write_report
 from policies.scores import ArmRun, summarise
+from train_lm.curriculum import write_curriculum
 from train_lm.files import read_json, write_json
 
 # The environment that this process played last, with its world.
@@ -265,19 +266,9 @@ def _write_curricula(
 ) -> None:
     """What each episode read, in order: what `train-lm run` trains a larger model on."""
     folder.mkdir(exist_ok=True)
-    header = {
-        "format": "kncl-curriculum",
-        "version": 1,
-        "world": world.hash,
-        "tokens_per_step": setup.tokens_per_step,
-    }
     for r in records:
-        steps = [
-            {"topics": [t] if t >= 0 else [], "passages": p, "tokens": setup.tokens_per_step}
-            for t, p in zip(r["topics"], r["passages"], strict=True)
-        ]
         file = folder / f"{r['arm']}-{r['seed']}.jsonl"
-        file.write_text("".join(json.dumps(line) + "\n" for line in [header, *steps]))
+        write_curriculum(file, world.hash, setup.tokens_per_step, r["topics"], r["passages"])
 
 
 def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: list[str]) -> Growth:
