@@ -28,6 +28,7 @@ from policies.baselines import arm_of
 from policies.growth_map import Growth
 from policies.report import RunInfo, write_report
 from policies.scores import ArmRun, summarise
+from train_lm.checkpoint import claim_run
 from train_lm.curriculum import write_curriculum
 from train_lm.files import read_json, write_json
 
@@ -141,7 +142,7 @@ def evaluate(
     settings = {k: v for k, v in vars(setup).items() if k != "context"}
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS}
     plan = {"world": world.hash, "settings": settings, "inits": inits, "versions": versions}
-    _claim(out, plan)
+    claim_run(out, plan)
     records: list[dict[str, Any]] = []
     waiting: list[tuple[str, int, Path]] = []
     for arm, name in zip(arms, names, strict=True):
@@ -296,20 +297,6 @@ def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: li
 def _scenario(world: World) -> str:
     scenario = world.card["scenario"]
     return f"{scenario['name']}: {scenario['region']}" if scenario["region"] else scenario["name"]
-
-
-def _claim(out: Path, plan: dict[str, Any]) -> None:
-    plan = json.loads(json.dumps(plan))
-    file = out / "config.json"
-    if file.is_file():
-        if read_json(file) != plan:
-            raise ValueError(
-                f"expected the settings of the evaluation in {out}, got others: "
-                "name another --out, or add --force to begin again"
-            )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(file, plan)
 
 
 def _digest(arm: str) -> str:
