@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train_lm.command_line import claim_output, run
+from train_lm.command_line import again, claim_output, run
 
 if TYPE_CHECKING:
     from rabbit_holes.path import Path as RabbitHole
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = _parser(argv if argv is not None else sys.argv[1:])
     args = parser.parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else argv
     return run(lambda: args.action(args))
 
 
@@ -48,6 +49,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     _surrogate_parser(verbs)
     _train_parser(verbs, wanted == "train")
     _evaluate_parser(verbs, wanted == "evaluate")
+    _run_parser(verbs, wanted == "run")
     _walk_parser(verbs)
     demo = verbs.add_parser("demo", help="the whole story on the embedded default corpus")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -192,6 +194,24 @@ def _evaluate_parser(verbs: Any, with_settings: bool) -> None:
         from policies.settings_args import add_settings
 
         add_settings(verb)
+
+
+def _run_parser(verbs: Any, with_settings: bool) -> None:
+    verb = verbs.add_parser(
+        "run", help="close the loop: a policy decides while a larger model trains"
+    )
+    verb.add_argument("--world", type=Path, required=True)
+    verb.add_argument("--policy", required=True, help="a policy directory, or a baseline's name")
+    verb.add_argument("--out", type=Path, required=True, metavar="RUN")
+    verb.add_argument("--save-every", type=int, default=5, help="steps between checkpoints (5)")
+    verb.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU (all)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--force", action="store_true", help="begin again")
+    verb.set_defaults(action=_run_loop)
+    if with_settings:
+        from policies.settings_args import add_settings
+
+        add_settings(verb, model="s", learning_rate=1e-3)
 
 
 def _walk_parser(verbs: Any) -> None:
@@ -535,6 +555,55 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     print(table(summary))
     print(f"report: {args.out / 'report.html'}")
+    return 0
+
+
+def _run_loop(args: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+    from transformers.utils.logging import disable_progress_bar
+
+    from kncl_env.make import Setup
+    from kncl_env.world import World
+    from policies.closed_loop import run_closed_loop
+    from policies.settings_args import settings_of
+    from train_lm.checkpoint import last_checkpoint
+
+    torch.set_num_threads(args.threads)
+    disable_progress_bar()  # there is one already
+    world = World.open(args.world)
+    settings = settings_of(args)
+    steps = Setup.from_settings(settings).steps
+    _begin(args.out, args.force, [args.world, Path(args.policy)])
+    # The bar begins with the first step: the nucleus phase has one of its own.
+    quiet = not sys.stderr.isatty()
+    bar = Progress(console=Console(stderr=True), transient=True, disable=quiet)
+
+    def show(line: dict[str, Any]) -> None:
+        if not bar.tasks:
+            bar.add_task("", total=steps)
+            bar.start()
+        text = f"loss {line['loss']:.3f}, {line['title'] or 'no topic'}"
+        bar.update(bar.task_ids[0], completed=line["step"], description=text)
+
+    try:
+        place = run_closed_loop(
+            world,
+            args.policy,
+            settings,
+            args.out,
+            seed=args.seed,
+            save_every=args.save_every,
+            on_step=show,
+        )
+    except KeyboardInterrupt:
+        how = f"{last_checkpoint(args.out)}; {again('kncl-policy', args.argv)}"
+        raise KeyboardInterrupt(how) from None
+    finally:
+        bar.stop()
+    print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
+    print(f"{args.out / 'curriculum.jsonl'}: what it read, for `train-lm run`")
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from policies.baselines import arm_of
 from policies.growth_map import Growth
 from policies.report import RunInfo, write_report
 from policies.scores import ArmRun, summarise
+from train_lm.checkpoint import claim_run
+from train_lm.curriculum import write_curriculum
 from train_lm.files import read_json, write_json
 
 
@@ -123,7 +124,10 @@ def evaluate(
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS}
     plan = {"world": world.hash, "settings": settings, "inits": inits, "versions": versions}
     updates = len(arms) * len(seeds) * setup.steps * setup.updates_per_step
-    compiled = _claim(out, plan, worth_compiling(updates))
+    # As it began: the last digits depend on it.
+    begun = read_json(out / "config.json") if (out / "config.json").is_file() else {}
+    compiled = bool(begun.get("compiled", worth_compiling(updates)))
+    claim_run(out, {**plan, "compiled": compiled})
     records: list[dict[str, Any]] = []
     waiting: list[tuple[str, int, Path]] = []
     for arm, name in zip(arms, names, strict=True):
@@ -246,19 +250,9 @@ def _write_curricula(
 ) -> None:
     """What each episode read, in order: what `train-lm run` trains a larger model on."""
     folder.mkdir(exist_ok=True)
-    header = {
-        "format": "kncl-curriculum",
-        "version": 1,
-        "world": world.hash,
-        "tokens_per_step": setup.tokens_per_step,
-    }
     for r in records:
-        steps = [
-            {"topics": [t] if t >= 0 else [], "passages": p, "tokens": setup.tokens_per_step}
-            for t, p in zip(r["topics"], r["passages"], strict=True)
-        ]
         file = folder / f"{r['arm']}-{r['seed']}.jsonl"
-        file.write_text("".join(json.dumps(line) + "\n" for line in [header, *steps]))
+        write_curriculum(file, world.hash, setup.tokens_per_step, r["topics"], r["passages"])
 
 
 def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: list[str]) -> Growth:
@@ -286,28 +280,6 @@ def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: li
 def _scenario(world: World) -> str:
     scenario = world.card["scenario"]
     return f"{scenario['name']}: {scenario['region']}" if scenario["region"] else scenario["name"]
-
-
-def _claim(out: Path, plan: dict[str, Any], compiled: bool) -> bool:
-    """Write the evaluation's settings, or check that the one found here has the same.
-
-    Returns:
-        Whether learners are compiled: as the evaluation began, since the last digits depend on it.
-    """
-    plan = json.loads(json.dumps(plan))
-    file = out / "config.json"
-    if not file.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(file, {**plan, "compiled": compiled})
-        return compiled
-    found = read_json(file)
-    began = found.pop("compiled", None)
-    if began is None or found != plan:
-        raise ValueError(
-            f"expected the settings of the evaluation in {out}, got others: "
-            "name another --out, or add --force to begin again"
-        )
-    return bool(began)
 
 
 def _digest(arm: str) -> str:

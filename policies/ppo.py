@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.potentials import parse_potentials
+from train_lm.checkpoint import claim_run
 from train_lm.files import hash_json, read_json, replacing, write_json
 
 log = logging.getLogger(__name__)
@@ -377,18 +378,7 @@ def _claim(out: Path, started: dict[str, Any], init: CuriosityPolicy | None) -> 
         weights = hash_json(
             {k: v.numpy().tobytes().hex() for k, v in init.network.state_dict().items()}
         )
-    settings = json.loads(json.dumps({**started, "init": weights}))
-    file = out / "config.json"
-    if file.is_file():
-        found = read_json(file)
-        if found != settings:
-            differs = sorted(k for k in settings if found.get(k) != settings[k])
-            raise ValueError(
-                f"expected the settings of the run in {out}, got others for {differs}: "
-                "name another --out, or add --force to begin again"
-            )
-    else:
-        write_json(file, settings)
+    claim_run(out, {**started, "init": weights})
 
 
 def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, iteration: int) -> None:

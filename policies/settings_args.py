@@ -7,8 +7,8 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """One option per field of `Setup`; what is not given keeps its default."""
+def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """One option per field of `Setup`; what is not given keeps its default, or the one here."""
     from kncl_env.make import Setup
 
     group = parser.add_argument_group("environment")
@@ -21,9 +21,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             continue
         kind: Any = str if field.default is None else type(field.default)
         assert field.default is not MISSING
-        group.add_argument(
-            option, type=kind, metavar=kind.__name__.upper(), help=f"({field.default})"
-        )
+        default = defaults.get(field.name)
+        shown = field.default if default is None else default
+        metavar = kind.__name__.upper()
+        group.add_argument(option, type=kind, metavar=metavar, default=default, help=f"({shown})")
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:

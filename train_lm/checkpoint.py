@@ -6,7 +6,9 @@ A checkpoint counts from the moment its card names it, so a run may be killed at
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +24,6 @@ def save_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> None:
     """Keep this moment, and forget the one before; every process must call it."""
     state = {**trainer.snapshot(), **_generators(parallel)}
     if parallel.rank == 0:
-        for part in run.glob(".checkpoint-*.part"):  # of a run that was killed as it saved
-            part.unlink()
         file = run / f"checkpoint-{trainer.updates:07d}.safetensors"
         save_snapshot(state, file)
         write_json(run / CARD, {"updates": trainer.updates, "file": file.name})
@@ -58,14 +58,39 @@ def last_checkpoint(run: Path) -> str:
     return f"the last good checkpoint is {run / str(read_json(run / CARD)['file'])}"
 
 
-def cut_metrics(file: Path, updates: int) -> None:
-    """Drop lines after the given update, and one that was not finished: both are written again."""
+def claim_run(run: Path, settings: Mapping[str, Any]) -> None:
+    """Begin a run in a folder, or check that the one found there has the same settings.
+
+    Raises:
+        FileExistsError: The folder holds something else.
+        ValueError: Its run has other settings.
+    """
+    file = run / "config.json"
+    if file.is_file():
+        found, wanted = read_json(file), json.loads(json.dumps(settings))
+        if found != wanted:
+            names = ", ".join(sorted(k for k in wanted if found.get(k) != wanted[k]))
+            raise ValueError(
+                f"expected the settings of the run in {run}, got others ({names}): "
+                "name another --out, or add --force to begin again"
+            )
+        return
+    if run.exists() and any(p.name[0] != "." for p in run.iterdir()):
+        raise FileExistsError(
+            f"expected a new place or a run to go on with for --out, got {run}: name another"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
+
+
+def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
+    """Drop lines after the given unit, and one that was not finished: both are written again."""
     if not file.is_file():
         return
     kept = []
     for line in file.read_text().splitlines():
         try:
-            if json.loads(line)["update"] > updates:
+            if json.loads(line)[unit] > done:
                 break
         except (ValueError, KeyError, TypeError):
             break

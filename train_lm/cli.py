@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from train_lm.command_line import run
+from train_lm.command_line import INTERRUPTED, again, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,9 +99,11 @@ def _run(args: argparse.Namespace) -> int:
                 args.world, args.curriculum, args.out, config, machine, show, args.force
             )
         except KeyboardInterrupt:
-            again = shlex.join(["train-lm", *(a for a in args.argv if a != "--force")])
-            how = f"{last_checkpoint(args.out)}; to go on: {again}"
-            raise KeyboardInterrupt(how) from None
+            if not first:
+                return INTERRUPTED  # one process speaks for all
+            several = "WORLD_SIZE" in os.environ
+            how = "to go on: torchrun as before" if several else again("train-lm", args.argv)
+            raise KeyboardInterrupt(f"{last_checkpoint(args.out)}; {how}") from None
     if first:
         print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
     return 0

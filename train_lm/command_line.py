@@ -6,6 +6,7 @@ It stands here because every package may import this one.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,11 @@ def run(action: Callable[[], int | None]) -> int:
         how = str(interrupt) or "run the same command again to go on"
         print(f"interrupted: {how}", file=sys.stderr)
         return INTERRUPTED
+
+
+def again(program: str, arguments: list[str]) -> str:
+    """How to go on with an interrupted run; `--force` would begin it again."""
+    return f"to go on: {shlex.join([program, *(a for a in arguments if a != '--force')])}"
 
 
 def claim_output(out: Path, force: bool, marker: str | None = None) -> Path:

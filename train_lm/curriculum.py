@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.files import hash_file
+from train_lm.files import hash_file, replacing
 
 Ints = NDArray[np.int64]
 
@@ -72,6 +73,28 @@ def read_curriculum(file: Path) -> Curriculum:
     if not steps:
         raise ValueError(f"expected steps in curriculum {file}, got none")
     return Curriculum(file, world, tuple(steps), hash_file(file))
+
+
+def write_curriculum(
+    file: Path,
+    world: str,
+    tokens_per_step: int,
+    topics: Sequence[int],
+    passages: Sequence[Sequence[int]],
+) -> None:
+    """Write what was read, a step per line; a topic below 0 is none."""
+    header = {
+        "format": "kncl-curriculum",
+        "version": 1,
+        "world": world,
+        "tokens_per_step": tokens_per_step,
+    }
+    steps = [
+        {"topics": [t] if t >= 0 else [], "passages": list(p), "tokens": tokens_per_step}
+        for t, p in zip(topics, passages, strict=True)
+    ]
+    with replacing(file) as part:
+        part.write_text("".join(json.dumps(line) + "\n" for line in [header, *steps]))
 
 
 def _step(record: dict[str, object], line: int) -> CurriculumStep:

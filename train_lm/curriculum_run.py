@@ -16,13 +16,19 @@ from typing import Any
 
 import torch
 
-from train_lm.checkpoint import cut_metrics, last_checkpoint, restore_checkpoint, save_checkpoint
+from train_lm.checkpoint import (
+    claim_run,
+    cut_metrics,
+    last_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from train_lm.curriculum import Curriculum, read_curriculum
-from train_lm.files import hash_file, read_json, write_json
-from train_lm.model import PRESETS, open_model
+from train_lm.files import hash_file, sweep
+from train_lm.model import PRESETS, open_model, save_model
 from train_lm.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.reading_order import plan_order
-from train_lm.tokenizer import END_OF_TEXT, load_tokenizer
+from train_lm.tokenizer import as_transformers, load_tokenizer
 from train_lm.trainer import Trainer, TrainerConfig
 from train_lm.training_text import TrainingText, check_world, open_text, tokenizer_hash
 
@@ -167,7 +173,7 @@ class _Run:
         check_world(world, curriculum)
         own = load_tokenizer(world / "tokenizer.json")
         model, theirs = open_model(config.model, own.get_vocab_size(), config.seed)
-        self.tokenizer = theirs or _as_transformers(own)
+        self.tokenizer = theirs or as_transformers(own)
         self.context = _context(config, model)
         _check_vocabulary(self.tokenizer, theirs is not None, model, config.model)
         self.updates = curriculum.tokens // (config.batch * self.context)
@@ -234,13 +240,6 @@ class _Run:
             "tokenizer": tokenizer,
             "updates": self.updates,
         }
-        file = self.out / "config.json"
-        visible = self.out.exists() and any(p.name[0] != "." for p in self.out.iterdir())
-        if visible and not file.is_file():
-            raise FileExistsError(
-                f"expected a new place or a run to go on with for --out, got {self.out}: "
-                "name another"
-            )
         inside = [p for p in inputs if self.out.resolve() in (p.resolve(), *p.resolve().parents)]
         if force and inside:
             raise ValueError(
@@ -248,27 +247,19 @@ class _Run:
                 "name another --out"
             )
         self.parallel.wait()  # nobody may look for files after they were touched
-        if force and self.parallel.rank == 0 and self.out.exists():
-            shutil.rmtree(self.out)
+        if self.parallel.rank == 0 and self.out.exists():
+            if force and (self.out / "config.json").is_file():
+                shutil.rmtree(self.out)
+            else:
+                sweep(self.out)
         self.parallel.wait()
-        if file.is_file():
-            found = read_json(file)
-            if found != settings:
-                names = sorted(k for k in settings if found.get(k) != settings[k])
-                raise ValueError(
-                    f"expected the settings of the run in {self.out}, got others "
-                    f"({', '.join(names)}): name another --out, or add --force to begin again"
-                )
-        self.parallel.wait()
-        if self.parallel.rank == 0 and not file.is_file():
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_json(file, settings)
+        claim_run(self.out, settings)
         self.parallel.wait()
 
     def _text(self, world: Path, curriculum: Curriculum, tokenizer: Any | None) -> TrainingText:
         # The world's own tokens serve a model that was trained with the world's tokenizer.
         same = tokenizer is not None and tokenizer_hash(tokenizer) == tokenizer_hash(
-            _as_transformers(load_tokenizer(world / "tokenizer.json"))
+            as_transformers(load_tokenizer(world / "tokenizer.json"))
         )
         if self.parallel.rank:
             self.parallel.wait()  # one process tokenises, the others find it done
@@ -278,23 +269,13 @@ class _Run:
         return text
 
     def _save_model(self) -> Path:
-        folder, part = self.out / "model", self.out / ".model.part"
         named = self.trainer.model.state_dict(keep_vars=True)
         shared = {id(v): whole(v).cpu() for v in named.values()}  # tied weights stay one
         state = {n: shared[id(v)] for n, v in named.items()}
-        if self.parallel.rank == 0 and not folder.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-            self.trainer.model.save_pretrained(part, state_dict=state)  # type: ignore[operator]
-            self.tokenizer.save_pretrained(part)
-            part.rename(folder)
+        if self.parallel.rank == 0:
+            save_model(self.out / "model", self.trainer.model, self.tokenizer, state)
         self.parallel.wait()
-        return folder
-
-
-def _as_transformers(tokenizer: Any) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+        return self.out / "model"
 
 
 def _save_memory(model: Any) -> None:

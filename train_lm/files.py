@@ -35,6 +35,13 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"expected JSON in {path}, got {error}: the file is damaged") from None
 
 
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder of its own."""
+    for part in folder.glob(".*.part"):
+        if part.is_file():
+            part.unlink()
+
+
 def cache_folder() -> Path:
     """Where what is dear to make is kept, by the hash of what it was made from."""
     return Path(os.environ.get("KNCL_CACHE") or Path.home() / ".cache" / "kncl")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,23 @@ def build_model(config: ModelConfig, vocab_size: int) -> nn.Module:
                 attn_implementation="sdpa",  # type: ignore[call-arg]
             )
         )
+
+
+def save_model(
+    folder: Path, model: Any, tokenizer: Any, state: dict[str, Tensor] | None = None
+) -> Path:
+    """Write a Hugging Face directory, whole or not at all; one that is there stays.
+
+    Args:
+        state: The model's tensors, where they are not its own parameters.
+    """
+    if not folder.is_dir():
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        model.save_pretrained(part, state_dict=state)
+        tokenizer.save_pretrained(part)
+        part.rename(folder)
+    return folder
 
 
 def open_model(name: str, vocab_size: int, seed: int) -> tuple[nn.Module, Any | None]:

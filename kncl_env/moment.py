@@ -1,0 +1,105 @@
+"""An exact moment of an episode as one file: safetensors with a line of JSON in its head.
+
+Nothing goes through pickle. What an environment was made from (world, rules) is not in the file:
+a moment belongs to an environment of the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kncl_env.env import EnvSnapshot, Episode, TopicExpansionEnv
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEARNER = "learner."
+
+
+def save_moment(file: Path, moment: EnvSnapshot, about: Mapping[str, Any]) -> None:
+    """Write a moment, whole or not at all.
+
+    Args:
+        about: Anything JSON-able to keep beside it.
+    """
+    import torch
+
+    from train_lm.trainer import save_snapshot
+
+    tensors = {LEARNER + name: value for name, value in moment.learner.items()}
+    tensors |= {n: torch.from_numpy(a) for n, a in _arrays(moment.episode).items()}
+    save_snapshot(tensors, file, {"rng": json.dumps(moment.rng), "about": json.dumps(about)})
+
+
+def load_moment(file: Path, env: TopicExpansionEnv) -> tuple[EnvSnapshot, dict[str, Any]]:
+    """A moment of an environment that was reset, and what was kept beside it.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    from safetensors import safe_open
+
+    from train_lm.trainer import load_snapshot
+
+    tensors = load_snapshot(file)
+    with safe_open(file, "pt") as opened:
+        head = opened.metadata()
+    learner: dict[str, Tensor] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in tensors.items():
+        if name.startswith(LEARNER):
+            learner[name.removeprefix(LEARNER)] = value
+        else:
+            arrays[name] = value.numpy()
+    moment = EnvSnapshot(learner, _episode(arrays, env), json.loads(head["rng"]))
+    return moment, json.loads(head["about"])
+
+
+def _arrays(episode: Episode) -> dict[str, NDArray[Any]]:
+    nucleus, reading, readings = episode.nucleus, episode.reading, episode.readings
+    return {
+        "expanded": np.array(nucleus.expanded, dtype=np.int64),
+        "inside": nucleus.inside,
+        "solid": nucleus.solid,
+        "touched": nucleus._touched,
+        "times_read": reading.times_read,
+        "pools": np.concatenate([np.zeros(0, dtype=np.int64), *reading.pools]),
+        "pool_sizes": np.array([len(pool) for pool in reading.pools], dtype=np.int64),
+        "loss": np.array(readings.loss, dtype=np.float64),
+        "rewards": np.array(readings.rewards, dtype=np.float64),
+        "consolidations": np.array(readings.consolidations, dtype=np.float64),
+        "measured_at": readings.measured_at,
+        "probe": readings.probe,
+        "fall": readings.fall,
+        "first_drop_topics": np.array([*episode.first_drop], dtype=np.int64),
+        "first_drops": np.array([*episode.first_drop.values()], dtype=np.float64),
+        "steps": np.array([episode.steps], dtype=np.int64),
+        "slots": np.asarray(episode.slots, dtype=np.int64),
+    }
+
+
+def _episode(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> Episode:
+    assert env.episode is not None, "an environment is reset before a moment is loaded"
+    episode = env.episode.copy()
+    nucleus, reading, readings = episode.nucleus, episode.reading, episode.readings
+    nucleus.expanded = arrays["expanded"].tolist()
+    nucleus.inside, nucleus.solid = arrays["inside"], arrays["solid"]
+    nucleus._touched = arrays["touched"]
+    reading.times_read = arrays["times_read"]
+    ends = np.cumsum(arrays["pool_sizes"])
+    reading.pools = np.split(arrays["pools"], ends[:-1]) if len(ends) else []
+    for name in ("loss", "rewards", "consolidations"):
+        setattr(readings, name, arrays[name].tolist())
+    for name in ("measured_at", "probe", "fall"):
+        setattr(readings, name, arrays[name])
+    drops = zip(arrays["first_drop_topics"].tolist(), arrays["first_drops"].tolist(), strict=True)
+    episode.first_drop = dict(drops)
+    episode.steps = int(arrays["steps"][0])
+    episode.slots = arrays["slots"]
+    return episode

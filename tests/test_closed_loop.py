@@ -1,0 +1,238 @@
+"""The closed loop: a policy decides while a model trains; exact, resumable, readable elsewhere."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fork_server import ForkServer
+
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.make import topic_expansion
+from kncl_env.moment import load_moment, save_moment
+from kncl_env.world import World
+from policies.cli import main
+from policies.closed_loop import run_closed_loop
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.evaluation import play
+from train_lm.curriculum import read_curriculum
+from train_lm.trainer import Trainer
+
+SETTINGS = {
+    "nucleus_topics": 6,
+    "nucleus_updates": 30,
+    "steps": 10,
+    "updates_per_step": 2,
+    "batch": 4,
+    "breadth": 16,
+    "slots": 6,
+    "model": "xxs",
+    "learning_rate": 1e-3,
+}
+OPTIONS = [part for k, v in SETTINGS.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+KILLS = 8
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16))).save(tmp_path / "learned")
+    return str(tmp_path / "learned")
+
+
+def command(world: World, policy: str, out: Path) -> list[str]:
+    argv = ["run", "--world", str(world.path), "--policy", policy, "--out", str(out)]
+    return [*argv, "--save-every", "2", "--threads", "1", *OPTIONS]
+
+
+def files(out: Path) -> list[bytes]:
+    names = ("model/model.safetensors", "curriculum.jsonl", "metrics.jsonl", "summary.json")
+    return [(out / name).read_bytes() for name in names]
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_moment_from_a_file_goes_on_bit_for_bit_in_a_fresh_environment(
+    small_world: World, tmp_path: Path
+) -> None:
+    def branch(env: TopicExpansionEnv) -> list[bytes]:
+        seen: list[bytes] = []
+        for action in (1, env.config.slots, 0, 2):
+            observation, reward, _, _, _ = env.step(action)
+            seen += [observation["candidates"].tobytes(), observation["context"].tobytes()]
+            seen.append(np.float64(reward).tobytes())
+        weights: Any = env.learner.snapshot()
+        return [*seen, *(weights[k].numpy().tobytes() for k in sorted(weights))]
+
+    env, fresh = (topic_expansion(small_world, **SETTINGS) for _ in range(2))
+    env.reset(seed=5)
+    for action in (0, 1, env.config.slots):
+        env.step(action)
+    save_moment(tmp_path / "m.safetensors", env.snapshot(), {"kept": [1, 2]})
+    fresh.reset(seed=6)
+    moment, about = load_moment(tmp_path / "m.safetensors", fresh)
+    observation = fresh.restore(moment)
+    assert about == {"kept": [1, 2]}
+    assert observation["candidates"].tobytes() == env.look()["candidates"].tobytes()
+    assert branch(fresh) == branch(env)
+
+
+def test_the_first_moment_of_an_episode_survives_its_file_too(
+    small_world: World, tmp_path: Path
+) -> None:
+    env = topic_expansion(small_world, **SETTINGS)
+    observation, _ = env.reset(seed=5)
+    save_moment(tmp_path / "m.safetensors", env.snapshot(), {})
+    found = env.restore(load_moment(tmp_path / "m.safetensors", env)[0])
+    assert found["candidates"].tobytes() == observation["candidates"].tobytes()
+
+
+def test_what_a_policy_chose_is_what_an_evaluation_would_have_played(
+    small_world: World, policy: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run_closed_loop(small_world, policy, SETTINGS, out, seed=3)
+    record = play(topic_expansion(small_world, **SETTINGS), small_world, policy, 3)
+    steps = [json.loads(x) for x in (out / "curriculum.jsonl").read_text().splitlines()[1:]]
+    assert [s["passages"] for s in steps] == record["passages"]
+    assert [line["topic"] for line in lines(out)] == record["topics"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["select_after"] == pytest.approx(record["loss"][-1])
+    assert summary["reward"] == pytest.approx(sum(line["reward"] for line in lines(out)))
+
+
+def test_a_run_leaves_a_model_a_curriculum_and_curves_that_others_can_read(
+    small_world: World, policy: str, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from train_lm.cli import main as train_lm
+
+    out = tmp_path / "run"
+    assert main(command(small_world, policy, out)) == 0
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert model(**tokenizer("Topic 1", return_tensors="pt")).logits.isfinite().all()
+    curriculum = read_curriculum(out / "curriculum.jsonl")
+    assert len(curriculum.steps) == SETTINGS["steps"]
+    assert (small_world.passage_split[curriculum.steps[0].passages] == 0).all()
+    again = ["--curriculum", str(out / "curriculum.jsonl"), "--out", str(tmp_path / "again")]
+    options = ["--model", "xxs", "--batch", "4", "--cpu"]
+    assert train_lm(["run", "--world", str(small_world.path), *again, *options]) == 0
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    tags = {"held-out loss [bits per byte]", "reward", "policy entropy [nats]", "topic"}
+    assert tags == set(events.Tags()["scalars"])
+    written = [e.value for e in events.Scalars("topic")]
+    assert written == [line["topic"] for line in lines(out)]
+    assert all(0 <= line["entropy"] <= np.log(SETTINGS["slots"] + 1) for line in lines(out))  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_moments_end_with_the_same_bytes(
+    small_world: World, policy: str, tmp_path: Path
+) -> None:
+    needs = ("policies.closed_loop", "policies.settings_args", "torch.utils.tensorboard")
+    llama = "transformers.models.llama.modeling_llama"
+    topic_expansion(small_world, **SETTINGS)  # fills the cache
+    with ForkServer("policies.cli", *needs, llama) as server:
+        whole = tmp_path / "whole"
+        began = time.monotonic()
+        assert server.wait(server.start(command(small_world, policy, whole))) == 0
+        seconds = time.monotonic() - began
+        rng = np.random.default_rng(0)
+        reached: list[int] = []
+        trial = 0
+        while len(reached) < KILLS:
+            trial += 1
+            assert trial <= 5 * KILLS
+            out = tmp_path / f"run {trial}"
+            pid = server.start(command(small_world, policy, out))
+            time.sleep(rng.uniform(0.2, 1) * seconds)
+            server.kill(pid)
+            status = server.wait(pid)
+            if status == 0:  # it was faster than its killer
+                continue
+            assert status == -signal.SIGKILL
+            card = out / "checkpoint.json"
+            reached.append(json.loads(card.read_text())["steps"] if card.is_file() else 0)
+            assert server.wait(server.start(command(small_world, policy, out))) == 0
+            assert files(out) == files(whole)
+    assert len(set(reached)) >= 2, reached
+
+
+@pytest.mark.parametrize("ended_by", [FloatingPointError, KeyboardInterrupt])
+def test_a_run_that_ended_early_names_its_last_checkpoint_and_goes_on_from_it(
+    small_world: World,
+    tmp_path: Path,
+    ended_by: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(command(small_world, "random", tmp_path / "whole")) == 0
+    real = Trainer._backward
+    updates: list[int] = []
+
+    def fails_in_the_fifth_step(trainer: Trainer, windows: Any) -> float:
+        loss = real(trainer, windows)
+        updates.append(1)
+        if len(updates) < 10:
+            return loss
+        if ended_by is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return float("nan")
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_backward", fails_in_the_fifth_step)
+        capsys.readouterr()
+        status = main([*command(small_world, "random", out), "--force"])
+    error = capsys.readouterr().err.strip().splitlines()
+    assert status == (130 if ended_by is KeyboardInterrupt else 2)
+    assert len(error) == 1
+    assert str(out / "checkpoint.safetensors") in error[0]
+    assert "--force" not in error[0]
+    assert json.loads((out / "checkpoint.json").read_text())["steps"] == 4
+    assert main(command(small_world, "random", out)) == 0
+    assert files(out) == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fault", ["policy", "setting", "moment", "foreign", "steps"])
+def test_what_cannot_run_is_one_clear_line(
+    small_world: World, tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    argv = command(small_world, "rule", out)
+    if fault in ("setting", "moment"):
+        assert main(argv) == 0
+    if fault == "policy":
+        argv = command(small_world, "wisdom", out)
+    elif fault == "setting":
+        argv += ["--seed", "1"]
+    elif fault == "moment":
+        file = out / "checkpoint.safetensors"
+        file.write_bytes(file.read_bytes()[:900])
+    elif fault == "steps":
+        argv += ["--save-every", "0"]
+    else:
+        out.mkdir()
+        (out / "thesis.txt").touch()
+    capsys.readouterr()
+    assert main(argv) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    expected = {
+        "policy": "got 'wisdom'",
+        "setting": "others (seed)",
+        "moment": "checkpoint.safetensors",
+        "foreign": "expected a new place",
+        "steps": "save_every >= 1",
+    }
+    assert expected[fault] in error[0]
