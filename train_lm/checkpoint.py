@@ -75,7 +75,9 @@ def claim_run(run: Path, settings: Mapping[str, Any]) -> None:
                 "name another --out, or add --force to begin again"
             )
         return
-    if run.exists() and any(p.name[0] != "." for p in run.iterdir()):
+    # A run's own parts may lie inside: the practice before it, say.
+    inside = run.iterdir() if run.exists() else ()
+    if any(p.name[0] != "." and not (p / "config.json").is_file() for p in inside):
         raise FileExistsError(
             f"expected a new place or a run to go on with for --out, got {run}: name another"
         )
