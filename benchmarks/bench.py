@@ -8,8 +8,10 @@ the median of each round's ratio. Prints tables, writes `out/bench.json`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -65,9 +67,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, help="a world's directory (a generated world)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="threads of a single learner (the bare loop's best)"
-    )
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, nothing compiled: a trial")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "bench.json")
     args = parser.parse_args()
@@ -79,11 +78,16 @@ def main() -> None:
         env = topic_expansion(world, **(TINY if args.tiny else {}))
         found: dict[str, float] = {"cores": cores}
         rewards = measure_reward(env, args.tiny)
-        threads = args.threads or best_threads(env, cores, found)
-        found["threads_of_a_single_learner"] = threads
         ways, learners, steps = ways_of(env, scratch, compile=not args.tiny)
-        rates, peak = interleave(env, ways, learners, args.rounds, threads, cores)
-        found |= steps.shares()
+        others = Others()
+        every, peak = interleave(env, ways, learners, args.rounds, cores)
+        found |= others.measured()
+        speed = {n: float(np.median(every["bare_loop", n])) for n in sorted({1, cores})}
+        threads = max(speed, key=lambda n: speed[n])
+        rates = {name: every[name, threads] for name in ways}
+        found |= {f"bare_loop_threads{n}_tokens_per_s": rate for n, rate in speed.items()}
+        found["threads_of_a_single_learner"] = threads
+        found |= steps.shares(threads)
         found |= snapshot_seconds(env)
     found |= rewards
     found |= summary(rates, peak, 6.0 * sum(p.numel() for p in model_of(env).parameters()))
@@ -121,21 +125,6 @@ def measure_reward(env: TopicExpansionEnv, tiny: bool) -> dict[str, float]:
     return reward_noise(env, (0, 10), 5, 3, draws)
 
 
-def best_threads(env: TopicExpansionEnv, cores: int, found: dict[str, float]) -> int:
-    """Threads with which the bare loop is fastest: one, or all cores."""
-    windows, loop = windows_of(env), BareLoop(model_of(env), env.config.batch)
-    tokens = windows[:, 1:].size
-    counts = sorted({1, cores})
-    seconds: dict[int, list[float]] = {n: [] for n in counts}
-    for _ in range(6):
-        for n in counts:
-            torch.set_num_threads(n)
-            seconds[n].append(loop(windows))
-    for n in counts:
-        found[f"bare_loop_threads{n}_tokens_per_s"] = tokens / float(np.median(seconds[n][1:]))
-    return min(counts, key=lambda n: np.median(seconds[n][1:]))
-
-
 def ways_of(
     env: TopicExpansionEnv, scratch: str, compile: bool
 ) -> tuple[dict[str, Way], dict[str, int], TimedSteps]:
@@ -167,24 +156,54 @@ def interleave(
     ways: Mapping[str, Way],
     learners: Mapping[str, int],
     rounds: int,
-    threads: int,
     cores: int,
-) -> tuple[Rates, float]:
-    """Tokens per second of each way in each round, and the peak of all rounds [FLOP/s]."""
+) -> tuple[dict[tuple[str, int], NDArray[np.float64]], float]:
+    """Tokens per second of each way and number of threads in each round, and the peak [FLOP/s].
+
+    A bank has one thread per core by itself; everything else is run with one thread and with one
+    per core, because which is faster depends on the machine and on who else uses it.
+    """
     windows = windows_of(env)
     order = np.random.default_rng(0)
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    counts = sorted({1, cores})
+    turns = [(name, n) for name in ways for n in counts if n == cores or "bank" not in name]
+    rates: dict[tuple[str, int], list[float]] = {turn: [] for turn in turns}
     peaks = []
     for round_ in range(rounds + 1):
-        for name in order.permutation(list(ways)):
+        for i in order.permutation(len(turns)):
+            name, threads = turns[i]
+            progress(f"round {round_} of {rounds}: {name}, {threads} threads")
             torch.set_num_threads(threads)
-            progress(f"round {round_} of {rounds}: {name}")
             seconds = ways[name](windows)
             if round_:  # the first round warms up and compiles
-                rates[name].append(learners[name] * windows[:, 1:].size / seconds)
+                rates[turns[i]].append(learners[name] * windows[:, 1:].size / seconds)
         torch.set_num_threads(cores)
         peaks.append(matmul_rate(1024))
-    return {name: np.array(r) for name, r in rates.items()}, max(peaks)
+    found = {turn: np.array(r) for turn, r in rates.items()}
+    found |= {(name, 1): r for (name, _), r in found.items() if "bank" in name}
+    return found, max(peaks)
+
+
+class Others:
+    """Watches how many cores other processes use meanwhile: figures count where it is near 0."""
+
+    def __init__(self) -> None:
+        self._began = self._read()
+
+    def measured(self) -> dict[str, float]:
+        if self._began is None or (ended := self._read()) is None:
+            return {}
+        wall, busy, own = (b - a for a, b in zip(self._began, ended, strict=True))
+        return {"cores_used_by_others": max(0.0, (busy - own) / wall)}
+
+    def _read(self) -> tuple[float, float, float] | None:
+        """Seconds of wall, of all busy cores and of this process; None where it is not told."""
+        if not Path("/proc/stat").is_file():
+            return None
+        ticks = [int(t) for t in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        busy = (sum(ticks[:8]) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        own = sum(os.times()[:4])  # with its children
+        return time.perf_counter(), busy, own
 
 
 def progress(what: str) -> None:

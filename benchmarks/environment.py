@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from loops import timed
 from numpy.typing import NDArray
 
@@ -24,7 +25,8 @@ class TimedSteps:
     """Steps through an environment's episodes, with random expansions, and tells the parts' time.
 
     Attributes:
-        spent: Seconds of each step by part: what the learner's methods took, and `all`.
+        spent: Seconds of each step by part: what the learner's methods took, and `all`; and the
+            number of threads.
     """
 
     def __init__(self, env: TopicExpansionEnv) -> None:
@@ -44,13 +46,15 @@ class TimedSteps:
         self._left -= 1
         action = int(self._rng.integers(self.env.action_masks().sum() - 1))
         self._now = dict.fromkeys(PARTS.values(), 0.0)
+        self._now["threads"] = torch.get_num_threads()
         self._now["all"] = timed(lambda: self.env.step(action))
         self.spent.append(self._now)
         return self._now["all"] - self._now["evaluation"] - self._now["probing"]
 
-    def shares(self) -> dict[str, float]:
-        """Median share of a step that is spent in each part; the first step warms up."""
-        table = {part: np.array([s[part] for s in self.spent[1:]]) for part in self.spent[0]}
+    def shares(self, threads: int) -> dict[str, float]:
+        """Median share of a step in each part, with that many threads; the first warms up."""
+        counted = [s for s in self.spent if s["threads"] == threads][1:]
+        table = {part: np.array([s[part] for s in counted]) for part in (*PARTS.values(), "all")}
         whole = table.pop("all")
         table["outside_learner"] = whole - sum(table.values())
         return {f"{k}_share_of_env_step": float(np.median(v / whole)) for k, v in table.items()}
