@@ -27,9 +27,7 @@ def save_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> None:
         file = run / f"checkpoint-{trainer.updates:07d}.safetensors"
         save_snapshot(state, file)
         write_json(run / CARD, {"updates": trainer.updates, "file": file.name})
-        for old in run.glob("checkpoint-*.safetensors"):
-            if old != file:
-                old.unlink()
+        _forget_others(file)
     parallel.wait()
 
 
@@ -41,7 +39,10 @@ def restore_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> int:
     """
     if not (run / CARD).is_file():
         return 0
-    state = load_snapshot(run / str(read_json(run / CARD)["file"]))
+    file = run / str(read_json(run / CARD)["file"])
+    state = load_snapshot(file)
+    if parallel.rank == 0:
+        _forget_others(file)
     for name, put in (("cpu", torch.set_rng_state), ("cuda", _set_cuda)):
         states = state.pop(f"generator.{name}", None)
         if states is not None and len(states) == parallel.size:
@@ -99,6 +100,13 @@ def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
         kept.append(line)
     with replacing(file) as part:
         part.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _forget_others(file: Path) -> None:
+    """Remove older checkpoints, and one that its card had no time to name."""
+    for other in file.parent.glob("checkpoint-*.safetensors"):
+        if other != file:
+            other.unlink()
 
 
 def _generators(parallel: Parallel) -> dict[str, Tensor]:
