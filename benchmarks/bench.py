@@ -77,6 +77,7 @@ def main() -> None:
         world = World.open(folder) if args.world else generated(Path(folder) / "world", args.tiny)
         env = topic_expansion(world, **(TINY if args.tiny else {}))
         found: dict[str, float] = {"cores": cores}
+        torch.set_num_threads(1)  # on busy cores two threads mostly wait for each other
         rewards = measure_reward(env, args.tiny)
         ways, learners, steps = ways_of(env, scratch, compile=not args.tiny)
         others = Others()
@@ -88,6 +89,7 @@ def main() -> None:
         found |= {f"bare_loop_threads{n}_tokens_per_s": rate for n, rate in speed.items()}
         found["threads_of_a_single_learner"] = threads
         found |= steps.shares(threads)
+        torch.set_num_threads(threads)
         found |= snapshot_seconds(env)
     found |= rewards
     found |= summary(rates, peak, 6.0 * sum(p.numel() for p in model_of(env).parameters()))
