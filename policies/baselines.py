@@ -112,6 +112,8 @@ BASELINES: dict[str, Arm] = {
     "nearest": _by_score({"similarity_nucleus": 1.0}),
     "degree": _by_score({"in_degree_rank": 1.0}),
     "goal": _by_score({"goal_similarity": 1.0}),
+    # What brings most of the goal's topics closest to something read: greedy facility location.
+    "coverage": _by_score({"goal_gain": 1.0}),
     # Close to the goal, unlike what was read: the best hand-made rule so far.
     "rule": _by_score({"goal_similarity": 1.0, "similarity_expanded": -0.5}),
 }

@@ -182,7 +182,7 @@ def _evaluate_parser(verbs: Any, with_settings: bool) -> None:
         "--policies",
         required=True,
         help="arms, by comma: baselines (uniform, proportional, random, breadth-first, nearest, "
-        "degree, goal, rule, oracle) and policy directories",
+        "degree, goal, rule, coverage, oracle) and policy directories",
     )
     verb.add_argument("--seeds", type=int, default=5, help="paired seeds (5)")
     verb.add_argument("--inits", type=int, default=1, help="initial learners among them (1)")

@@ -172,6 +172,22 @@ def test_demonstrations_are_the_same_on_any_number_of_cores(
     assert len(set(alone.group.tolist())) == 8
 
 
+def test_the_gain_is_the_share_of_what_is_left_that_a_candidate_covers() -> None:
+    table = table_of(12)
+    goal = Goal(table, np.array([7, 8, 9]))
+    state = State(np.array([0, 1, 2]), 1, np.array([3, 7]), 2, goal=goal)
+    rows = observe(table, state, 2)["candidates"]
+    v = table.vectors.astype(float)
+    covered = [max(0.0, *(v[m] @ v[g] for m in (0, 1, 2))) for g in (7, 8, 9)]
+    for row, candidate in enumerate([3, 7]):
+        after = [max(c, v[candidate] @ v[g]) for c, g in zip(covered, (7, 8, 9), strict=True)]
+        share = (sum(after) - sum(covered)) / (3 - sum(covered))
+        assert rows[row, C["goal_gain"]] == pytest.approx(np.sqrt(share), abs=1e-5)
+    # All of the goal in the nucleus: nothing is left to gain.
+    done = State(np.array([0, 7, 8, 9]), 1, np.array([3]), 1, goal=goal)
+    assert observe(table, done, 1)["candidates"][0, C["goal_gain"]] == 0
+
+
 def test_what_is_unknown_is_zero_and_flagged() -> None:
     table = table_of(10)
     seen = observe(table, State(np.array([0]), 1, np.array([1, 2]), 2), 2)
