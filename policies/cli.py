@@ -80,7 +80,7 @@ def _pretrain_parser(verbs: Any) -> None:
         "--slots", type=int, default=32, help="candidates per click, the others by lot (32)"
     )
     verb.add_argument("--width", type=int, default=64, help="units of the network (64)")
-    verb.add_argument("--epochs", type=int, default=14, help="passes at most (14)")
+    verb.add_argument("--epochs", type=int, default=9, help="passes at most (9)")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--force", action="store_true")
     verb.set_defaults(action=_pretrain)

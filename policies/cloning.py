@@ -28,7 +28,7 @@ class CloningConfig:
         seed: Seed of the order of clicks.
     """
 
-    epochs: int = 14
+    epochs: int = 9
     patience: int = 3
     batch: int = 256
     learning_rate: float = 3e-3
