@@ -565,7 +565,7 @@ def test_control_c_keeps_what_is_finished_and_says_how_to_go_on(
     ring: MisbehavingServer, tmp_path: Path
 ) -> None:
     out = tmp_path / "f.jsonl"
-    slowly = [*options(ring, out, "--walks", "4", "--depth", "8"), "--rate", "20"]
+    slowly = [*options(ring, out, "--walks", "4", "--depth", "8"), "--rate", "5"]
     root = Path(__file__).resolve().parent.parent
     program = "import sys; from rabbit_holes.cli import main; sys.exit(main())"
     process = subprocess.Popen(

@@ -385,7 +385,7 @@ def test_the_figures_of_training_tell_what_was_paid_and_what_was_read(tmp_path: 
     assert 0.2 < found["noise_share"] < 0.8
     assert 0 < found["entropy"] <= np.log(5)
     assert found["shaping/novelty"] != 0
-    assert found["kl_to_start"] >= 0
+    assert found["kl_to_start"] >= -1e-6  # rounding
     written = next((tmp_path / "run" / "tensorboard").glob("events*")).read_bytes()
     assert b"kncl/learner_share" in written
     assert b"Topic " in written
