@@ -567,7 +567,11 @@ def test_control_c_keeps_what_is_finished_and_says_how_to_go_on(
     out = tmp_path / "f.jsonl"
     slowly = [*options(ring, out, "--walks", "4", "--depth", "8"), "--rate", "5"]
     root = Path(__file__).resolve().parent.parent
-    program = "import sys; from rabbit_holes.cli import main; sys.exit(main())"
+    # Where the tests run in the background, children inherit that interrupts are ignored.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from rabbit_holes.cli import main; sys.exit(main())"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, *slowly],
         env={**os.environ, "PYTHONPATH": str(root)},
