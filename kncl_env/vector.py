@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Updates of all learners together from which on compiling their program pays: that takes about
-# half a minute, and saves a third of the time that they take.
+# Updates of all learners together from which on compiling their program is taken to pay: it costs
+# half a minute where nothing is cached, and a few seconds where it was compiled before.
 WORTH_COMPILING = 4_000
 
 
