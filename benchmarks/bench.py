@@ -17,6 +17,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
+# As every command does: numpy's own threads would spin on for a while after each product of the
+# environment's observations, on the cores that the next way is timed on.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import torch
 from environment import OtherDraws, TimedSteps, reward_noise, snapshot_seconds
@@ -40,6 +44,7 @@ from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world import World
 from train_lm.bank import LearnerBank
 from train_lm.files import write_json
+from train_lm.memory import keep_freed_memory
 from train_lm.model import PRESETS, build_model
 from train_lm.programs import can_compile
 from train_lm.trainer import Trainer, TrainerConfig
@@ -71,6 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "bench.json")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
+    keep_freed_memory()  # as every command does; all ways have it
     cores = torch.get_num_threads()
     opened = nullcontext(args.world) if args.world else tempfile.TemporaryDirectory()
     with opened as folder, tempfile.TemporaryDirectory() as scratch:
@@ -79,7 +85,7 @@ def main() -> None:
         found: dict[str, float] = {"cores": cores}
         torch.set_num_threads(1)  # on busy cores two threads mostly wait for each other
         rewards = measure_reward(env, args.tiny)
-        ways, learners, steps = ways_of(env, scratch, compile=not args.tiny)
+        ways, learners, steps = ways_of(env, scratch, not args.tiny, cores)
         others = Others()
         every, peak = interleave(env, ways, learners, args.rounds, cores)
         found |= others.measured()
@@ -128,7 +134,7 @@ def measure_reward(env: TopicExpansionEnv, tiny: bool) -> dict[str, float]:
 
 
 def ways_of(
-    env: TopicExpansionEnv, scratch: str, compile: bool
+    env: TopicExpansionEnv, scratch: str, compile: bool, cores: int
 ) -> tuple[dict[str, Way], dict[str, int], TimedSteps]:
     """The ways by name, how many learners each trains, and the watch on the environment."""
     batch, compile = env.config.batch, compile and can_compile(torch.device("cpu"))
@@ -146,7 +152,9 @@ def ways_of(
     learners = dict.fromkeys(ways, 1) | {"bare_loop_x8": 8}
     # Each learner of a bank is a program run of its own on a CPU, so the first n of one bank are
     # a bank of n.
-    bank = LearnerBank([model_of(env)] * max(BANKS), config, "cpu", compile=compile)
+    bank = LearnerBank(
+        [model_of(env)] * max(BANKS), config, "cpu", compile=compile, threads=cores
+    )
     for n in BANKS:
         ways[f"bank{n}"] = bank_way(bank, n)
         learners[f"bank{n}"] = n

@@ -347,13 +347,20 @@ def _checked_configs(
 def _cores(threads: int) -> ThreadPoolExecutor:
     """Threads of which each computes on one core.
 
-    Even one learner has such a thread: a program is compiled for the number of cores that it first
-    meets, and several threads for one tiny operation mostly wait for each other.
+    Even one learner has such a thread: several threads for one tiny operation mostly wait for each
+    other.
     """
     # PyTorch keeps the number per thread, with one default for threads to come.
     default = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "bank", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, "bank", initializer=_one_core)
     all_here = Barrier(threads)
     list(pool.map(lambda _: all_here.wait(), range(threads)))
     torch.set_num_threads(default)
     return pool
+
+
+def _one_core() -> None:
+    # Asked first: a thread that never was takes the default at its first operation instead, also
+    # after it was told another number (ATen's ParallelOpenMP.cpp, lazy_init_num_threads).
+    torch.get_num_threads()
+    torch.set_num_threads(1)

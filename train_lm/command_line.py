@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from train_lm.memory import keep_freed_memory
+
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -23,6 +25,7 @@ def run(action: Callable[[], int | None]) -> int:
     Returns:
         0 on success, 2 on bad input, 130 after Ctrl-C.
     """
+    keep_freed_memory()
     try:
         return action() or 0
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:

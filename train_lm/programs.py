@@ -74,13 +74,15 @@ def compiled(stack: Stack, device: torch.device) -> Programs:
         found, losses = torch.func.grad(summed, has_aux=True)(leaves, windows)
         return losses, *_joined(found, len(rows))
 
+    compile = compile_for(device)
+    return Programs(compile(gradient), compile(_measure(stack)), compile(adamw_))
+
+
+def compile_for(device: torch.device) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`torch.compile` for fixed shapes, with what pays on the device."""
     # A C++ wrapper leaves Python's lock alone for a whole pass, so threads run side by side.
     options: dict[str, Any] = {"cpp_wrapper": True} if device.type == "cpu" else {}
-
-    def compile(function: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.compile(function, dynamic=False, options=options)
-
-    return Programs(compile(gradient), compile(_measure(stack)), compile(adamw_))
+    return lambda function: torch.compile(function, dynamic=False, options=options)
 
 
 def can_compile(device: torch.device) -> bool:

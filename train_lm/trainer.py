@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from train_lm.files import replacing
 from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of
 from train_lm.parallel import Alone, Parallel, put, whole
+from train_lm.programs import compile_for
 from train_lm.schedule import Schedule
 
 PRECISIONS = ("fp32", "bf16")
@@ -96,7 +97,7 @@ class Trainer:
         self._called = self.parallel.wrap(self.model)
         self._named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         self.optimizers = build_optimizers(self._named, config)
-        self._mean_loss = torch.compile(self._loss_of) if compile else self._loss_of
+        self._mean_loss = compile_for(self.device)(self._loss_of) if compile else self._loss_of
         self.updates = 0
         self.schedule = Schedule(config.learning_rate, config.warmup, config.final)
 
