@@ -99,7 +99,9 @@ class TopicGraph:
     def adjacency(self) -> sparse.csr_array:
         """(N, N) 0/1 matrix of the directed links."""
         data = np.ones(self.n_edges, dtype=np.float64)
-        matrix = sparse.csr_array((data, self.indices, self.indptr), shape=(len(self), len(self)))
+        # A copy: sorting would turn the links of the graph itself out of their reading order.
+        indices = self.indices.copy()
+        matrix = sparse.csr_array((data, indices, self.indptr), shape=(len(self), len(self)))
         matrix.sort_indices()
         return matrix
 

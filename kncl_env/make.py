@@ -98,7 +98,7 @@ def topic_expansion(
     seeds = seed_topics(world, setup)
     learner = WorldLearner(world, store, build_trainer(world, setup), target)
     retriever = NeighbourhoodRetriever(world, setup.breadth)
-    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    table = TopicTable.of(world)
     focused = setup.region is not None or world.target_region is not None
     reading, reducible = _nucleated(world, setup, learner, retriever, seeds, progress)
     return TopicExpansionEnv(

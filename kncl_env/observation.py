@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,10 @@ from scipy import sparse
 
 from kncl_env.graph import TopicGraph
 
-FEATURE_SCHEMA = 2
+if TYPE_CHECKING:
+    from kncl_env.world import World
+
+FEATURE_SCHEMA = 3
 
 # Every feature lies within +-LIMIT; only a loss far above the target's could reach it.
 LIMIT = 10.0
@@ -44,6 +48,8 @@ CANDIDATE_FEATURES = (
     "size_rank",  # rank of the training tokens available
     "in_degree_log",  # log(1 + links) / log(topics): tells hubs apart, which share the top ranks
     "out_degree_log",
+    "title_text",  # cosine of its title and its text: low where the text is about something else
+    "text_links",  # cosine of its text and the centroid of the topics that it is linked with
     "visited",  # it is in the nucleus, where recorded walkers may go back to; never in the env
     "nucleus_share",  # share of its neighbours that are in the nucleus
     "nucleus_links",  # log(1 + neighbours in the nucleus) / log(1 + nucleus)
@@ -51,11 +57,13 @@ CANDIDATE_FEATURES = (
     "gaps",  # log(parts that those neighbours fall into) / log(1 + nucleus): loops that it opens
     "linked_from_last",  # the last topic links to it
     "early_on_last",  # how early the last topic links to it: 1 first, towards 0 last
+    "rank_on_last",  # 1 / (1 + log(1 + links before it)): the first few are seen by everyone
     "links_to_last",  # it links back
     "shared_last",  # cosine of its and the last topic's links, in either direction
     "similarity_last",  # cosine to the last topic
     *(f"similarity_last_{i}" for i in range(len(BANDS))),  # the same in each of BANDS
     "linked_as_last",  # cosine to the last topic in the graph's own coordinates
+    "title_last",  # cosine of its title and the last topic's text
     "similarity_before",  # cosine to the topic before the last
     "similarity_nucleus",  # cosine to the centroid of the nucleus
     "similarity_expanded",  # cosine to the closest topic expanded since the start
@@ -64,11 +72,17 @@ CANDIDATE_FEATURES = (
     "goal_similarity",  # cosine to the centroid of the goal
     *(f"goal_similarity_{i}" for i in range(len(BANDS))),  # the same in each of BANDS
     "goal_linked_as",  # cosine to the centroid of the goal in the graph's own coordinates
+    "goal_title",  # cosine of its title and the goal's titles: all that a walker sees of a link
+    "goal_title_text",  # cosine of its title and the centroid of the goal
+    "goal_text_title",  # cosine of its text and the goal's titles
     "goal_closest",  # cosine to the closest goal topic
     "goal_gain",  # as `gain`, of the goal topics
     "goal_member",  # it is a goal topic
     "goal_link",  # it links to a goal topic
     "goal_share",  # share of its links that lead to goal topics
+    "goal_from",  # log(1 + goal topics that link to it) / log(1 + goal)
+    "goal_from_early",  # how early one of them does: 1 first, towards 0 last
+    "goal_onward",  # share of its links that goal topics link to as well
     "goal_two_links",  # share of its links that lead to topics with a link to a goal topic
     "goal_ways",  # log(1 + number of those links) / log(1 + topics)
     "goal_hops",  # 1 / (1 + links to follow to the nearest goal topic), 0 beyond MAX_HOPS
@@ -117,18 +131,26 @@ class TopicTable:
         graph: Links between N topics.
         vectors: (N, D) unit rows.
         tokens: (N,) training tokens of each topic.
+        titles: (N, D) titles in the space of `vectors`: unit rows, or zero where no word of a
+            title is known; the topics' own vectors, if not stated.
     """
 
     def __init__(
-        self, graph: TopicGraph, vectors: NDArray[np.float32], tokens: NDArray[np.int64]
+        self,
+        graph: TopicGraph,
+        vectors: NDArray[np.float32],
+        tokens: NDArray[np.int64],
+        titles: NDArray[np.float32] | None = None,
     ) -> None:
-        if not len(graph) == len(vectors) == len(tokens):
+        titles = vectors if titles is None else titles
+        if not len(graph) == len(vectors) == len(tokens) == len(titles):
             raise ValueError(
-                f"expected one vector and one size per topic, got {len(graph)} topics, "
-                f"{len(vectors)} vectors and {len(tokens)} sizes"
+                f"expected one vector, size and title per topic, got {len(graph)} topics, "
+                f"{len(vectors)} vectors, {len(tokens)} sizes and {len(titles)} titles"
             )
         self.graph = graph
         self.vectors = vectors
+        self.titles = titles
         ends = [max(1, round(share * vectors.shape[1])) for share in BANDS]
         # One after another: (N, D) text by bands, each of unit length, then graph coordinates.
         self.parts = [
@@ -143,12 +165,19 @@ class TopicTable:
                 rank_of(tokens),
                 np.log1p(graph.in_degree) / np.log(max(2, len(graph))),
                 np.log1p(graph.out_degree) / np.log(max(2, len(graph))),
+                (titles * vectors).sum(1),
+                (_unit(graph.undirected @ vectors) * vectors).sum(1),
             ],
             axis=1,
-        )  # (N, 6)
+        )  # (N, 8)
 
         some = np.random.default_rng(0).permutation(len(graph))[:SAMPLE]
         self.sample = vectors[some]  # (S, D)
+
+    @classmethod
+    def of(cls, world: World) -> TopicTable:
+        """The topics of a world."""
+        return cls(world.graph, world.topic_vectors, world.train_tokens_of, world.title_vectors)
 
     def __len__(self) -> int:
         return len(self.graph)
@@ -167,10 +196,17 @@ class Goal:
         self.topics = np.asarray(topics, dtype=np.int64)
         self.vectors = table.vectors[self.topics]
         self.centroid = centroid(self.vectors)
+        self.title = centroid(table.titles[self.topics])
         self.parts = [centroid(part[self.topics]) for part in table.parts]
         self.member = _mask(self.topics, len(table))
         into = [table.graph.into(int(t)) for t in self.topics]
         self.one_link = _mask(np.concatenate(into), len(table))  # topics that link to a goal topic
+        n_from, self.early = np.zeros(len(table)), np.zeros(len(table))
+        for topic in self.topics.tolist():
+            out = table.graph.out(topic)
+            n_from[out] += 1
+            self.early[out] = np.maximum(self.early[out], 1 - np.arange(len(out)) / max(1, len(out)))
+        self.linked_from = np.log1p(n_from) / np.log1p(len(self.topics))
         gates = np.flatnonzero(self.one_link)
         self.gate = centroid(table.vectors[gates]) if len(gates) else self.centroid
         self.hops, self.reach = _reach(table.graph, self.member)
@@ -297,7 +333,7 @@ def _graph_features(rows: NDArray[np.float32], table: TopicTable, state: State) 
     slots, graph = state.slots, table.graph
     inside = _mask(state.members, len(table))
     rows[:, _C["filled"]] = 1.0
-    rows[:, 1:7] = table.static[slots]
+    rows[:, 1 : 1 + table.static.shape[1]] = table.static[slots]
     rows[:, _C["visited"]] = inside[slots]
     around = graph.undirected
     _loops(rows, table, state)
@@ -313,15 +349,20 @@ def _graph_features(rows: NDArray[np.float32], table: TopicTable, state: State) 
     place[out] = np.arange(len(out))
     rows[:, _C["linked_from_last"]] = place[slots] < len(out)
     rows[:, _C["early_on_last"]] = 1.0 - place[slots] / max(1, len(out))
+    linked = place[slots] < len(out)
+    rows[linked, _C["rank_on_last"]] = 1.0 / (1.0 + np.log1p(place[slots][linked]))
     rows[:, _C["links_to_last"]] = _mask(graph.into(state.last), len(table))[slots]
     if state.goal is not None:
         goal = state.goal
-        both = np.stack([goal.member, goal.one_link], axis=1)
-        found = sums_over_rows(graph.indptr, graph.indices, slots, both)
+        onward = np.stack([goal.member, goal.one_link, goal.linked_from > 0], axis=1)
+        found = sums_over_rows(graph.indptr, graph.indices, slots, onward)
         rows[:, _C["goal_member"]] = goal.member[slots]
         rows[:, _C["goal_link"]] = goal.one_link[slots]
         n_out = np.maximum(1, graph.out_degree[slots])
         rows[:, _C["goal_share"]] = found[:, 0] / n_out
+        rows[:, _C["goal_from"]] = goal.linked_from[slots]
+        rows[:, _C["goal_from_early"]] = goal.early[slots]
+        rows[:, _C["goal_onward"]] = found[:, 2] / n_out
         rows[:, _C["goal_two_links"]] = found[:, 1] / n_out
         rows[:, _C["goal_ways"]] = np.log1p(found[:, 1]) / np.log1p(len(table))
         rows[:, _C["goal_hops"]] = goal.hops[slots]
@@ -384,12 +425,13 @@ def _parts(near: NDArray[np.float32], links: NDArray[np.float32]) -> Floats:
 def _text_features(
     rows: NDArray[np.float32], table: TopicTable, state: State, middle: NDArray[np.float32]
 ) -> None:
-    own = table.vectors[state.slots]  # (n, D)
+    own, titles = table.vectors[state.slots], table.titles[state.slots]  # (n, D) each
     rows[:, _C["similarity_last"]] = own @ table.vectors[state.last]
     parts = [part[state.slots] for part in table.parts]
     first = _C["similarity_last_0"]
     for i, (part, every) in enumerate(zip(parts, table.parts, strict=True)):
         rows[:, first + i] = part @ every[state.last]
+    rows[:, _C["title_last"]] = titles @ table.vectors[state.last]
     if len(state.members) > 1:
         rows[:, _C["similarity_before"]] = own @ table.vectors[state.members[-2]]
     rows[:, _C["similarity_nucleus"]] = own @ middle
@@ -403,6 +445,9 @@ def _text_features(
         first = _C["goal_similarity_0"]
         for i, (part, middle) in enumerate(zip(parts, state.goal.parts, strict=True)):
             rows[:, first + i] = part @ middle
+        rows[:, _C["goal_title"]] = titles @ state.goal.title
+        rows[:, _C["goal_title_text"]] = titles @ state.goal.centroid
+        rows[:, _C["goal_text_title"]] = own @ state.goal.title
         rows[:, _C["goal_gate"]] = own @ state.goal.gate
         rows[:, _C["goal_closest"]] = (own @ state.goal.vectors.T).max(1)
         rows[:, _C["goal_gain"]] = _gain(own, nucleus, state.goal.vectors)

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -144,6 +145,12 @@ class World:
         """(N, D) unit rows."""
         vectors: NDArray[np.float32] = self._read("topic_vectors.npy", np.load)
         return vectors
+
+    @cached_property
+    def title_vectors(self) -> NDArray[np.float32]:
+        """(N, D) titles in the space of `topic_vectors`; zero where no word of one is known."""
+        # A dotted name is one word of documentation; its parts are words, too.
+        return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
 
     @cached_property
     def embedder(self) -> Embedder:

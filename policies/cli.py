@@ -334,7 +334,7 @@ def _predict(args: argparse.Namespace) -> int:
         )
     policy = CuriosityPolicy.load(args.policy)
     world = World.open(args.world)
-    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    table = TopicTable.of(world)
     dropped: Counter[str] = Counter()
     counted = [p for p in _holes(args.train, dropped) if pair_split(p) == "train"]
     paths = [

@@ -50,7 +50,8 @@ class PolicyWalker:
         texts = [f"{t} {pages[t].text or ''}" if t in pages else t for t in titles]
         vectors = hashed_tfidf(texts).astype(np.float32)
         graph = TopicGraph.from_links(len(titles), rows)
-        table = TopicTable(graph, vectors, np.ones(len(titles), dtype=np.int64))
+        sizes = np.ones(len(titles), dtype=np.int64)
+        table = TopicTable(graph, vectors, sizes, hashed_tfidf(titles).astype(np.float32))
         here = number[state.page.title]
         members = [*(i for i in range(len(pages)) if i != here), here]
         slots = np.array([number[t] for t in offered], dtype=np.int64)

@@ -227,7 +227,7 @@ def demonstrate_in_parallel(
     processes = min(processes or os.cpu_count() or 1, len(tasks))
     parts: list[Demonstrations] = []
     if processes <= 1:
-        _HERE[place] = world, TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+        _HERE[place] = world, TopicTable.of(world)
         found = map(_chunk, tasks)
         parts = _gathered(found, tasks, on_chunk)
     else:
@@ -241,7 +241,7 @@ def _chunk(task: tuple[str, list[Path], list[int], dict[str, Any]]) -> Demonstra
     place, paths, seed, options = task
     if place not in _HERE:
         world = World.open(place)
-        _HERE[place] = world, TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+        _HERE[place] = world, TopicTable.of(world)
     world, table = _HERE[place]
     return demonstrate(paths, world, table, np.random.default_rng(seed), **options)
 

@@ -160,7 +160,7 @@ def _run(args: argparse.Namespace) -> None:
         _minari_name(args.minari, SPLITS[0])
         _open_minari()
     world = World.open(args.world)
-    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    table = TopicTable.of(world)
     parts: dict[str, list[Walk]] = {split: [] for split in SPLITS}
     problems: list[str] = []
     for number, path in enumerate(read_paths(args.file, on_error=problems.append)):

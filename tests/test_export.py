@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def table_of(world: World) -> TopicTable:
-    return TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    return TopicTable.of(world)
 
 
 def made(world: World, slots: int = 8, frontier: bool = False) -> list[Trajectory]:

@@ -45,3 +45,12 @@ def test_a_truncated_graph_is_refused() -> None:
     graph = ring(5)
     with pytest.raises(ValueError, match="expected 10 edges by the row pointers, got 9"):
         TopicGraph(graph.indptr, graph.indices[:-1], graph.types[:-1])
+
+
+def test_links_stay_in_reading_order_whatever_is_computed_of_the_graph() -> None:
+    graph = TopicGraph.from_links(4, [[(3, 0), (1, 0), (2, 0)], [(0, 0)], [(1, 0), (0, 0)], []])
+    assert graph.coordinates.shape == (4, 4)
+    assert graph.pagerank.sum() == pytest.approx(1)
+    assert graph.transition.shape == graph.undirected.shape
+    assert graph.out(0).tolist() == [3, 1, 2]
+    assert graph.out(2).tolist() == [1, 0]

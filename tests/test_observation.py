@@ -61,7 +61,7 @@ def test_a_path_walked_in_the_env_and_read_from_a_record_gives_the_same_arrays(
     hub = dataclasses.replace(hub, links=tuple((a.title, "link") for a in others))
     corpus = Corpus((hub, *others), "made up", "none needed")
     world = build_world(corpus, tmp_path / "w", BuildConfig(vocab_size=300, passage_bytes=200))
-    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    table = TopicTable.of(world)
     route = [0, 3, 4, 6, 9]
     config = EnvConfig(slots=11, steps=8, updates_per_step=1, batch=2, context=8)
     env = fake_env(n=12, seeds=(0,), config=config, table=table, target=(9,))
@@ -221,6 +221,35 @@ def test_ranks_and_row_sums_against_plain_loops() -> None:
     assert found == pytest.approx(np.stack([values[graph.out(r)].sum(0) for r in rows]))
 
 
+def test_titles_are_compared_with_texts_and_with_the_titles_of_the_goal() -> None:
+    # Texts 0 to 3 are the four directions; title 1 is about text 3, and title 2 has no known word.
+    vectors = np.eye(4, dtype=np.float32)
+    titles = vectors[[0, 3, 2, 3]].copy()
+    titles[2] = 0
+    rows = [[(1, 0), (2, 0)], [(2, 0)], [(3, 0)], [(2, 0), (0, 0), (1, 0)]]
+    table = TopicTable(TopicGraph.from_links(4, rows), vectors, np.full(4, 100), titles)
+    state = State(np.array([0]), 1, np.array([1, 2]), 2, goal=Goal(table, np.array([3])))
+    seen = observe(table, state, 2)["candidates"]
+    assert seen[:, C["title_text"]].tolist() == [0, 0]
+    assert seen[:, C["goal_title"]].tolist() == [1, 0]
+    assert seen[:, C["goal_title_text"]].tolist() == [1, 0]
+    assert seen[:, C["goal_text_title"]].tolist() == [0, 0]
+    # The goal links to 2 first, then to 0, then to 1; one goal topic is all there are.
+    assert seen[:, C["goal_from"]].tolist() == [1, 1]
+    assert seen[:, C["goal_from_early"]].tolist() == pytest.approx([1 / 3, 1])
+    assert seen[:, C["goal_onward"]].tolist() == [1, 0]  # 1 links to 2, which the goal links to
+
+
+def test_a_topic_whose_text_is_like_its_neighbours_says_so() -> None:
+    vectors = np.eye(3, dtype=np.float32)[[0, 0, 1]]
+    rows = [[(1, 0)], [(2, 0)], []]  # 0 - 1 - 2
+    table = TopicTable(TopicGraph.from_links(3, rows), vectors, np.full(3, 100))
+    state = State(np.array([1]), 1, np.array([0, 2]), 2)
+    seen = observe(table, state, 2)["candidates"]
+    assert seen[:, C["text_links"]].tolist() == [1, 0]
+    assert seen[:, C["title_text"]].tolist() == [1, 1]  # without titles, texts stand for them
+
+
 def test_too_many_candidates_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 1 candidates for 1 slots, got 2"):
         observe(table_of(10), State(np.array([0]), 1, np.array([1, 2]), 2), 1)
@@ -253,7 +282,7 @@ def test_a_pair_is_on_one_side_whoever_played_it() -> None:
 
 def test_a_batch_pads_with_empty_rows(small_world: World) -> None:
     world = small_world
-    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    table = TopicTable.of(world)
     t = world.titles
     path = walk(
         t[0], t[int(world.graph.out(0)[0])], t[int(world.graph.out(world.graph.out(0)[0])[0])]
@@ -270,7 +299,7 @@ def test_a_batch_pads_with_empty_rows(small_world: World) -> None:
 
 def test_a_widened_goal_holds_the_page_and_what_is_nearest_to_it(small_world: World) -> None:
     world = small_world
-    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    table = TopicTable.of(world)
     sizes = set()
     for seed in range(20):
         topics = widened(table, 7, np.random.default_rng(seed))
@@ -283,7 +312,7 @@ def test_a_widened_goal_holds_the_page_and_what_is_nearest_to_it(small_world: Wo
 
 def test_goals_are_given_withheld_or_widened(small_world: World) -> None:
     world, t = small_world, small_world.titles
-    table = TopicTable(world.graph, world.topic_vectors, world.train_tokens_of)
+    table = TopicTable.of(world)
     path = walk(t[0], t[int(world.graph.out(0)[0])], goal=t[5])
     members = {}
     for how in ("given", "withheld", "widened"):
