@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 # over the target's topics, so a large target is measured on some of them only. `reward` is read at
 # every step and stays below a tenth of a step's cost; `select` draws the curves of an evaluation;
 # `test` is read once.
-MEASURED_WINDOWS = {"reward": 48, "select": 128, "test": 1024}
+MEASURED_WINDOWS = {"reward": 48, "select": 512, "test": 1024}
 
 
 class WorldLearner:
