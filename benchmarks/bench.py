@@ -152,9 +152,7 @@ def ways_of(
     learners = dict.fromkeys(ways, 1) | {"bare_loop_x8": 8}
     # Each learner of a bank is a program run of its own on a CPU, so the first n of one bank are
     # a bank of n.
-    bank = LearnerBank(
-        [model_of(env)] * max(BANKS), config, "cpu", compile=compile, threads=cores
-    )
+    bank = LearnerBank([model_of(env)] * max(BANKS), config, "cpu", compile=compile, threads=cores)
     for n in BANKS:
         ways[f"bank{n}"] = bank_way(bank, n)
         learners[f"bank{n}"] = n

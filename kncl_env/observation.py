@@ -205,7 +205,9 @@ class Goal:
         for topic in self.topics.tolist():
             out = table.graph.out(topic)
             n_from[out] += 1
-            self.early[out] = np.maximum(self.early[out], 1 - np.arange(len(out)) / max(1, len(out)))
+            self.early[out] = np.maximum(
+                self.early[out], 1 - np.arange(len(out)) / max(1, len(out))
+            )
         self.linked_from = np.log1p(n_from) / np.log1p(len(self.topics))
         gates = np.flatnonzero(self.one_link)
         self.gate = centroid(table.vectors[gates]) if len(gates) else self.centroid

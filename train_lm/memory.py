@@ -30,4 +30,5 @@ def keep_freed_memory() -> bool:
         M_TRIM_THRESHOLD: 2**31 - 1,
         M_TOP_PAD: 2 * LARGEST_THRESHOLD,
     }
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    answers = [mallopt(name, value) for name, value in settings.items()]
+    return answers == [1] * len(settings)
