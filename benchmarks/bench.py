@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-# As every command does: numpy's own threads would spin on for a while after each product of the
+# As `kncl-policy` does: numpy's own threads would spin on for a while after each product of the
 # environment's observations, on the cores that the next way is timed on.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -349,9 +349,9 @@ def _graph_features(rows: NDArray[np.float32], table: TopicTable, state: State) 
     out = graph.out(state.last)
     place = np.full(len(table), len(out))
     place[out] = np.arange(len(out))
-    rows[:, _C["linked_from_last"]] = place[slots] < len(out)
-    rows[:, _C["early_on_last"]] = 1.0 - place[slots] / max(1, len(out))
     linked = place[slots] < len(out)
+    rows[:, _C["linked_from_last"]] = linked
+    rows[:, _C["early_on_last"]] = 1.0 - place[slots] / max(1, len(out))
     rows[linked, _C["rank_on_last"]] = 1.0 / (1.0 + np.log1p(place[slots][linked]))
     rows[:, _C["links_to_last"]] = _mask(graph.into(state.last), len(table))[slots]
     if state.goal is not None:

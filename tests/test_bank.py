@@ -370,17 +370,16 @@ def test_a_compiled_bank_follows_the_trainer() -> None:
 
 
 def test_each_thread_of_a_bank_keeps_to_one_core_also_after_its_first_operation() -> None:
+    def cores(_: int) -> int:
+        torch.rand(200, 200) @ torch.rand(200, 200)  # PyTorch settles a thread's number here
+        return torch.get_num_threads()
+
     before = torch.get_num_threads()
     torch.set_num_threads(2)  # what a script on two cores finds; a command sets one
     try:
         bank = bank_of(2, threads=2)
         assert torch.get_num_threads() == 2
+        assert bank._pool is not None
+        assert set(bank._pool.map(cores, range(8))) == {1}
     finally:
         torch.set_num_threads(before)
-
-    def cores(_: int) -> int:
-        torch.rand(200, 200) @ torch.rand(200, 200)  # PyTorch settles a thread's number here
-        return torch.get_num_threads()
-
-    assert bank._pool is not None
-    assert set(bank._pool.map(cores, range(8))) == {1}
