@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,17 @@ class ForkServer:
         """SIGKILL; harmless where the command has ended, as it stays a zombie until `wait`."""
         os.kill(pid, signal.SIGKILL)
 
+    def kill_at(self, pid: int, file: Path, lines: int, delay: float) -> None:
+        """SIGKILL `delay` seconds after `file` holds so many lines, or the command has ended.
+
+        A moment told by what the command has written falls where it is meant to on a machine of any
+        speed; one told by the clock alone may fall into the start-up every time.
+        """
+        while self._ask({"running": pid}) and _lines(file) < lines:
+            time.sleep(0.002)
+        time.sleep(delay)
+        self.kill(pid)
+
     def wait(self, pid: int) -> int:
         """Exit status of a command; minus the signal that ended it."""
         return self._ask({"wait": pid})
@@ -75,6 +87,10 @@ class ForkServer:
         return self._helper.stdout.readline().strip()
 
 
+def _lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
 def _serve(program: str, *needs: str) -> None:
     main, *_ = [importlib.import_module(name) for name in (program, *needs)]
     print("ready", flush=True)
@@ -82,6 +98,10 @@ def _serve(program: str, *needs: str) -> None:
         asked = json.loads(line)
         if "wait" in asked:
             print(os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1]), flush=True)
+            continue
+        if "running" in asked:
+            look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            print(int(os.waitid(os.P_PID, asked["running"], look) is None), flush=True)
             continue
         pid = os.fork()
         if pid == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +143,7 @@ def test_runs_killed_at_random_moments_end_with_the_same_bytes(
     topic_expansion(small_world, **SETTINGS)  # fills the cache
     with ForkServer("policies.cli", *needs, llama) as server:
         whole = tmp_path / "whole"
-        began = time.monotonic()
         assert server.wait(server.start(command(small_world, policy, whole))) == 0
-        seconds = time.monotonic() - began
         rng = np.random.default_rng(0)
         reached: list[int] = []
         trial = 0
@@ -155,11 +152,10 @@ def test_runs_killed_at_random_moments_end_with_the_same_bytes(
             assert trial <= 5 * KILLS
             out = tmp_path / f"run {trial}"
             pid = server.start(command(small_world, policy, out))
-            time.sleep(rng.uniform(0.2, 1) * seconds)
-            server.kill(pid)
+            steps = int(rng.integers(SETTINGS["steps"]))
+            server.kill_at(pid, out / "metrics.jsonl", steps, delay=rng.uniform(0, 0.05))
             status = server.wait(pid)
             if status == 0:  # it was faster than its killer
-                seconds *= 0.9
                 continue
             assert status == -signal.SIGKILL
             card = out / "checkpoint.json"

@@ -41,12 +41,8 @@ def test_runs_killed_at_twenty_random_moments_end_with_the_same_bytes(
     def start(out: Path) -> int:
         return server.start(command(small_world, tmp_path, out, "--save-every", "2"))
 
-    seconds = 0.0
-    for _ in range(2):  # the first fills the cache
-        began = time.monotonic()
-        whole = tmp_path / f"whole at {began}"
-        assert server.wait(start(whole)) == 0
-        seconds = time.monotonic() - began
+    whole = tmp_path / "whole"
+    assert server.wait(start(whole)) == 0
     rng = np.random.default_rng(0)
     reached: list[int] = []
     trial = 0
@@ -55,11 +51,10 @@ def test_runs_killed_at_twenty_random_moments_end_with_the_same_bytes(
         assert trial <= 5 * KILLS
         out = tmp_path / f"run {trial}"
         pid = start(out)
-        time.sleep(rng.uniform(0, seconds))
-        server.kill(pid)
+        updates = int(rng.integers(len(metrics(whole))))
+        server.kill_at(pid, out / "metrics.jsonl", updates, delay=rng.uniform(0, 0.05))
         status = server.wait(pid)
         if status == 0:  # it was faster than its killer
-            seconds *= 0.9
             continue
         assert status == -signal.SIGKILL
         card = out / "checkpoint.json"
