@@ -30,6 +30,7 @@ from kncl_env.observation import (
 )
 from kncl_env.reading import Reading
 from kncl_env.reward import Reward
+from kncl_env.taste import Taste
 from train_lm.batches import TokenStore
 
 Ints = NDArray[np.int64]
@@ -59,10 +60,10 @@ class Learner(Protocol):
 class Retriever(Protocol):
     """Finds the passages of a topic's neighbourhood."""
 
-    def neighbourhood(self, topic: int) -> Ints:
+    def neighbourhood(self, topic: int, taste: Taste | None = None) -> Ints:
         """Training passages to read when the topic is expanded."""
 
-    def own(self, topic: int) -> Ints:
+    def own(self, topic: int, taste: Taste | None = None) -> Ints:
         """Training passages of the topic's own article."""
 
 
@@ -120,6 +121,7 @@ class Episode:
     first_drop: dict[int, float] = field(default_factory=dict)
     steps: int = 0
     slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    taste: Taste | None = None
 
     def copy(self) -> Episode:
         return Episode(
@@ -129,6 +131,7 @@ class Episode:
             dict(self.first_drop),
             self.steps,
             self.slots.copy(),
+            self.taste,
         )
 
 
@@ -156,6 +159,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     loss; the components are in `info["reward"]`.
 
     Terminated: the frontier is empty. Truncated: the token budget is spent.
+
+    Options of `reset`: `taste`, a `Taste`: only passages that it likes are read in this episode.
 
     State: `snapshot()` and `restore()` capture it exactly.
 
@@ -232,9 +237,13 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
+        taste = _taste(options)
         self.learner.begin(self.config.tokens_per_episode)
         self.episode = Episode(
-            Nucleus(self.table.graph, self.seeds), self._start.copy(), Readings(len(self.table))
+            Nucleus(self.table.graph, self.seeds),
+            self._start.copy(),
+            Readings(len(self.table)),
+            taste=taste,
         )
         self.episode.readings.loss.append(self.learner.held_out_loss())
         self._fill_slots()
@@ -330,7 +339,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         if np.isnan(self._now.readings.probe[topic]):
             self._probe(np.array([topic]))  # its first loss drop needs a reading from before
         self._now.nucleus.expand(topic)
-        passages = self.retriever.neighbourhood(topic)
+        passages = self.retriever.neighbourhood(topic, self._now.taste)
         return self._now.reading.expand(passages, self.config.windows_per_step, self.np_random)
 
     def _rehearse(self) -> Ints:
@@ -339,9 +348,12 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         nucleus = self._now.nucleus
         n = min(len(nucleus.seeds), max(8, len(nucleus.expanded)))
         seeds = self.np_random.choice(self.seeds, n, replace=False)
-        passages = [self.retriever.own(int(t)) for t in (*nucleus.expanded, *seeds)]
+        topics = [int(t) for t in (*nucleus.expanded, *seeds)]
+        passages = np.concatenate([self.retriever.own(t, self._now.taste) for t in topics])
+        if not len(self.reading_store.windows_of(passages)):  # there is nothing to its taste
+            passages = np.concatenate([self.retriever.own(t) for t in topics])
         return self._now.reading.rehearse(
-            np.unique(np.concatenate(passages)), self.config.windows_per_step, self.np_random
+            np.unique(passages), self.config.windows_per_step, self.np_random
         )
 
     def _learn(self, windows: Ints, topic: int | None) -> Reward:
@@ -464,3 +476,13 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         from kncl_env.picture import draw_nucleus
 
         return draw_nucleus(self.table, self._now.nucleus, self.goal)
+
+
+def _taste(options: dict[str, Any] | None) -> Taste | None:
+    unknown = sorted(set(options or {}) - {"taste"})
+    if unknown:
+        raise ValueError(f"expected no option of reset but taste, got {', '.join(unknown)}")
+    found = (options or {}).get("taste")
+    if found is not None and not isinstance(found, Taste):
+        raise ValueError(f"expected a Taste as the option taste, got {type(found).__name__}")
+    return found

@@ -46,7 +46,7 @@ class WorldLearner:
         self.target = target
         self.nucleated: Snapshot | None = None
         self._bytes = bytes_per_token(world.tokenizer)
-        self._windows: dict[str, Ints] = {}
+        self._windows: dict[tuple[str, int], Ints] = {}
         self._probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])
 
     def beside(self, trainer: Trainer | Member) -> WorldLearner:
@@ -68,11 +68,16 @@ class WorldLearner:
     def train(self, windows: Ints) -> None:
         self.trainer.train(self.store.read(windows))
 
-    def held_out_loss(self, split: str = "reward") -> float:
-        """Loss on a fixed sample of the target mix, every topic alike [bits per byte]."""
-        if split not in self._windows:
-            self._windows[split] = self._target_windows(split, MEASURED_WINDOWS[split])
-        tokens = self.store.read(self._windows[split])
+    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
+        """Loss on a fixed sample of the target mix, every topic alike [bits per byte].
+
+        Args:
+            windows: Size of the sample, where it is not that of `MEASURED_WINDOWS`.
+        """
+        sample = split, windows or MEASURED_WINDOWS[split]
+        if sample not in self._windows:
+            self._windows[sample] = self._target_windows(*sample)
+        tokens = self.store.read(self._windows[sample])
         return float(self.trainer.nll(tokens).sum() / np.log(2) / self._bytes[tokens[:, 1:]].sum())
 
     def probe(self, topics: Ints) -> NDArray[np.float64]:

@@ -97,9 +97,10 @@ def topic_expansion(
     target = world.target_topics(setup.region)
     seeds = seed_topics(world, setup)
     learner = WorldLearner(world, store, build_trainer(world, setup), target)
-    retriever = NeighbourhoodRetriever(world, setup.breadth)
     table = TopicTable.of(world)
     focused = setup.region is not None or world.target_region is not None
+    goal = Goal(table, target) if focused else None
+    retriever = NeighbourhoodRetriever(world, setup.breadth, goal=goal)
     reading, reducible = _nucleated(world, setup, learner, retriever, seeds, progress)
     return TopicExpansionEnv(
         table=table,
@@ -108,7 +109,7 @@ def topic_expansion(
         retriever=retriever,
         reading=reading,
         target=target,
-        goal=Goal(table, target) if focused else None,
+        goal=goal,
         reducible=reducible,
         titles=world.titles,
         config=setup,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.env import EnvSnapshot, Episode, TopicExpansionEnv
+from kncl_env.taste import Taste
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,10 @@ def load_moment(file: Path, env: TopicExpansionEnv) -> tuple[EnvSnapshot, dict[s
 
 def _arrays(episode: Episode) -> dict[str, NDArray[Any]]:
     nucleus, reading, readings = episode.nucleus, episode.reading, episode.readings
+    taste = episode.taste
+    likes = {} if taste is None else {"worth": taste.worth, "share": [taste.share]}
     return {
+        **{f"taste_{name}": np.array(value, dtype=np.float64) for name, value in likes.items()},
         "expanded": np.array(nucleus.expanded, dtype=np.int64),
         "inside": nucleus.inside,
         "solid": nucleus.solid,
@@ -100,6 +104,9 @@ def _episode(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> Epis
         setattr(readings, name, arrays[name])
     drops = zip(arrays["first_drop_topics"].tolist(), arrays["first_drops"].tolist(), strict=True)
     episode.first_drop = dict(drops)
+    episode.taste = None
+    if "taste_worth" in arrays:
+        episode.taste = Taste.of(arrays["taste_worth"], arrays["taste_share"][0])
     episode.steps = int(arrays["steps"][0])
     episode.slots = arrays["slots"]
     return episode

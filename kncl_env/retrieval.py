@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.taste import PassageTraits, Taste
 from train_lm.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from kncl_env.observation import Goal
     from kncl_env.world import World
 
 
@@ -30,6 +32,7 @@ class PassageIndex:
             )
         self.index = index
         self.passages = passages
+        self._rows = index  # where vectors can be read back from; a GPU's index cannot
         self.corpus_hash = corpus_hash
 
     @classmethod
@@ -51,12 +54,38 @@ class PassageIndex:
         index.add(np.ascontiguousarray(vectors))
         return cls(index, np.asarray(passages, dtype=np.int64), corpus_hash)
 
+    @property
+    def size(self) -> int:
+        return len(self.passages)
+
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """(n, min(k, size)) passage numbers, nearest first; ties by the lower row."""
         _, rows = self.index.search(
             np.ascontiguousarray(queries, dtype=np.float32), min(k, self.index.ntotal)
         )
         return self.passages[rows]
+
+    def vectors(self) -> NDArray[np.float32]:
+        """(n, D) the indexed vectors, in the order of `passages`."""
+        import faiss
+
+        rows: Any = faiss.downcast_index(self._rows)
+        if isinstance(rows, faiss.IndexIVF):
+            rows.make_direct_map()
+        return np.asarray(rows.reconstruct_n(0, rows.ntotal), dtype=np.float32)
+
+    def nearest_other(self, n: int) -> NDArray[np.float64]:
+        """(n,) inner product of each passage with the nearest other one; 0 where not indexed."""
+        found = np.zeros(n)
+        if self.index.ntotal < 2:
+            return found
+        vectors = self.vectors()
+        for i in range(0, len(vectors), 4096):
+            near, rows = self.index.search(np.ascontiguousarray(vectors[i : i + 4096]), 2)
+            # A copy may be found before the passage itself.
+            own = rows[:, 0] == np.arange(i, i + len(rows))
+            found[self.passages[i : i + len(rows)]] = np.where(own, near[:, 1], near[:, 0])
+        return found
 
     def save(self, folder: Path) -> None:
         import faiss
@@ -88,9 +117,10 @@ class PassageIndex:
             raise ValueError(
                 f"expected a whole passage index in {folder}, got {reason}: rebuild the world"
             ) from None
+        opened = cls(index, passages, found)
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
-            index = faiss.index_cpu_to_all_gpus(index)
-        return cls(index, passages, found)
+            opened.index = faiss.index_cpu_to_all_gpus(index)
+        return opened
 
 
 class NeighbourhoodRetriever:
@@ -100,29 +130,53 @@ class NeighbourhoodRetriever:
         world: Where the passages come from.
         breadth: Passages per neighbourhood. Narrow neighbourhoods overfit and forget.
         pull: Weight of the linked topics' centroid in the query.
+        goal: What a taste may prefer passages to be close to.
     """
 
-    def __init__(self, world: World, breadth: int, pull: float = 0.25) -> None:
+    def __init__(
+        self, world: World, breadth: int, pull: float = 0.25, goal: Goal | None = None
+    ) -> None:
         if breadth < 1:
             raise ValueError(f"expected a breadth of at least one passage, got {breadth}")
         self.world = world
         self.breadth = breadth
         self.pull = pull
-        self._found: dict[int, NDArray[np.int64]] = {}
+        self.traits = PassageTraits(world, goal)
+        self._found: dict[tuple[int, Taste | None], NDArray[np.int64]] = {}
 
-    def own(self, topic: int) -> NDArray[np.int64]:
-        return self.world.passages_of(topic)
+    def own(self, topic: int, taste: Taste | None = None) -> NDArray[np.int64]:
+        """The topic's own training passages; with a taste, those that it likes, perhaps none."""
+        own = self.world.passages_of(topic)
+        return own if taste is None else own[self.traits.likes(taste)[own]]
 
-    def neighbourhood(self, topic: int) -> NDArray[np.int64]:
-        """The topic's own training passages and the nearest others, `breadth` in all."""
-        if topic not in self._found:
-            world = self.world
-            query = world.topic_vectors[topic].astype(np.float64)
-            linked = world.graph.out(topic)
-            if len(linked):
-                query = query + self.pull * world.topic_vectors[linked].mean(0)
-            nearest = world.index.search(query[None].astype(np.float32), self.breadth)[0]
-            own = self.own(topic)
-            others = nearest[~np.isin(nearest, own)][: max(0, self.breadth - len(own))]
-            self._found[topic] = np.sort(np.concatenate([own, others]))
-        return self._found[topic]
+    def neighbourhood(self, topic: int, taste: Taste | None = None) -> NDArray[np.int64]:
+        """The topic's own training passages and the nearest others, `breadth` in all.
+
+        With a taste, only passages that it likes; more distant ones make up for those left out.
+        """
+        key = (topic, taste)
+        if key not in self._found:
+            own = self.own(topic, taste)
+            others = self._nearest(topic, own, taste)[: max(0, self.breadth - len(own))]
+            self._found[key] = np.sort(np.concatenate([own, others]))
+        return self._found[key]
+
+    def _nearest(
+        self, topic: int, own: NDArray[np.int64], taste: Taste | None
+    ) -> NDArray[np.int64]:
+        """At least `breadth` passages but for `own`, nearest first, or all that there are."""
+        world = self.world
+        query = world.topic_vectors[topic].astype(np.float64)
+        linked = world.graph.out(topic)
+        if len(linked):
+            query = query + self.pull * world.topic_vectors[linked].mean(0)
+        n = self.breadth if taste is None else 2 * self.breadth
+        while True:
+            found = world.index.search(query[None].astype(np.float32), n)[0]
+            others = found[~np.isin(found, own)]
+            if taste is not None:
+                others = others[self.traits.likes(taste)[others]]
+            # Without a taste the topic's own passages fill what they take from the others.
+            if taste is None or len(own) + len(others) >= self.breadth or n >= world.index.size:
+                return others
+            n *= 2

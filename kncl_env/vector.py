@@ -144,6 +144,7 @@ class TopicExpansionVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(first.observation_space, self.num_envs)
         self.action_space = batch_space(first.action_space, self.num_envs)
         self._over = np.zeros(self.num_envs, dtype=bool)
+        self._options: dict[str, Any] | None = None
 
     def reset(
         self,
@@ -151,14 +152,20 @@ class TopicExpansionVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset all members; member i of seed s takes seed s + i."""
+        """Reset all members; member i of seed s takes seed s + i.
+
+        The options hold for the episodes that follow by themselves, too.
+        """
         n = self.num_envs
         seeds = [seed] * n if seed is None else seed
         if isinstance(seeds, int):
             seeds = [seeds + i for i in range(n)]
         if len(seeds) != n:
             raise ValueError(f"expected {n} seeds, one per member, got {len(seeds)}")
-        found = self.together.each(lambda i: self.together.envs[i].reset(seed=seeds[i]))
+        self._options = options
+        found = self.together.each(
+            lambda i: self.together.envs[i].reset(seed=seeds[i], options=options)
+        )
         self._over[:] = False
         return self._joined([f[0] for f in found]), self._infos([f[1] for f in found])
 
@@ -171,7 +178,7 @@ class TopicExpansionVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         def one(i: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
             env = self.together.envs[i]
             if self._over[i]:
-                observation, info = env.reset()
+                observation, info = env.reset(options=self._options)
                 return observation, 0.0, False, False, info
             observation, reward, terminated, truncated, info = env.step(actions[i])
             return observation, float(reward), terminated, truncated, info

@@ -232,6 +232,11 @@ class World:
             self.passage_topic[train], weights=lengths[train], minlength=self.n_topics
         ).astype(np.int64)
 
+    def tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(M,) token ids of all passages, and (P + 1,) where each begins; the last entry is M."""
+        ids = np.asarray(self._read("tokens.npy", np.load), dtype=np.int64)
+        return ids, np.asarray(self._read("starts.npy", np.load), dtype=np.int64)
+
     def windows(self, context: int) -> TokenStore:
         """Token windows over all passages; documents are passages, so `windows_of` takes them."""
         # A segment is a run of one topic and one split, so no window reaches across splits.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -12,8 +13,12 @@ from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
+from kncl_env.taste import Taste
+from train_lm.files import read_json
 
 Ints = NDArray[np.int64]
+
+TASTE_FORMAT = "kncl-taste"
 
 _COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
 
@@ -49,17 +54,19 @@ def draws(groups: Callable[[TopicExpansionEnv], list[Ints]]) -> Arm:
     Groups too short for a window of their own are passed over.
     """
     # Weak: an environment's address may be another one's after it is gone.
-    pools_of: WeakKeyDictionary[TopicExpansionEnv, list[Ints]] = WeakKeyDictionary()
+    pools_of: WeakKeyDictionary[TopicExpansionEnv, dict[Taste | None, list[Ints]]]
+    pools_of = WeakKeyDictionary()
 
     def arm(
         env: TopicExpansionEnv, observation: Observation, rng: np.random.Generator
     ) -> tuple[float, bool, dict[str, Any], Observation]:
         assert env.episode is not None
         reading = env.episode.reading
-        if env not in pools_of:
+        known, taste = pools_of.setdefault(env, {}), env.episode.taste
+        if taste not in known:
             pools = [reading.store.windows_of(group) for group in groups(env)]
-            pools_of[env] = [pool for pool in pools if len(pool)]
-        windows = reading.spread(pools_of[env], env.config.windows_per_step, rng)
+            known[taste] = [pool for pool in pools if len(pool)]
+        windows = reading.spread(known[taste], env.config.windows_per_step, rng)
         reward, over, info = env.read(windows)
         return reward, over, info, observation
 
@@ -67,7 +74,7 @@ def draws(groups: Callable[[TopicExpansionEnv], list[Ints]]) -> Arm:
 
 
 def _every_topic(env: TopicExpansionEnv) -> list[Ints]:
-    return [env.retriever.own(topic) for topic in range(len(env.table))]
+    return _own_passages(env, range(len(env.table)))
 
 
 def _all_text(env: TopicExpansionEnv) -> list[Ints]:
@@ -75,7 +82,12 @@ def _all_text(env: TopicExpansionEnv) -> list[Ints]:
 
 
 def _target_topics(env: TopicExpansionEnv) -> list[Ints]:
-    return [env.retriever.own(int(topic)) for topic in env.target]
+    return _own_passages(env, env.target.tolist())
+
+
+def _own_passages(env: TopicExpansionEnv, topics: Iterable[int]) -> list[Ints]:
+    assert env.episode is not None
+    return [env.retriever.own(topic, env.episode.taste) for topic in topics]
 
 
 def _random(env: TopicExpansionEnv, seen: Observation, rng: np.random.Generator) -> int:
@@ -119,23 +131,73 @@ BASELINES: dict[str, Arm] = {
 }
 
 
-def arm_of(name: str) -> Arm:
-    """A baseline by its name, or the policy in a directory.
+@dataclass(frozen=True)
+class Reader:
+    """An arm with what it brings to an episode.
+
+    Attributes:
+        name: In tables and files.
+        act: Spends the budget.
+        taste: What passages it reads; None for all.
+    """
+
+    name: str
+    act: Arm
+    taste: Taste | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `reset`."""
+        return {"taste": self.taste}
+
+
+def reader_of(arm: str) -> Reader:
+    """A baseline by its name, or the policy in a directory, with its taste.
+
+    `NAME+PLACE` is a baseline with the taste of another place: a policy directory or the file of a
+    taste. It tells what a policy's taste does from what its choice of topics does.
 
     Raises:
-        ValueError: Neither a baseline nor a policy directory.
+        ValueError: Neither a baseline nor a policy directory, or a place without a taste.
     """
-    if name in BASELINES:
-        return BASELINES[name]
-    if not Path(name).is_dir():
-        raise ValueError(
-            f"expected a policy directory or one of {', '.join(BASELINES)}, got {name!r}"
-        )
     from policies.curiosity import CuriosityPolicy
 
-    policy = CuriosityPolicy.load(name)
+    if arm in BASELINES:
+        return Reader(arm, BASELINES[arm])
+    if Path(arm).is_dir():
+        policy = CuriosityPolicy.load(arm)
 
-    def choose(env: TopicExpansionEnv, seen: Observation, rng: np.random.Generator) -> int:
-        return policy.predict(seen, action_masks=env.action_masks())[0]
+        def choose(env: TopicExpansionEnv, seen: Observation, rng: np.random.Generator) -> int:
+            return policy.predict(seen, action_masks=env.action_masks())[0]
 
-    return expands(choose)
+        return Reader(Path(arm).name, expands(choose), policy.taste)
+    name, plus, place = arm.partition("+")
+    if not plus or name not in BASELINES:
+        raise ValueError(
+            f"expected a policy directory or one of {', '.join(BASELINES)}, alone or with the "
+            f"taste of another place (random+POLICY), got {arm!r}"
+        )
+    taste = CuriosityPolicy.load(place).taste if Path(place).is_dir() else load_taste(Path(place))
+    if taste is None:
+        raise ValueError(f"expected a policy with a taste in {place}, got one that reads anything")
+    return Reader(f"{name}+{Path(place).stem}", BASELINES[name], taste)
+
+
+def load_taste(file: Path) -> Taste:
+    """A taste that `kncl-policy taste` has written.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Another kind of file.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"expected a taste at {file}, found no file: make one with `kncl-policy taste`"
+        )
+    card = read_json(file)
+    if not isinstance(card, dict) or card.get("format") != TASTE_FORMAT:
+        raise ValueError(
+            f"expected a taste in {file}, got another kind of file: make one with "
+            "`kncl-policy taste`"
+        )
+    return Taste.from_json(card.get("taste"))

@@ -47,6 +47,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     wanted = argv[0] if argv else ""
     _record_parser(verbs, wanted == "record")
     _surrogate_parser(verbs)
+    _taste_parser(verbs, wanted == "taste")
     _train_parser(verbs, wanted == "train")
     _evaluate_parser(verbs, wanted == "evaluate")
     _run_parser(verbs, wanted == "run")
@@ -139,6 +140,27 @@ def _surrogate_parser(verbs: Any) -> None:
     verb.set_defaults(action=_surrogate)
 
 
+def _taste_parser(verbs: Any, with_settings: bool) -> None:
+    verb = verbs.add_parser("taste", help="learn from reward which passages are worth reading")
+    verb.add_argument("--world", type=Path, required=True)
+    verb.add_argument("--out", type=Path, required=True, metavar="T.json")
+    verb.add_argument("--episodes", type=int, default=32, help="episodes of random tastes (32)")
+    verb.add_argument(
+        "--trials", type=int, default=4, help="episodes at each share of the text to read (4)"
+    )
+    verb.add_argument(
+        "--policy", default="random", help="chooses the topics of the trials: an arm (random)"
+    )
+    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--force", action="store_true")
+    verb.set_defaults(action=_taste)
+    if with_settings:
+        from policies.settings_args import add_settings
+
+        add_settings(verb)
+
+
 def _train_parser(verbs: Any, with_settings: bool) -> None:
     verb = verbs.add_parser("train", help="train a policy by reward in the environment")
     verb.add_argument("--world", type=Path, required=True)
@@ -165,6 +187,9 @@ def _train_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument(
         "--practice", type=Path, metavar="S.json", help="begin in this surrogate of the learner"
     )
+    verb.add_argument(
+        "--taste", type=Path, metavar="T.json", help="read only what is to this taste (--init's)"
+    )
     verb.add_argument("--practice-iterations", type=int, default=100, help="rollouts there (100)")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--force", action="store_true", help="begin again")
@@ -182,7 +207,8 @@ def _evaluate_parser(verbs: Any, with_settings: bool) -> None:
         "--policies",
         required=True,
         help="arms, by comma: baselines (uniform, proportional, random, breadth-first, nearest, "
-        "degree, goal, rule, coverage, oracle) and policy directories",
+        "degree, goal, rule, coverage, oracle), policy directories, and baselines with the taste "
+        "of another place (random+POLICY)",
     )
     verb.add_argument("--seeds", type=int, default=5, help="paired seeds (5)")
     verb.add_argument("--inits", type=int, default=1, help="initial learners among them (1)")
@@ -406,6 +432,49 @@ def _surrogate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _taste(args: argparse.Namespace) -> int:
+    import torch
+    from rich.progress import Progress
+
+    from kncl_env.make import Setup
+    from kncl_env.taste import TRAITS
+    from kncl_env.vector import side_by_side, worth_compiling
+    from kncl_env.world import World
+    from policies.settings_args import settings_of
+    from policies.tasting import SHARES, learn_taste
+
+    torch.set_num_threads(1)
+    claim_output(args.out, args.force)
+    world = World.open(args.world)
+    settings = settings_of(args)
+    setup = Setup.from_settings(settings)
+    episodes = args.episodes + args.trials * len(SHARES)
+    updates = episodes * setup.steps * setup.updates_per_step
+    together = side_by_side(
+        world, args.learners, compile=worth_compiling(updates), progress=True, **settings
+    )
+    with Progress(transient=True) as bar:
+        task = bar.add_task("episodes", total=episodes)
+        found = learn_taste(
+            world,
+            together,
+            args.out,
+            episodes=args.episodes,
+            trials=args.trials,
+            arm=args.policy,
+            seed=args.seed,
+            on_episode=lambda: bar.advance(task),
+        )
+    print("worth of each trait's levels, low to high [thousandths of the reducible loss a step]")
+    for name, row in zip(TRAITS, found["taste"]["worth"], strict=True):
+        print(f"  {name:20s} " + " ".join(f"{1000 * x:+6.1f}" for x in row))
+    print(f"R² of rewards held out: {found['reward_r2']:.2f}")
+    for share, value in found["returns"].items():
+        print(f"  reading {float(share):4.0%} of the text: return {value:.4f}")
+    print(f"{args.out}: reads the best {found['taste']['share']:.0%}, {found['tokens']:,} tokens")
+    return 0
+
+
 def _train(args: argparse.Namespace) -> int:
     import torch
 
@@ -413,6 +482,7 @@ def _train(args: argparse.Namespace) -> int:
     from kncl_env.surrogate import Surrogate
     from kncl_env.vector import worth_compiling
     from kncl_env.world import World
+    from policies.baselines import load_taste
     from policies.curiosity import CuriosityConfig, CuriosityPolicy
     from policies.potentials import parse_potentials
     from policies.ppo import PPOConfig, starting_network, train_ppo
@@ -433,6 +503,7 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     init = CuriosityPolicy.load(args.init) if args.init else None
+    taste = load_taste(args.taste) if args.taste else init.taste if init else None
     world = World.open(args.world)
     settings = settings_of(args)
     setup = Setup.from_settings(settings)
@@ -441,7 +512,9 @@ def _train(args: argparse.Namespace) -> int:
             f"expected a region to train on, got {setup.region!r}, which this world keeps for "
             "measuring transfer: see scenario.transfer_regions in world.json"
         )
-    _begin(args.out, args.force, [p for p in (args.world, args.init, args.practice) if p])
+    _begin(
+        args.out, args.force, [p for p in (args.world, args.init, args.practice, args.taste) if p]
+    )
     surrogate = Surrogate.load(args.practice) if args.practice else None
     if surrogate and args.practice_iterations < 1:
         raise ValueError(f"expected --practice-iterations >= 1, got {args.practice_iterations}")
@@ -460,7 +533,7 @@ def _train(args: argparse.Namespace) -> int:
     def train(
         out: Path, config: PPOConfig, practice: Surrogate | None, **start: Any
     ) -> CuriosityPolicy:
-        shared = config.learners, parse_potentials(config.potentials), config.gamma
+        shared = config.learners, parse_potentials(config.potentials), config.gamma, taste
         env = (
             make_practice_env(practice, world, *shared, **settings)
             if practice
@@ -475,6 +548,7 @@ def _train(args: argparse.Namespace) -> int:
                 provenance=provenance,
                 on_iteration=_teller("practice" if practice else "iteration", config.iterations),
                 noise=noise,
+                taste=taste,
                 **start,
             )
         finally:

@@ -17,11 +17,11 @@ import numpy as np
 from kncl_env.make import NUCLEUS_VERSION, Setup, topic_expansion
 from kncl_env.moment import load_moment, save_moment
 from kncl_env.world import World
-from policies.baselines import arm_of
+from policies.baselines import Reader, reader_of
 from policies.curiosity import CLOSED, CuriosityPolicy
 from train_lm.checkpoint import CARD, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
-from train_lm.files import hash_file, sweep, write_json
+from train_lm.files import hash_file, hash_json, sweep, write_json
 from train_lm.model import save_model
 from train_lm.tokenizer import as_transformers
 
@@ -76,14 +76,14 @@ class _Loop:
         self, world: World, policy: str, settings: Mapping[str, Any], out: Path, seed: int
     ) -> None:
         self.world, self.out = world, out
-        self.act = arm_of(policy)
+        self.reader = reader_of(policy)
         self.policy = CuriosityPolicy.load(policy) if Path(policy).is_dir() else None
         self.setup = Setup.from_settings(dict(settings))
-        claim_run(out, _plan(world, policy, self.setup, seed))
+        claim_run(out, _plan(world, policy, self.reader, self.setup, seed))
         sweep(out)
         self.env = topic_expansion(world, progress=True, **settings)
         self.rng = np.random.default_rng([seed, 7])
-        self.observation, _ = self.env.reset(seed=seed)
+        self.observation, _ = self.env.reset(seed=seed, options=self.reader.options)
         self.record: dict[str, Any] = {"topics": [], "passages": [], "over": False}
         self.record["select_before"] = self.env.learner.held_out_loss("select")
 
@@ -104,7 +104,7 @@ class _Loop:
 
     def _step(self) -> dict[str, Any]:
         entropy = self._entropy()
-        reward, over, info, self.observation = self.act(self.env, self.observation, self.rng)
+        reward, over, info, self.observation = self.reader.act(self.env, self.observation, self.rng)
         documents = self.env.reading_store.document[info["windows"]]
         self.record["topics"].append(int(info["topic"]))
         self.record["passages"].append(np.unique(documents).tolist())
@@ -161,7 +161,7 @@ class _Loop:
         return save_model(self.out / "model", model, as_transformers(self.world.tokenizer))
 
 
-def _plan(world: World, policy: str, setup: Setup, seed: int) -> dict[str, Any]:
+def _plan(world: World, policy: str, reader: Reader, setup: Setup, seed: int) -> dict[str, Any]:
     weights = Path(policy) / "policy.safetensors"
     return {
         "world": world.hash,
@@ -169,6 +169,7 @@ def _plan(world: World, policy: str, setup: Setup, seed: int) -> dict[str, Any]:
         "settings": {k: v for k, v in vars(setup).items() if k != "context"},
         "seed": seed,
         "nucleus": NUCLEUS_VERSION,
+        "taste": hash_json(reader.taste.to_json()) if reader.taste else None,
     }
 
 

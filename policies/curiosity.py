@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
+from kncl_env.taste import Taste
 from train_lm.files import hash_file, read_json, replacing, write_json
 
 # As sb3-contrib's MaskableCategorical: large, but finite, so that a softmax never sees inf - inf.
@@ -172,11 +173,17 @@ class CuriosityPolicy:
     Args:
         network: Scores slots.
         provenance: How it came to be; kept in its directory.
+        taste: Which passages of the neighbourhoods that it chooses it reads; all, if None.
     """
 
     def __init__(
-        self, network: CuriosityNetwork, provenance: Mapping[str, Any] | None = None, seed: int = 0
+        self,
+        network: CuriosityNetwork,
+        provenance: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        taste: Taste | None = None,
     ) -> None:
+        self.taste = taste
         self.network = network.eval()
         self.provenance = dict(provenance or {})
         self._generator = np.random.default_rng(seed)
@@ -226,6 +233,7 @@ class CuriosityPolicy:
                 "network": asdict(self.network.config),
                 "weights_sha256": hash_file(weights),
                 "provenance": self.provenance,
+                "taste": None if self.taste is None else self.taste.to_json(),
             },
         )
 
@@ -275,4 +283,13 @@ class CuriosityPolicy:
             network.load_state_dict(load_file(weights))
         except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
             raise ValueError(f"expected the weights of a policy in {folder}, got {error}") from None
-        return cls(network, card.get("provenance"), seed)
+        return cls(network, card.get("provenance"), seed, _taste_of(card, folder))
+
+
+def _taste_of(card: Mapping[str, Any], folder: Path) -> Taste | None:
+    if card.get("taste") is None:
+        return None
+    try:
+        return Taste.from_json(card["taste"])
+    except ValueError as error:
+        raise ValueError(f"{error} (in policy.json of {folder})") from None

@@ -24,7 +24,7 @@ from kncl_env.learner import MEASURED_WINDOWS
 from kncl_env.make import NUCLEUS_VERSION, Setup
 from kncl_env.vector import side_by_side, worth_compiling
 from kncl_env.world import World
-from policies.baselines import arm_of
+from policies.baselines import reader_of
 from policies.growth_map import Growth
 from policies.report import RunInfo, write_report
 from policies.scores import ArmRun, summarise
@@ -39,9 +39,9 @@ def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str,
     The environment's seed decides slots and the order of text; the arm's own choices have a
     generator of their own, so that arms with the same seed are paired.
     """
-    act = arm_of(arm)
+    reader = reader_of(arm)
     rng = np.random.default_rng([seed, 7])
-    observation, info = env.reset(seed=seed)
+    observation, info = env.reset(seed=seed, options=reader.options)
     before = env.learner.held_out_loss("test")
     # The curve is measured on `select`: a trained policy has been paid for `reward`.
     tokens, losses, topics = [0], [env.learner.held_out_loss("select")], []
@@ -50,7 +50,7 @@ def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str,
     store = env.reading_store
     over = False
     while not over:
-        _, over, info, observation = act(env, observation, rng)
+        _, over, info, observation = reader.act(env, observation, rng)
         tokens.append(info["tokens"])
         losses.append(env.learner.held_out_loss("select"))
         topics.append(int(info["topic"]))
@@ -58,7 +58,7 @@ def play(env: TopicExpansionEnv, world: World, arm: str, seed: int) -> dict[str,
         noise += int(world.passage_is_noise[store.document[info["windows"]]].sum())
     windows = len(topics) * env.config.windows_per_step
     return {
-        "arm": Path(arm).name if Path(arm).is_dir() else arm,
+        "arm": reader.name,
         "seed": seed,
         "tokens": tokens,
         "loss": losses,
@@ -79,9 +79,7 @@ def check_arms(arms: Sequence[str]) -> list[str]:
     """
     if "uniform" not in arms:
         raise ValueError(f"expected uniform among the policies, the reference arm, got {arms}")
-    for arm in arms:
-        arm_of(arm)
-    names = [Path(a).name if Path(a).is_dir() else a for a in arms]
+    names = [reader_of(arm).name for arm in arms]
     if len(set(names)) < len(names):
         raise ValueError(f"expected arms with different names, got {names}")
     return names

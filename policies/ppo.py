@@ -28,6 +28,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
+from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.potentials import parse_potentials
 from train_lm.checkpoint import claim_run
@@ -247,6 +248,7 @@ def train_ppo(
     on_iteration: Callable[[dict[str, float]], None] = lambda _: None,
     anchor: CuriosityNetwork | None = None,
     noise: NDArray[np.bool_] | None = None,
+    taste: Taste | None = None,
 ) -> CuriosityPolicy:
     """Train a policy; resumes from the last finished iteration in `out`.
 
@@ -258,6 +260,7 @@ def train_ppo(
         on_iteration: Told the figures of each iteration.
         anchor: What the leash holds to; what training starts from, if None.
         noise: (W,) truth about junk windows, for accounting only.
+        taste: That of the episodes in `env`; the trained policy keeps it.
 
     Raises:
         ValueError: `out` holds a run with other settings.
@@ -267,6 +270,8 @@ def train_ppo(
         init.network.config if init is not None else network or CuriosityConfig(seed=config.seed)
     )
     started = {"ppo": asdict(config), "network": asdict(shape), **(provenance or {})}
+    if taste is not None:
+        started["taste"] = hash_json(taste.to_json())
     _claim(out, started, init)
     if config.normalise:
         env = VecNormalize(env, norm_obs=False, gamma=config.gamma)
@@ -326,7 +331,9 @@ def train_ppo(
         with (out / "metrics.jsonl").open("a") as stream:
             stream.write(json.dumps(figures) + "\n")
         on_iteration(figures)
-    trained = CuriosityPolicy(policy.network, {**started, "iterations": config.iterations})
+    trained = CuriosityPolicy(
+        policy.network, {**started, "iterations": config.iterations}, taste=taste
+    )
     trained.save(out)
     return trained
 

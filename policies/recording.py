@@ -19,7 +19,7 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.make import Setup
 from kncl_env.vector import SideBySide
 from kncl_env.world import World
-from policies.baselines import arm_of
+from policies.baselines import Reader, reader_of
 
 FORMAT = {"format": "kncl-episodes", "version": 1}
 
@@ -48,7 +48,7 @@ def record(
     Raises:
         ValueError: An unknown arm, or `out` holds episodes of another world or other settings.
     """
-    players = {arm: arm_of(arm) for arm in arms}
+    players = {arm: reader_of(arm) for arm in arms}
     env = together.envs[0]
     assert isinstance(env.config, Setup)
     (start,) = together.run([partial(_start, env, world.n_topics)])
@@ -99,16 +99,16 @@ def _start(env: TopicExpansionEnv, n_topics: int) -> dict[str, Any]:
 
 
 def _play(
-    world: World, env: TopicExpansionEnv, act: Any, seed: int, probes: int
+    world: World, env: TopicExpansionEnv, reader: Reader, seed: int, probes: int
 ) -> list[dict[str, Any]]:
     rng = np.random.default_rng([seed, 7])
     drawing = np.random.default_rng([seed, 8])  # of its own: probes must not change what is played
     topic_of_window = world.passage_topic[env.reading_store.document]
-    observation, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed, options=reader.options)
     steps = []
     over = False
     while not over:
-        _, over, info, observation = act(env, observation, rng)
+        _, over, info, observation = reader.act(env, observation, rng)
         read, counts = np.unique(topic_of_window[info["windows"]], return_counts=True)
         assert env.episode is not None
         readings = env.episode.readings

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.make import topic_expansion
 from kncl_env.surrogate import Surrogate, surrogate_learner
+from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world import World
 from policies.clock import Clocked
@@ -35,6 +36,19 @@ class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
 
     def action_masks(self) -> Any:
         return self.env.unwrapped.action_masks()  # type: ignore[attr-defined]
+
+
+class Tasteful(gym.Wrapper[Any, Any, Any, Any]):
+    """Begins every episode with a taste; SB3 resets what has ended without any option."""
+
+    def __init__(self, env: gym.Env[Any, Any], taste: Taste) -> None:
+        super().__init__(env)
+        self.taste = taste
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        return self.env.reset(seed=seed, options={"taste": self.taste, **(options or {})})
 
 
 class SideBySideVecEnv(DummyVecEnv):
@@ -92,18 +106,18 @@ def make_vec_env(
     n: int,
     potentials: Mapping[str, float] | None = None,
     gamma: float = 1.0,
-    practice: Surrogate | None = None,
+    taste: Taste | None = None,
     **settings: Any,
 ) -> DummyVecEnv:
     """N environments of one world for SB3.
 
     Args:
         potentials: Weights of intrinsic terms by name; `gamma` is the discount they go with.
-        practice: A formula in the learners' place.
+        taste: Which passages are read in every episode; all, if None.
         settings: See `kncl_env.vector.side_by_side`.
     """
 
-    return SideBySideVecEnv(side_by_side(world, n, **settings), _wrap(potentials, gamma))
+    return SideBySideVecEnv(side_by_side(world, n, **settings), _wrap(potentials, gamma, taste))
 
 
 def make_practice_env(
@@ -112,6 +126,7 @@ def make_practice_env(
     n: int,
     potentials: Mapping[str, float] | None = None,
     gamma: float = 1.0,
+    taste: Taste | None = None,
     **settings: Any,
 ) -> VecEnv:
     """The same with a formula in the place of every learner: nothing is shared, nothing waits."""
@@ -122,15 +137,16 @@ def make_practice_env(
         env = copy(first)
         env.learner = copy(first.learner)
         envs.append(env)
-    wrap = _wrap(potentials, gamma)
+    wrap = _wrap(potentials, gamma, taste)
     return DummyVecEnv([partial(wrap, env) for env in envs])
 
 
 def _wrap(
-    potentials: Mapping[str, float] | None, gamma: float
+    potentials: Mapping[str, float] | None, gamma: float, taste: Taste | None
 ) -> Callable[[TopicExpansionEnv], gym.Env[Any, Any]]:
     def wrap(env: TopicExpansionEnv) -> gym.Env[Any, Any]:
-        ends = BudgetEnds(Clocked(env))
+        plain: gym.Env[Any, Any] = env if taste is None else Tasteful(env, taste)
+        ends = BudgetEnds(Clocked(plain))
         return Shaped(ends, potentials, gamma) if potentials else ends
 
     return wrap

@@ -12,6 +12,7 @@ from kncl_env.env import EnvConfig, TopicExpansionEnv
 from kncl_env.graph import TopicGraph
 from kncl_env.observation import Goal, TopicTable
 from kncl_env.reading import Reading
+from kncl_env.taste import Taste
 from train_lm.batches import TokenStore
 
 Ints = NDArray[np.int64]
@@ -79,16 +80,20 @@ class FakeLearner:
 
 
 class FakeRetriever:
-    """Every topic owns `per_topic` consecutive passages; its neighbourhood is its own text."""
+    """Every topic owns `per_topic` consecutive passages; its neighbourhood is its own text.
+
+    Whatever the taste, it likes the first of them alone.
+    """
 
     def __init__(self, per_topic: int) -> None:
         self.per_topic = per_topic
 
-    def own(self, topic: int) -> Ints:
-        return np.arange(topic * self.per_topic, (topic + 1) * self.per_topic)
+    def own(self, topic: int, taste: Taste | None = None) -> Ints:
+        n = self.per_topic if taste is None else 1
+        return np.arange(topic * self.per_topic, topic * self.per_topic + n)
 
-    def neighbourhood(self, topic: int) -> Ints:
-        return self.own(topic)
+    def neighbourhood(self, topic: int, taste: Taste | None = None) -> Ints:
+        return self.own(topic, taste)
 
 
 def ring(n: int) -> TopicGraph:

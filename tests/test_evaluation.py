@@ -13,7 +13,7 @@ from kncl_env.make import topic_expansion
 from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.world import World
 from policies import evaluation
-from policies.baselines import BASELINES, arm_of
+from policies.baselines import BASELINES, reader_of
 from policies.cli import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.evaluation import evaluate, play
@@ -62,7 +62,7 @@ def test_the_goal_rule_takes_the_candidate_closest_to_the_goal(env) -> None:
     observation, _ = env.reset(seed=0)
     slots = env.episode.slots.copy()
     rows = observation["candidates"]
-    _, _, info, _ = arm_of("goal")(env, observation, np.random.default_rng(0))
+    _, _, info, _ = reader_of("goal").act(env, observation, np.random.default_rng(0))
     column = CANDIDATE_FEATURES.index("goal_similarity")
     slot = int(rows[:, column].argmax())
     assert info["topic"] == slots[slot]
@@ -74,7 +74,7 @@ def test_the_oracle_reads_only_the_target_and_uniform_reads_every_region(
     read: dict[str, set[int]] = {}
     for arm in ("oracle", "uniform"):
         observation, _ = env.reset(seed=0)
-        _, _, info, _ = arm_of(arm)(env, observation, np.random.default_rng(0))
+        _, _, info, _ = reader_of(arm).act(env, observation, np.random.default_rng(0))
         passages = env.reading_store.document[info["windows"]]
         read[arm] = set(small_world.passage_topic[passages].tolist())
         assert (small_world.passage_split[passages] == 0).all()
@@ -88,7 +88,9 @@ def test_no_arm_ever_trains_on_held_out_text(env, small_world: World) -> None:
         observation, _ = env.reset(seed=4)
         over = False
         while not over:
-            _, over, info, observation = arm_of(arm)(env, observation, np.random.default_rng(1))
+            _, over, info, observation = reader_of(arm).act(
+                env, observation, np.random.default_rng(1)
+            )
             store = env.reading_store
             assert (small_world.passage_split[store.document[info["windows"]]] == 0).all()
             end = store.window_start[info["windows"]] + store.context

@@ -1,0 +1,231 @@
+"""Which passages of a neighbourhood are worth reading: traits of a passage, and a taste for them.
+
+A topic says where to read; a crawl holds text there that teaches nothing, and a neighbourhood
+reaches across its borders. A taste is an additive function of a few traits of a passage, learned
+from reward (`policies/tasting.py`). Traits are ranks among the world's training passages, so that
+they mean the same in every world, and are read off text, vectors and the goal alone: nobody tells
+which passage is junk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train_lm.files import cache_folder, hash_json, replacing
+from train_lm.tokenizer import bytes_per_token
+
+if TYPE_CHECKING:
+    from kncl_env.observation import Goal
+    from kncl_env.world import World
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+TEXT_TRAITS = (
+    "unigram_loss",  # bits per byte by the frequency of its tokens: rare words, other languages
+    "bigram_gain",  # bits per byte that the token before tells: word order, set phrases
+    "distinct_tokens",  # distinct share of its tokens
+    "topic_similarity",  # cosine to its own topic
+    "nearest_similarity",  # cosine to the nearest other training passage: copies
+)
+GOAL_TRAITS = (
+    "goal_similarity",  # cosine to the centroid of the goal
+    "goal_closest",  # cosine to the closest goal topic
+)
+TRAITS = (*TEXT_TRAITS, *GOAL_TRAITS)
+
+# Ends of the levels of a trait, as shares of the training passages: finer towards both ends, where
+# a few passages of a kind of their own are found.
+EDGES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
+LEVELS = len(EDGES) + 1
+
+# Raised whenever a trait would come out with other values.
+TRAITS_VERSION = 1
+
+# Tokens' worth of unigram statistics that a bigram's own are mixed with.
+BACKOFF = 50.0
+
+
+@dataclass(frozen=True)
+class Taste:
+    """What a passage is taken to be worth, and how choosy to be.
+
+    Attributes:
+        worth: (TRAITS, LEVELS) reward of a step that reads nothing else, against the average step.
+        share: Share of the training passages that are read at all, those worth most.
+    """
+
+    worth: tuple[tuple[float, ...], ...]
+    share: float
+
+    def __post_init__(self) -> None:
+        shape = np.array(self.worth, dtype=np.float64).shape if _even(self.worth) else None
+        if shape != (len(TRAITS), LEVELS) or not np.isfinite(self.worth).all():
+            raise ValueError(
+                f"expected a finite worth of {len(TRAITS)} traits at {LEVELS} levels, got "
+                f"{'another shape' if shape != (len(TRAITS), LEVELS) else 'a value that is not'}"
+            )
+        if not 0 < self.share <= 1:
+            raise ValueError(f"expected a share of 0 to 1, above 0, got {self.share}")
+
+    @classmethod
+    def of(cls, worth: Floats, share: float) -> Taste:
+        """From an array (TRAITS, LEVELS)."""
+        return cls(tuple(tuple(float(x) for x in row) for row in worth), float(share))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"traits": TRAITS, "edges": EDGES, "worth": self.worth, "share": self.share}
+
+    @classmethod
+    def from_json(cls, found: Any) -> Taste:
+        """Raises: ValueError where it is no taste, or one for other traits."""
+        if not isinstance(found, Mapping) or not {"worth", "share"} <= set(found):
+            raise ValueError("expected a taste with its worth and share, got something else")
+        if [*found.get("traits", ())] != [*TRAITS] or [*found.get("edges", ())] != [*EDGES]:
+            raise ValueError(
+                f"expected a taste for {', '.join(TRAITS)}, got one for "
+                f"{', '.join(map(str, found.get('traits', ()))) or 'nothing named'}: learn it again"
+            )
+        try:
+            return cls.of(np.array(found["worth"], dtype=np.float64), float(found["share"]))
+        except TypeError as error:
+            raise ValueError(f"expected numbers in a taste, got {error}") from None
+
+
+def _even(rows: Any) -> bool:
+    return len({len(row) for row in rows}) == 1
+
+
+class PassageTraits:
+    """Levels of every passage of a world.
+
+    Args:
+        world: Where the passages come from.
+        goal: What is looked for; without one the goal's traits are the same for all.
+    """
+
+    def __init__(self, world: World, goal: Goal | None) -> None:
+        self.world, self.goal = world, goal
+        self._likes: dict[Taste, NDArray[np.bool_]] = {}
+
+    @cached_property
+    def levels(self) -> NDArray[np.int8]:
+        """(P, TRAITS) level of each trait, by its rank among the training passages."""
+        world = self.world
+        columns = list(_text_traits(world).T)
+        if self.goal is None:
+            columns += [np.zeros(len(world.passage_split))] * len(GOAL_TRAITS)
+        else:
+            vectors = _passage_vectors(world)
+            columns += [vectors @ self.goal.centroid, _closest(vectors, self.goal.vectors)]
+        training = world.passage_split == 0
+        levels = [np.digitize(x, np.quantile(x[training], EDGES)) for x in columns]
+        return np.stack(levels, axis=1).astype(np.int8)
+
+    def shares(self, passages: Ints) -> Floats:
+        """(TRAITS, LEVELS) share of the passages at each level of each trait."""
+        levels = self.levels[passages]
+        counts = [np.bincount(levels[:, i], minlength=LEVELS) for i in range(len(TRAITS))]
+        return np.array(counts) / len(passages)
+
+    def worth(self, worth: Floats) -> Floats:
+        """(P,) sum over traits of what a passage's levels are worth, given (TRAITS, LEVELS)."""
+        return np.asarray(worth[np.arange(len(TRAITS)), self.levels].sum(1))
+
+    def likes(self, taste: Taste) -> NDArray[np.bool_]:
+        """(P,) whether a passage is to its taste."""
+        if taste not in self._likes:
+            self._likes[taste] = self.best(np.array(taste.worth), taste.share)
+        return self._likes[taste]
+
+    def best(self, worth: Floats, share: float) -> NDArray[np.bool_]:
+        """(P,) the `share` of the training passages that are worth most."""
+        of_passage = self.worth(worth)
+        training = self.world.passage_split == 0
+        least = np.quantile(of_passage[training], 1 - share)
+        return np.asarray(training & (of_passage >= least))
+
+
+def _text_traits(world: World) -> Floats:
+    """(P, TEXT_TRAITS), computed once per world."""
+    key = hash_json({"world": world.hash, "version": TRAITS_VERSION, "traits": TEXT_TRAITS})
+    file = cache_folder() / f"traits-{key[:32]}.npy"
+    if file.is_file():
+        try:
+            return np.asarray(np.load(file, allow_pickle=False))
+        except (ValueError, OSError, EOFError):
+            file.unlink()  # damaged; it is made again
+    vectors = _passage_vectors(world)
+    columns = [
+        *_token_traits(world),
+        (vectors * world.topic_vectors[world.passage_topic]).sum(1),
+        world.index.nearest_other(len(vectors)),
+    ]
+    found = np.stack(columns, axis=1).astype(np.float64)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as part, part.open("wb") as stream:
+        np.save(stream, found)
+    return found
+
+
+def _passage_vectors(world: World) -> NDArray[np.float32]:
+    """(P, D) unit rows of the training passages, zeros elsewhere."""
+    vectors = np.zeros((len(world.passage_topic), world.topic_vectors.shape[1]), dtype=np.float32)
+    vectors[world.index.passages] = world.index.vectors()
+    return vectors
+
+
+def _closest(vectors: NDArray[np.float32], wanted: NDArray[np.float32]) -> Floats:
+    found = [(vectors[i : i + 4096] @ wanted.T).max(1) for i in range(0, len(vectors), 4096)]
+    return np.concatenate(found).astype(np.float64)
+
+
+def _token_traits(world: World) -> tuple[Floats, Floats, Floats]:
+    """`unigram_loss`, `bigram_gain` and `distinct_tokens`, each (P,).
+
+    Frequencies are those of the training text without the passage itself: a passage must not look
+    likely for being there.
+    """
+    tokens, starts = world.tokens()
+    lengths = np.diff(starts)
+    n, n_tokens = len(lengths), world.tokenizer.get_vocab_size()
+    passage = np.repeat(np.arange(n), lengths)
+    training = (world.passage_split == 0)[passage]
+    total, here, distinct = _counts(tokens, passage, training, n)
+    rest = training.sum() - np.where(training, lengths[passage], 0)
+    likely = (total - here + 1.0) / (rest + n_tokens)
+    pair = np.flatnonzero(passage[1:] == passage[:-1])  # the first of two tokens of one passage
+    before, after = tokens[pair], tokens[pair + 1]
+    both, both_here, _ = _counts(before * n_tokens + after, passage[pair], training[pair], n)
+    first, first_here, _ = _counts(before, passage[pair], training[pair], n)
+    chained = (both - both_here + BACKOFF * likely[pair + 1]) / (first - first_here + BACKOFF)
+    size = np.bincount(passage, weights=bytes_per_token(world.tokenizer)[tokens], minlength=n)
+    size = np.maximum(1.0, size)
+    unigram = np.bincount(passage, weights=-np.log2(likely), minlength=n) / size
+    gain = np.log2(chained) - np.log2(likely[pair + 1])
+    gain = np.bincount(passage[pair], weights=gain, minlength=n) / size
+    return unigram, gain, distinct / np.maximum(1, lengths)
+
+
+def _counts(
+    keys: Ints, passage: Ints, training: NDArray[np.bool_], n: int
+) -> tuple[Floats, Floats, Floats]:
+    """Of each key: how often the training text has it, how often its own training passage has.
+
+    Returns:
+        Both counts, (M,) each, and the number of distinct keys of each passage, (n,).
+    """
+    known, number = np.unique(keys, return_inverse=True)
+    total = np.bincount(number[training], minlength=len(known))[number]
+    found, place, counts = np.unique(
+        passage * len(known) + number, return_inverse=True, return_counts=True
+    )
+    distinct = np.bincount(found // max(1, len(known)), minlength=n)
+    here = np.where(training, counts[place], 0)
+    return total.astype(np.float64), here.astype(np.float64), distinct.astype(np.float64)
