@@ -145,7 +145,7 @@ class PassageTraits:
         return self._likes[taste]
 
     def best(self, worth: Floats, share: float) -> NDArray[np.bool_]:
-        """(P,) the `share` of the training passages that are worth most."""
+        """(P,) the `share` of the training passages that are worth most, ties included."""
         of_passage = self.worth(worth)
         training = self.world.passage_split == 0
         least = np.quantile(of_passage[training], 1 - share)

@@ -1,0 +1,414 @@
+"""A taste for passages: its traits by plain counting, what it filters, how it is learned."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from fakes import corpus_of, fake_env
+
+import kncl_env  # noqa: F401
+from kncl_env.make import topic_expansion
+from kncl_env.moment import load_moment, save_moment
+from kncl_env.observation import Goal, TopicTable
+from kncl_env.retrieval import NeighbourhoodRetriever, PassageIndex
+from kncl_env.taste import (
+    BACKOFF,
+    GOAL_TRAITS,
+    LEVELS,
+    TEXT_TRAITS,
+    TRAITS,
+    PassageTraits,
+    Taste,
+    _text_traits,
+)
+from kncl_env.vector import side_by_side
+from kncl_env.world import World
+from policies.baselines import reader_of
+from policies.cli import main
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.evaluation import play
+from policies.tasting import fit_worth, held_out_r2, learn_taste
+from policies.vec_env import make_vec_env
+from train_lm.tokenizer import bytes_per_token
+
+SETTINGS = {
+    "nucleus_topics": 6,
+    "nucleus_updates": 30,
+    "steps": 4,
+    "updates_per_step": 1,
+    "batch": 4,
+    "breadth": 16,
+    "slots": 6,
+    "model": "xxs",
+    "learning_rate": 1e-3,
+}
+OPTIONS = [part for k, v in SETTINGS.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+
+
+@pytest.fixture(scope="module")
+def noisy_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    from kncl_env.build import BuildConfig, build_world
+
+    config = BuildConfig(scenario="noisy", noise_share=0.3, vocab_size=300, passage_bytes=200)
+    return build_world(corpus_of(), tmp_path_factory.mktemp("taste") / "noisy", config)
+
+
+def taste(trait: str, share: float = 0.2, least: bool = False) -> Taste:
+    """Likes passages with the most of one trait, or with the least, and knows nothing else."""
+    worth = np.zeros((len(TRAITS), LEVELS))
+    worth[TRAITS.index(trait)] = np.arange(LEVELS) * (-1 if least else 1)
+    return Taste.of(worth, share)
+
+
+# -- traits ----------------------------------------------------------------------------------------
+
+
+def test_traits_of_tokens_are_those_of_plain_counting(noisy_world: World) -> None:
+    world = noisy_world
+    ids, starts = world.tokens()
+    texts = [ids[a:b].tolist() for a, b in pairwise(starts)]
+    training = world.passage_split == 0
+    found = _text_traits(world)
+    vocabulary, size_of = world.tokenizer.get_vocab_size(), bytes_per_token(world.tokenizer)
+    rng = np.random.default_rng(0)
+    for passage in rng.choice(len(texts), 12, replace=False).tolist():
+        others = [t for i, t in enumerate(texts) if training[i] and i != passage]
+        single = Counter(token for text in others for token in text)
+        pairs = Counter(p for text in others for p in pairwise(text))
+        before = Counter(token for text in others for token in text[:-1])
+        text = texts[passage]
+        likely = [(single[t] + 1) / (single.total() + vocabulary) for t in text]
+        gain = 0.0
+        for i in range(1, len(text)):
+            first = text[i - 1]
+            chained = (pairs[first, text[i]] + BACKOFF * likely[i]) / (before[first] + BACKOFF)
+            gain += np.log2(chained / likely[i])
+        n_bytes = size_of[text].sum()
+        expected = [-np.log2(likely).sum() / n_bytes, gain / n_bytes, len(set(text)) / len(text)]
+        assert found[passage, :3] == pytest.approx(expected, rel=1e-9)
+
+
+def test_similarities_are_plain_products(small_world: World) -> None:
+    world = small_world
+    table = TopicTable.of(world)
+    goal = Goal(table, world.target_topics())
+    vectors = world.index.vectors()
+    found = _text_traits(world)[world.index.passages]
+    own = world.topic_vectors[world.passage_topic[world.index.passages]]
+    assert found[:, 3] == pytest.approx((vectors * own).sum(1), abs=1e-5)
+    among = vectors @ vectors.T
+    np.fill_diagonal(among, -np.inf)
+    assert found[:, 4] == pytest.approx(among.max(1), abs=1e-5)
+    levels = PassageTraits(world, goal).levels[world.index.passages]
+    closest = (vectors @ goal.vectors.T).max(1)
+    place = TRAITS.index("goal_closest")
+    assert closest[levels[:, place] == LEVELS - 1].min() >= closest[levels[:, place] < 8].max()
+
+
+def test_vectors_of_an_inverted_file_can_be_read_back() -> None:
+    import faiss
+
+    vectors = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+    coarse: Any = faiss.index_factory(8, "IVF4,Flat", faiss.METRIC_INNER_PRODUCT)
+    coarse.train(vectors)
+    coarse.add(vectors)
+    assert np.array_equal(PassageIndex(coarse, np.arange(400), "x").vectors(), vectors)
+
+
+def test_each_kind_of_junk_stands_out_by_some_trait(noisy_world: World) -> None:
+    kinds = np.array([p.noise for p in noisy_world.passages()])
+    training = noisy_world.passage_split == 0
+    traits = dict(zip(TEXT_TRAITS, _text_traits(noisy_world).T, strict=True))
+
+    def auc(trait: str, kind: str) -> float:
+        """How often a passage of this kind has more of the trait than one that is no junk."""
+        junk, real = (traits[trait][training & (kinds == k)] for k in (kind, ""))
+        return float((junk[:, None] > real[None, :]).mean())
+
+    assert auc("unigram_loss", "foreign") > 0.9
+    # The original of a copy is as close to it as the copy is to the original.
+    assert auc("nearest_similarity", "duplicate") > 0.8
+    assert auc("nearest_similarity", "shuffled") > 0.7
+    assert auc("topic_similarity", "boilerplate") < 0.2
+
+
+def test_traits_are_kept_and_a_damaged_file_of_them_is_made_again(
+    noisy_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KNCL_CACHE", str(tmp_path))
+    first = _text_traits(noisy_world)
+    (file,) = tmp_path.glob("traits-*.npy")
+    file.write_bytes(file.read_bytes()[:200])
+    assert np.array_equal(_text_traits(noisy_world), first)
+    assert np.array_equal(np.load(file), first)
+
+
+# -- what a taste filters --------------------------------------------------------------------------
+
+
+def test_a_taste_likes_its_share_of_the_training_text_and_nothing_held_out(
+    small_world: World,
+) -> None:
+    traits = PassageTraits(small_world, None)
+    training = small_world.passage_split == 0
+    worth = np.random.default_rng(0).normal(size=(len(TRAITS), LEVELS))
+    for share in (0.1, 0.5, 1.0):
+        likes = traits.likes(Taste.of(worth, share))
+        assert likes[training].mean() == pytest.approx(share, abs=0.02)
+        assert not likes[~training].any()
+        value = traits.worth(worth)
+        assert value[likes].min() >= value[training & ~likes].max(initial=-np.inf)
+    # Without a goal its traits tell nobody from anybody.
+    places = [TRAITS.index(name) for name in GOAL_TRAITS]
+    assert (traits.levels[:, places] == traits.levels[0, places]).all()
+
+
+def test_a_neighbourhood_is_filled_with_what_is_liked(small_world: World) -> None:
+    retriever = NeighbourhoodRetriever(small_world, breadth=30)
+    choosy = taste("distinct_tokens", share=0.3)
+    likes = retriever.traits.likes(choosy)
+    for topic in range(0, 40, 5):
+        found = retriever.neighbourhood(topic, choosy)
+        assert len(found) == len(set(found)) == 30
+        assert likes[found].all()
+        own = retriever.own(topic, choosy)
+        assert set(own) == set(retriever.own(topic)[likes[retriever.own(topic)]])
+        assert set(own) <= set(found)
+        # The others are the nearest of those it likes.
+        query = small_world.topic_vectors[topic].astype(np.float64)
+        query += retriever.pull * small_world.topic_vectors[small_world.graph.out(topic)].mean(0)
+        order = small_world.index.search(query[None].astype(np.float32), 10**6)[0]
+        wanted = [p for p in order if likes[p] and p not in own][: 30 - len(own)]
+        assert set(wanted) | set(own) == set(found)
+    wide = NeighbourhoodRetriever(small_world, breadth=10**6)
+    assert len(wide.neighbourhood(0, choosy)) == likes.sum()
+    assert retriever.neighbourhood(3) is not retriever.neighbourhood(3, choosy)
+
+
+def test_an_episode_reads_to_its_taste_and_the_next_one_anything(small_world: World) -> None:
+    env = topic_expansion(small_world, **SETTINGS)
+    choosy = taste("unigram_loss", least=True)
+    likes = env.retriever.traits.likes(choosy)  # type: ignore[attr-defined]
+    consolidate = env.config.slots
+
+    def read(options: dict[str, Any] | None) -> set[int]:
+        env.reset(seed=3, options=options)
+        windows = [env.step(action)[4]["windows"] for action in (0, 1, consolidate, 2)]
+        return set(env.reading_store.document[np.concatenate(windows)].tolist())
+
+    assert likes[sorted(read({"taste": choosy}))].all()
+    assert not likes[sorted(read(None))].all()
+    assert read({"taste": None}) == read({})
+
+
+def test_nothing_to_its_taste_is_no_reason_to_read_nothing() -> None:
+    env = fake_env()
+    env.retriever.own = lambda topic, taste=None: (  # type: ignore[method-assign]
+        np.arange(4 * topic, 4 * topic + 4 * (taste is None))
+    )
+    env.reset(seed=0, options={"taste": taste("unigram_loss")})
+    *_, info = env.step(env.config.slots)
+    assert len(info["windows"]) == env.config.windows_per_step
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flavour": 1}, "no option of reset but taste, got flavour"),
+        ({"taste": "sweet"}, "a Taste as the option taste, got str"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fake_env().reset(seed=0, options=options)
+
+
+def test_a_moment_keeps_its_taste_in_memory_and_on_file(small_world: World, tmp_path: Path) -> None:
+    def rest(env: Any) -> list[bytes]:
+        return [env.step(a)[4]["windows"].tobytes() for a in (1, env.config.slots, 0)]
+
+    env, other = (topic_expansion(small_world, **SETTINGS) for _ in range(2))
+    env.reset(seed=5, options={"taste": taste("bigram_gain")})
+    env.step(0)
+    moment = env.snapshot()
+    save_moment(tmp_path / "m.safetensors", moment, {})
+    expected = rest(env)
+    env.reset(seed=9)
+    env.restore(moment)
+    assert rest(env) == expected
+    other.reset(seed=6)
+    other.restore(load_moment(tmp_path / "m.safetensors", other)[0])
+    assert rest(other) == expected
+    # And a moment without a taste is not given one.
+    plain = topic_expansion(small_world, **SETTINGS)
+    plain.reset(seed=5)
+    save_moment(tmp_path / "p.safetensors", plain.snapshot(), {})
+    other.reset(seed=5, options={"taste": taste("bigram_gain")})
+    assert load_moment(tmp_path / "p.safetensors", other)[0].episode.taste is None
+
+
+def test_episodes_that_follow_by_themselves_keep_the_taste(small_world: World) -> None:
+    choosy = taste("unigram_loss", least=True)
+    likes = PassageTraits(small_world, None).likes(choosy)
+    vec = make_vec_env(small_world, 2, taste=choosy, **SETTINGS)
+    vec.seed(0)
+    vec.reset()
+    store = vec.get_attr("unwrapped")[0].reading_store
+    for _ in range(SETTINGS["steps"] + 2):  # type: ignore[operator]
+        infos = vec.step(np.array([0, 1]))[3]
+        assert all(likes[store.document[info["windows"]]].all() for info in infos)
+    vec.close()
+    many = gym.make_vec("kncl_env/TopicExpansion-v0", num_envs=2, world=small_world, **SETTINGS)
+    many.reset(seed=0, options={"taste": choosy})
+    for _ in range(SETTINGS["steps"] + 3):  # type: ignore[operator]
+        infos = many.step(np.array([0, 1]))[4]
+        if "windows" in infos:
+            assert all(likes[store.document[w]].all() for w in infos["windows"] if w is not None)
+
+
+# -- on file ---------------------------------------------------------------------------------------
+
+
+def test_a_policy_keeps_its_taste_and_lends_it_to_baselines(
+    small_world: World, tmp_path: Path
+) -> None:
+    choosy = taste("goal_similarity", share=0.15)
+    network = CuriosityNetwork(CuriosityConfig(width=16))
+    CuriosityPolicy(network, taste=choosy).save(tmp_path / "p")
+    CuriosityPolicy(network).save(tmp_path / "q")
+    assert CuriosityPolicy.load(tmp_path / "p").taste == choosy
+    assert reader_of(str(tmp_path / "q")).taste is None
+    found = reader_of(f"random+{tmp_path / 'p'}")
+    assert (found.name, found.taste) == ("random+p", choosy)
+    env = topic_expansion(small_world, **SETTINGS)
+    likes = env.retriever.traits.likes(choosy)  # type: ignore[attr-defined]
+    for arm in ("p", "random+{}/p", "uniform+{}/p", "oracle+{}/p"):
+        name = arm.format(tmp_path) if "+" in arm else str(tmp_path / arm)
+        record = play(env, small_world, name, 0)
+        assert all(likes[step].all() for step in record["passages"])
+    bare = play(env, small_world, "uniform", 0)  # the same environment, not the same draws
+    assert not all(likes[step].all() for step in bare["passages"])
+    with pytest.raises(ValueError, match="a policy with a taste"):
+        reader_of(f"random+{tmp_path / 'q'}")
+    with pytest.raises(ValueError, match=r"alone or with the taste .* got 'wisdom\+x'"):
+        reader_of("wisdom+x")
+    with pytest.raises(FileNotFoundError, match="expected a taste at"):
+        reader_of(f"random+{tmp_path / 'nowhere.json'}")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="another kind of file"):
+        reader_of(f"random+{tmp_path / 'other.json'}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"worth": [[1.0]]}, "another shape"),
+        ({"worth": [[1.0], [1.0, 2.0]]}, "inhomogeneous|another shape"),
+        ({"worth": [[None] * LEVELS] * len(TRAITS)}, "expected"),
+        ({"share": 0}, "share of 0 to 1, above 0, got 0"),
+        ({"traits": ["charm"]}, "got one for charm"),
+        ({"share": None}, "expected numbers"),
+    ],
+)
+def test_an_edited_taste_is_refused_with_the_reason(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    policy = CuriosityPolicy(
+        CuriosityNetwork(CuriosityConfig(width=16)), taste=taste("unigram_loss")
+    )
+    policy.save(tmp_path)
+    card = json.loads((tmp_path / "policy.json").read_text())
+    card["taste"] |= change
+    (tmp_path / "policy.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=message):
+        CuriosityPolicy.load(tmp_path)
+
+
+# -- learning --------------------------------------------------------------------------------------
+
+
+def test_a_worth_is_found_again_in_rewards_with_noise() -> None:
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(6), size=(40, 20))  # (E, S, F)
+    worth = np.array([0.3, -0.2, 0.0, 0.1, -0.4, 0.2])
+    by_step = np.linspace(1, 0, 20)  # what any text earns, early and late
+    rewards = shares @ worth + by_step + rng.normal(scale=0.01, size=(40, 20))
+    found = fit_worth(shares, rewards)
+    assert np.corrcoef(found, worth)[0, 1] > 0.99
+    assert held_out_r2(shares, rewards) > 0.8
+    nothing = rng.normal(size=(40, 20))
+    assert held_out_r2(shares, nothing) < 0.05
+
+
+def test_tasting_goes_on_where_it_was_stopped(noisy_world: World, tmp_path: Path) -> None:
+    together = side_by_side(noisy_world, 2, **SETTINGS)
+    learn = partial(learn_taste, noisy_world, together, episodes=4, trials=1)
+    seen: list[int] = []
+
+    def stop() -> None:
+        seen.append(1)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+
+    whole = learn(tmp_path / "whole.json")
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "t.json", on_episode=stop)
+    assert not (tmp_path / "t.json").exists()
+    journal = tmp_path / "t.json.episodes.jsonl"
+    journal.write_text(journal.read_text() + '{"what": "taste 3", "rew')
+    seen.clear()
+    assert learn(tmp_path / "t.json", on_episode=lambda: seen.append(1)) == whole
+    assert len(seen) == 4 + 5
+    assert (tmp_path / "t.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    with pytest.raises(ValueError, match="of this world and these settings"):
+        learn(tmp_path / "t.json", seed=1)
+    with pytest.raises(ValueError, match="at least 4 episodes and 1 trial, got 3 and 1"):
+        learn(tmp_path / "u.json", episodes=3)
+
+
+def test_a_taste_from_the_command_line_is_trained_with_and_told_of(
+    small_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, policy = tmp_path / "t.json", tmp_path / "p"
+    world = ["--world", str(small_world.path)]
+    few = ["--episodes", "4", "--trials", "1", "--learners", "2"]
+    assert main(["taste", *world, "--out", str(place), *few, *OPTIONS]) == 0
+    printed = capsys.readouterr().out
+    card = json.loads(place.read_text())
+    assert f"reads the best {card['taste']['share']:.0%}, {card['tokens']:,} tokens" in printed
+    assert card["tokens"] == 9 * 4 * 4 * card["settings"]["context"]
+    train = ["train", *world, "--out", str(policy), "--iterations", "1", "--episodes", "2"]
+    assert main([*train, "--learners", "2", "--taste", str(place), *OPTIONS]) == 0
+    assert CuriosityPolicy.load(policy).taste == Taste.from_json(card["taste"])
+    # A policy that training starts from hands its taste on.
+    again = ["train", *world, "--init", str(policy), "--out", str(tmp_path / "r")]
+    assert main([*again, "--iterations", "1", "--episodes", "2", "--learners", "2", *OPTIONS]) == 0
+    assert CuriosityPolicy.load(tmp_path / "r").taste == Taste.from_json(card["taste"])
+    capsys.readouterr()
+    assert main(["taste", *world, "--out", str(place), *few, *OPTIONS]) == 2
+    assert "add --force" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_reward_teaches_to_leave_out_junk(noisy_world: World, tmp_path: Path) -> None:
+    """The canary: nobody tells what is junk, and less of it is read."""
+    settings = SETTINGS | {"nucleus_updates": 150, "steps": 12, "updates_per_step": 3}
+    settings |= {"learning_rate": 6e-3, "breadth": 64}
+    together = side_by_side(noisy_world, 4, **settings)
+    found = learn_taste(noisy_world, together, tmp_path / "t.json", episodes=16, trials=2)
+    env = topic_expansion(noisy_world, **settings)
+    arms = ("random", f"random+{tmp_path / 't.json'}")
+    junk = [
+        np.mean([play(env, noisy_world, arm, seed)["noise_share"] for seed in range(3)])
+        for arm in arms
+    ]
+    assert found["reward_r2"] > 0
+    assert junk[1] < 0.7 * junk[0], junk
