@@ -21,16 +21,15 @@ from kncl_env.observation import (
     CANDIDATE_FEATURES,
     CONTEXT_FEATURES,
     LIMIT,
-    Goal,
     Observation,
     Readings,
     State,
-    TopicTable,
     observe,
 )
 from kncl_env.reading import Reading
 from kncl_env.reward import Reward
 from kncl_env.taste import Taste
+from kncl_env.topic_table import Goal, TopicTable
 from train_lm.batches import TokenStore
 
 Ints = NDArray[np.int64]

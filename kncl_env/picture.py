@@ -11,7 +11,7 @@ from kncl_env.graph import TopicGraph
 
 if TYPE_CHECKING:
     from kncl_env.nucleus import Nucleus
-    from kncl_env.observation import Goal, TopicTable
+    from kncl_env.topic_table import Goal, TopicTable
 
 
 def positions(vectors: NDArray[np.float32]) -> NDArray[np.float64]:

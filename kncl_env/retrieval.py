@@ -12,7 +12,7 @@ from kncl_env.taste import PassageTraits, Taste
 from train_lm.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from kncl_env.observation import Goal
+    from kncl_env.topic_table import Goal
     from kncl_env.world import World
 
 

@@ -21,7 +21,7 @@ from train_lm.files import cache_folder, hash_json, replacing
 from train_lm.tokenizer import bytes_per_token
 
 if TYPE_CHECKING:
-    from kncl_env.observation import Goal
+    from kncl_env.topic_table import Goal
     from kncl_env.world import World
 
 Ints = NDArray[np.int64]

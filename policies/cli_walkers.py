@@ -180,7 +180,7 @@ def _pretrain(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from kncl_env.observation import TopicTable
+    from kncl_env.topic_table import TopicTable
     from kncl_env.world import World
     from policies.curiosity import CuriosityPolicy
     from policies.prediction import markov_places, predict

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from kncl_env.graph import TopicGraph
-from kncl_env.observation import Goal, State, TopicTable, observe
+from kncl_env.observation import State, observe
+from kncl_env.topic_table import Goal, TopicTable
 from policies.curiosity import CLOSED, CuriosityPolicy
 from rabbit_holes.walkers import WalkState, hashed_tfidf
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from kncl_env.curiosity_measures import betti_1, compressibility
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.observation import State, TopicTable
+from kncl_env.observation import State
+from kncl_env.topic_table import TopicTable
 
 # Both measures of the network cost n³: they see the topics that arrived last.
 NETWORK_TOPICS = 24

@@ -18,14 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.observation import (
-    CANDIDATE_FEATURES,
-    CONTEXT_FEATURES,
-    Goal,
-    State,
-    TopicTable,
-    observe,
-)
+from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, State, observe
+from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world import World
 from rabbit_holes.path import Path
 

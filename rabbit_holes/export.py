@@ -34,7 +34,7 @@ from rabbit_holes.path import read_paths
 from train_lm.command_line import claim_output
 
 if TYPE_CHECKING:
-    from kncl_env.observation import TopicTable
+    from kncl_env.topic_table import TopicTable
     from kncl_env.world import World
 
 SPLITS = ("train", "select", "test")
@@ -81,7 +81,8 @@ def trajectories(
     frontier: bool = False,
 ) -> Iterator[Trajectory]:
     """Paths with at least one choice, each as a trajectory; see `demonstrations.demonstrate`."""
-    from kncl_env.observation import Goal, State, observe
+    from kncl_env.observation import State, observe
+    from kncl_env.topic_table import Goal
     from rabbit_holes.demonstrations import demonstrate
 
     for path in paths:
@@ -147,7 +148,7 @@ def add_export_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from kncl_env.observation import TopicTable
+    from kncl_env.topic_table import TopicTable
     from kncl_env.world import World
     from rabbit_holes.demonstrations import pair_split
 

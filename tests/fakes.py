@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from kncl_env.corpus import Article, Corpus
 from kncl_env.env import EnvConfig, TopicExpansionEnv
 from kncl_env.graph import TopicGraph
-from kncl_env.observation import Goal, TopicTable
 from kncl_env.reading import Reading
 from kncl_env.taste import Taste
+from kncl_env.topic_table import Goal, TopicTable
 from train_lm.batches import TokenStore
 
 Ints = NDArray[np.int64]

@@ -19,14 +19,12 @@ from kncl_env.graph import TopicGraph
 from kncl_env.observation import (
     CANDIDATE_FEATURES,
     CONTEXT_FEATURES,
-    Goal,
     Readings,
     State,
-    TopicTable,
     observe,
-    rank_of,
     sums_over_rows,
 )
+from kncl_env.topic_table import Goal, TopicTable, rank_of
 from kncl_env.world import World
 from rabbit_holes import demonstrations
 from rabbit_holes.demonstrations import choices, demonstrate, pair_split, widened

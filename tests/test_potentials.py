@@ -7,7 +7,8 @@ import pytest
 from fakes import fake_env, ring, table_of
 
 from kncl_env.graph import TopicGraph
-from kncl_env.observation import Readings, State, TopicTable
+from kncl_env.observation import Readings, State
+from kncl_env.topic_table import TopicTable
 from policies.potentials import (
     POTENTIALS,
     Shaped,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rabbit_hole_fakes import TITLES, FakeWorld
 
-from kncl_env.observation import TopicTable
+from kncl_env.topic_table import TopicTable
 from policies.curiosity import CuriosityConfig, CuriosityNetwork
 from policies.prediction import markov_places, predict
 from rabbit_holes.demonstrations import demonstrate

@@ -16,7 +16,6 @@ from test_evaluation import OPTIONS, SETTINGS
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.make import topic_expansion
-from kncl_env.observation import TopicTable
 from kncl_env.surrogate import (
     Dynamics,
     Recorded,
@@ -28,6 +27,7 @@ from kncl_env.surrogate import (
     gains,
     surrogate_learner,
 )
+from kncl_env.topic_table import TopicTable
 from kncl_env.vector import side_by_side
 from kncl_env.world import World
 from policies.baselines import BASELINES

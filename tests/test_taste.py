@@ -17,7 +17,6 @@ from fakes import corpus_of, fake_env
 import kncl_env  # noqa: F401
 from kncl_env.make import topic_expansion
 from kncl_env.moment import load_moment, save_moment
-from kncl_env.observation import Goal, TopicTable
 from kncl_env.retrieval import NeighbourhoodRetriever, PassageIndex
 from kncl_env.taste import (
     BACKOFF,
@@ -29,6 +28,7 @@ from kncl_env.taste import (
     Taste,
     _text_traits,
 )
+from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.vector import side_by_side
 from kncl_env.world import World
 from policies.baselines import reader_of
