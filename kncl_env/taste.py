@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,10 +113,19 @@ class PassageTraits:
     def __init__(self, world: World, goal: Goal | None) -> None:
         self.world, self.goal = world, goal
         self._likes: dict[Taste, NDArray[np.bool_]] = {}
+        self._levels: NDArray[np.int8] | None = None
+        # Environments side by side share these traits, and would all begin to measure them.
+        self._measuring = Lock()
 
-    @cached_property
+    @property
     def levels(self) -> NDArray[np.int8]:
         """(P, TRAITS) level of each trait, by its rank among the training passages."""
+        with self._measuring:
+            if self._levels is None:
+                self._levels = self._measure()
+            return self._levels
+
+    def _measure(self) -> NDArray[np.int8]:
         world = self.world
         columns = list(_text_traits(world).T)
         if self.goal is None:

@@ -15,13 +15,14 @@ ARMS = "uniform,random,rule,oracle"
 
 
 def demo(out: Path, seeds: int) -> int:
-    """Build, walk, pretrain, train, evaluate; what is already there is used again."""
+    """Build, walk, pretrain, taste, train, evaluate; what is already there is used again."""
     from kncl_env.cli import main as kncl_env
     from policies.cli import main as kncl_policy
     from rabbit_holes.cli import main as rabbit_holes
 
     world, holes = out / "world", out / "holes.jsonl"
     cloned, learned, run = out / "cloned", out / "learned", out / "evaluation"
+    taste = out / "taste.json"
     stages: list[tuple[str, Callable[[list[str]], int], str, Path | None]] = [
         (
             "kncl-env",
@@ -44,15 +45,22 @@ def demo(out: Path, seeds: int) -> int:
         (
             "kncl-policy",
             kncl_policy,
-            f"train --world {world} --init {cloned} --out {learned} --iterations 6 --episodes 6 "
+            f"taste --world {world} --policy {cloned} --out {taste} --episodes 18 --trials 1 "
             f"--learners 6 {SETTINGS}",
+            taste,
+        ),
+        (
+            "kncl-policy",
+            kncl_policy,
+            f"train --world {world} --init {cloned} --taste {taste} --out {learned} "
+            f"--iterations 6 --episodes 6 --learners 6 {SETTINGS}",
             learned / "policy.json",
         ),
         (
             "kncl-policy",
             kncl_policy,
-            f"evaluate --world {world} --policies {ARMS},{cloned},{learned} --seeds {seeds} "
-            f"--learners 6 --out {run} {SETTINGS}",
+            f"evaluate --world {world} --policies {ARMS},rule+{taste},{cloned},{learned} "
+            f"--seeds {seeds} --learners 6 --out {run} {SETTINGS}",
             None,  # goes on with the episodes that are there
         ),
     ]
