@@ -193,7 +193,8 @@ def _write(
         for r in records
     ]
     oracle = "oracle" if "oracle" in names else None
-    summary = summarise(runs, "uniform", oracle, rng=np.random.default_rng(0))
+    rival = "random" if "random" in names else None
+    summary = summarise(runs, "uniform", oracle, rival, rng=np.random.default_rng(0))
     setup = Setup.from_settings(settings)
     info = RunInfo(
         world=f"{world.card['source']} ({_scenario(world)})",

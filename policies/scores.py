@@ -135,6 +135,18 @@ def tokens_ratio(run: ArmRun, reference: ArmRun) -> float:
     return taken / need if need > 0 and taken > 0 else math.nan
 
 
+def speed_over(run: ArmRun, rival: ArmRun, reference: ArmRun) -> float:
+    """Tokens that `rival` needs to reach the reference's final loss, over those that `run` needs.
+
+    A rival that never gets there counts with its whole budget, the least it could need; 0 if `run`
+    never does; nan if it was there before it trained.
+    """
+    target = float(reference.loss[-1])
+    theirs = min(tokens_to_reach(rival.tokens, rival.loss, target), float(rival.tokens[-1]))
+    own = tokens_to_reach(run.tokens, run.loss, target)
+    return theirs / own if own > 0 else math.nan
+
+
 def gap_closed(arm: ArrayLike, reference: ArrayLike, oracle: ArrayLike) -> float:
     """Share of the way from the reference's loss to the oracle's that `arm` covers: 0 none, 1 all.
 
@@ -155,12 +167,19 @@ def summarise(
     runs: Sequence[ArmRun],
     reference: str = "uniform",
     oracle: str | None = None,
+    rival: str | None = None,
     *,
     rng: np.random.Generator,
     reps: int = 2000,
     level: float = 0.95,
 ) -> dict[str, Any]:
     """Everything that the score table says, ready for JSON (what has no value is None).
+
+    Args:
+        runs: Of all arms, on the same seeds.
+        reference: Every arm is compared with it.
+        oracle: What could be had; the share of the gap to it is told.
+        rival: Another arm that tokens are counted against, besides the reference.
 
     Per arm: per-seed values, interquartile mean and interval of the final test loss, the area and
     the speed-up (1 / tokens ratio; a run that never reaches the reference's final loss counts as
@@ -177,7 +196,7 @@ def summarise(
         if run.seed in table.setdefault(run.arm, {}):
             raise ValueError(f"expected one run per arm and seed, got {run.arm!r} {run.seed} twice")
         table[run.arm][run.seed] = run
-    for name in (reference, oracle):
+    for name in (reference, oracle, rival):
         if name is not None and name not in table:
             raise ValueError(f"expected runs of {name!r} to compare with, got {sorted(table)}")
     seeds = sorted(table[reference])
@@ -222,6 +241,14 @@ def summarise(
             "high": 1 / speed["low"] if speed["low"] else None,
         }
 
+    def over_rival(arm: str) -> dict[str, Any] | None:
+        if rival is None or arm == rival:
+            return None
+        both = table[arm], table[rival]
+        found = [speed_over(both[0][s], both[1][s], table[reference][s]) for s in seeds]
+        known = [x for x in found if not math.isnan(x)]
+        return interval(known) if known else None
+
     def gap(arm: str) -> dict[str, Any] | None:
         # A share of a gap that was not shown to exist would be noise over noise.
         if oracle is None or arm in (reference, oracle) or not oracle_is_better:
@@ -251,6 +278,7 @@ def summarise(
             "tokens": [float(x.tokens[-1]) for x in ordered],
             "speed_up": speed,
             "tokens_ratio": ratio(ratios, speed),
+            "speed_over_rival": over_rival(arm),
             "difference": differences.get(arm),
             "gap_closed": gap(arm),
             "noise_share": mean(shares) if shares else None,
@@ -260,6 +288,7 @@ def summarise(
         "metric": "held-out loss on the test split [bits per byte], lower is better",
         "reference": reference,
         "oracle": oracle,
+        "rival": rival,
         "seeds": seeds,
         "budget_tokens": float(max(run.tokens[-1] for run in base)),
         "level": level,

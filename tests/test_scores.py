@@ -13,6 +13,7 @@ from policies.scores import (
     ArmRun,
     area_under_curve,
     gap_closed,
+    speed_over,
     summarise,
     tokens_ratio,
     tokens_to_reach,
@@ -377,3 +378,24 @@ def test_a_shorter_episode_is_noted() -> None:
 def test_an_unfair_table_is_refused(runs: list[ArmRun], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         summarise(runs, rng=np.random.default_rng(0))
+
+
+def test_tokens_are_counted_against_a_rival_too() -> None:
+    uniform = run("uniform", 0, [4.0, 3.5, 3.0])
+    fast, slow = run("a", 0, [4.0, 3.0, 2.5]), run("random", 0, [4.0, 3.8, 3.6])
+    assert speed_over(fast, uniform, uniform) == 2.0
+    # It would have needed more than its 2,000 tokens: at least twice as many.
+    assert speed_over(fast, slow, uniform) == 2.0
+    assert speed_over(slow, fast, uniform) == 0.0
+    assert math.isnan(speed_over(run("a", 0, [2.9, 2.8, 2.7]), slow, uniform))
+    runs = [
+        run(arm, seed, [4.0, middle, end])
+        for seed in range(3)
+        for arm, middle, end in (("uniform", 3.5, 3.0), ("random", 3.6, 3.2), ("a", 3.0, 2.5))
+    ]
+    found = summarise(runs, rival="random", rng=np.random.default_rng(0))
+    assert found["arms"]["a"]["speed_over_rival"]["iqm"] == 2.0
+    assert found["arms"]["random"]["speed_over_rival"] is None
+    assert summarise(runs, rng=np.random.default_rng(0))["arms"]["a"]["speed_over_rival"] is None
+    with pytest.raises(ValueError, match="runs of 'degree'"):
+        summarise(runs, rival="degree", rng=np.random.default_rng(0))
