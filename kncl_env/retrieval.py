@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from kncl_env.world import World
 
 
+EXACT = 200_000  # [vectors] that are searched one by one
+EXACT_PAIRS = 50_000  # [vectors] whose nearest others are: this is their square
+PROBED = 32  # [cells] searched at least in an inverted file
+LOOKED_AT = 8  # [cells] searched for the nearest other passage
+
+
 class PassageIndex:
     """Nearest training passages by inner product, on a GPU where faiss finds one.
 
@@ -40,18 +46,7 @@ class PassageIndex:
         cls, vectors: NDArray[np.float32], passages: NDArray[np.int64], corpus_hash: str
     ) -> PassageIndex:
         """Exact search up to 200,000 vectors, an inverted file above (faiss guidelines)."""
-        import faiss
-
-        dimensions = vectors.shape[1]
-        index: Any
-        if len(vectors) <= 200_000:
-            index = faiss.IndexFlatIP(dimensions)
-        else:
-            cells = int(4 * np.sqrt(len(vectors)))
-            index = faiss.index_factory(dimensions, f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
-            index.train(vectors)
-            index.nprobe = 32
-        index.add(np.ascontiguousarray(vectors))
+        index = _flat(vectors) if len(vectors) <= EXACT else _coarse(vectors, PROBED)
         return cls(index, np.asarray(passages, dtype=np.int64), corpus_hash)
 
     @property
@@ -60,10 +55,8 @@ class PassageIndex:
 
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """(n, min(k, size)) passage numbers, nearest first; ties by the lower row."""
-        _, rows = self.index.search(
-            np.ascontiguousarray(queries, dtype=np.float32), min(k, self.index.ntotal)
-        )
-        return self.passages[rows]
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        return self.passages[_search(self.index, self._rows, queries, min(k, self.size))[1]]
 
     def vectors(self) -> NDArray[np.float32]:
         """(n, D) the indexed vectors, in the order of `passages`."""
@@ -75,13 +68,18 @@ class PassageIndex:
         return np.asarray(rows.reconstruct_n(0, rows.ntotal), dtype=np.float32)
 
     def nearest_other(self, n: int) -> NDArray[np.float64]:
-        """(n,) inner product of each passage with the nearest other one; 0 where not indexed."""
+        """(n,) inner product of each passage with the nearest other one; 0 where not indexed.
+
+        Among many passages the nearest is looked for in the cells around it: a copy, which lies in
+        the same cell, is never missed.
+        """
         found = np.zeros(n)
-        if self.index.ntotal < 2:
+        if self.size < 2:
             return found
         vectors = self.vectors()
+        index = _flat(vectors) if len(vectors) <= EXACT_PAIRS else _coarse(vectors, LOOKED_AT)
         for i in range(0, len(vectors), 4096):
-            near, rows = self.index.search(np.ascontiguousarray(vectors[i : i + 4096]), 2)
+            near, rows = _search(index, index, np.ascontiguousarray(vectors[i : i + 4096]), 2)
             # A copy may be found before the passage itself.
             own = rows[:, 0] == np.arange(i, i + len(rows))
             found[self.passages[i : i + len(rows)]] = np.where(own, near[:, 1], near[:, 0])
@@ -121,6 +119,57 @@ class PassageIndex:
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
             opened.index = faiss.index_cpu_to_all_gpus(index)
         return opened
+
+
+def _flat(vectors: NDArray[np.float32]) -> Any:
+    import faiss
+
+    index: Any = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors))
+    return index
+
+
+def _coarse(vectors: NDArray[np.float32], cells: int) -> Any:
+    """An inverted file that looks into `cells` cells."""
+    import faiss
+
+    lists = int(4 * np.sqrt(len(vectors)))
+    index: Any = faiss.index_factory(
+        vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT
+    )
+    index.train(np.ascontiguousarray(vectors))
+    index.add(np.ascontiguousarray(vectors))
+    index.nprobe = cells
+    return index
+
+
+def _search(
+    index: Any, rows: Any, queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(n, k) inner products and rows, with as many cells looked into as it takes to find k.
+
+    Args:
+        index: What is searched.
+        rows: The same on the CPU.
+    """
+    import faiss
+
+    coarse: Any = faiss.downcast_index(rows)
+    parameters: Any = faiss.SearchParametersIVF
+    if not isinstance(coarse, faiss.IndexIVF):
+        return index.search(queries, k)
+    # Two times what is wanted: cells differ in size.
+    cells = max(coarse.nprobe, int(np.ceil(2 * k * coarse.nlist / coarse.ntotal)))
+    while True:
+        looked = parameters(nprobe=min(cells, coarse.nlist))
+        try:
+            found = index.search(queries, k, params=looked)
+        except RuntimeError:  # copies on several GPUs take no parameters
+            found = coarse.search(queries, k, params=looked)
+        # What is not found has the number -1.
+        if cells >= coarse.nlist or (found[1] >= 0).all():
+            return found
+        cells *= 2
 
 
 class NeighbourhoodRetriever:

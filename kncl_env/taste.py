@@ -46,7 +46,7 @@ EDGES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 LEVELS = len(EDGES) + 1
 
 # Raised whenever a trait would come out with other values.
-TRAITS_VERSION = 1
+TRAITS_VERSION = 2
 
 # Tokens' worth of unigram statistics that a bigram's own are mixed with.
 BACKOFF = 50.0

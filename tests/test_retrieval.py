@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kncl_env import retrieval
 from kncl_env.retrieval import NeighbourhoodRetriever, PassageIndex
 from kncl_env.world import World
 from rabbit_holes.simulated import WALKERS, simulate
@@ -26,6 +27,41 @@ def test_search_agrees_with_a_plain_product(tmp_path: Path) -> None:
     expected = passages[np.argsort(-(queries @ vectors.T), axis=1)[:, :10]]
     assert np.array_equal(index.search(queries, 10), expected)
     assert index.search(queries, 9999).shape == (7, 500)
+
+
+def test_an_inverted_file_finds_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = unit(3000, 16, 0), unit(5, 16, 1)
+    exact = PassageIndex.build(vectors, np.arange(3000), "abc")
+    for limit in ("EXACT", "EXACT_PAIRS"):
+        monkeypatch.setattr(retrieval, limit, 100)
+    monkeypatch.setattr(retrieval, "PROBED", 1)
+    coarse = PassageIndex.build(vectors, np.arange(3000), "abc")
+    assert np.array_equal(coarse.vectors(), vectors)
+    few = coarse.search(queries, 5)
+    assert few.shape == (5, 5)
+    assert (few == exact.search(queries, 5)).mean() < 1  # it does not look everywhere
+    for k in (500, 2900, 9999):  # one cell holds about fourteen
+        found = coarse.search(queries, k)
+        assert found.shape == (5, min(k, 3000))
+        assert all(len(set(row)) == len(row) for row in found.tolist())
+    assert np.array_equal(coarse.search(queries, 3000), exact.search(queries, 3000))
+
+
+def test_a_copy_is_the_nearest_other_in_an_inverted_file_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors = unit(2000, 16, 0)
+    vectors[1500:] = vectors[:500]
+    index = PassageIndex.build(vectors, np.arange(3, 2003), "abc")
+    exact = index.nearest_other(2010)
+    assert exact[3:503] == pytest.approx(1, abs=1e-6)
+    assert not exact[:3].any()
+    assert not exact[2003:].any()
+    monkeypatch.setattr(retrieval, "EXACT_PAIRS", 100)
+    found = index.nearest_other(2010)
+    assert found[3:503] == pytest.approx(1, abs=1e-6)
+    assert (found <= exact + 1e-6).all()
+    assert np.mean(np.isclose(found, exact, atol=1e-6)) > 0.8
 
 
 def test_a_neighbourhood_holds_the_own_text_and_the_nearest_of_the_rest(

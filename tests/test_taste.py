@@ -17,7 +17,7 @@ from fakes import corpus_of, fake_env
 import kncl_env  # noqa: F401
 from kncl_env.make import topic_expansion
 from kncl_env.moment import load_moment, save_moment
-from kncl_env.retrieval import NeighbourhoodRetriever, PassageIndex
+from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.taste import (
     BACKOFF,
     GOAL_TRAITS,
@@ -111,16 +111,6 @@ def test_similarities_are_plain_products(small_world: World) -> None:
     closest = (vectors @ goal.vectors.T).max(1)
     place = TRAITS.index("goal_closest")
     assert closest[levels[:, place] == LEVELS - 1].min() >= closest[levels[:, place] < 8].max()
-
-
-def test_vectors_of_an_inverted_file_can_be_read_back() -> None:
-    import faiss
-
-    vectors = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
-    coarse: Any = faiss.index_factory(8, "IVF4,Flat", faiss.METRIC_INNER_PRODUCT)
-    coarse.train(vectors)
-    coarse.add(vectors)
-    assert np.array_equal(PassageIndex(coarse, np.arange(400), "x").vectors(), vectors)
 
 
 def test_each_kind_of_junk_stands_out_by_some_trait(noisy_world: World) -> None:
