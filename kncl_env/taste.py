@@ -51,6 +51,8 @@ TRAITS_VERSION = 2
 # Tokens' worth of unigram statistics that a bigram's own are mixed with.
 BACKOFF = 50.0
 
+DENSE = 2**26  # [keys] that are counted in one array, without sorting them
+
 
 @dataclass(frozen=True)
 class Taste:
@@ -206,13 +208,15 @@ def _token_traits(world: World) -> tuple[Floats, Floats, Floats]:
     n, n_tokens = len(lengths), world.tokenizer.get_vocab_size()
     passage = np.repeat(np.arange(n), lengths)
     training = (world.passage_split == 0)[passage]
-    total, here, distinct = _counts(tokens, passage, training, n)
+    total, here, distinct = _counts(tokens, n_tokens, passage, training, n)
     rest = training.sum() - np.where(training, lengths[passage], 0)
     likely = (total - here + 1.0) / (rest + n_tokens)
     pair = np.flatnonzero(passage[1:] == passage[:-1])  # the first of two tokens of one passage
     before, after = tokens[pair], tokens[pair + 1]
-    both, both_here, _ = _counts(before * n_tokens + after, passage[pair], training[pair], n)
-    first, first_here, _ = _counts(before, passage[pair], training[pair], n)
+    both, both_here, _ = _counts(
+        before * n_tokens + after, n_tokens**2, passage[pair], training[pair], n
+    )
+    first, first_here, _ = _counts(before, n_tokens, passage[pair], training[pair], n)
     chained = (both - both_here + BACKOFF * likely[pair + 1]) / (first - first_here + BACKOFF)
     size = np.bincount(passage, weights=bytes_per_token(world.tokenizer)[tokens], minlength=n)
     size = np.maximum(1.0, size)
@@ -223,18 +227,20 @@ def _token_traits(world: World) -> tuple[Floats, Floats, Floats]:
 
 
 def _counts(
-    keys: Ints, passage: Ints, training: NDArray[np.bool_], n: int
+    keys: Ints, n_keys: int, passage: Ints, training: NDArray[np.bool_], n: int
 ) -> tuple[Floats, Floats, Floats]:
     """Of each key: how often the training text has it, how often its own training passage has.
 
     Returns:
         Both counts, (M,) each, and the number of distinct keys of each passage, (n,).
     """
-    known, number = np.unique(keys, return_inverse=True)
-    total = np.bincount(number[training], minlength=len(known))[number]
+    if n_keys > DENSE:
+        known, keys = np.unique(keys, return_inverse=True)
+        n_keys = len(known)
+    total = np.bincount(keys[training], minlength=n_keys)[keys]
     found, place, counts = np.unique(
-        passage * len(known) + number, return_inverse=True, return_counts=True
+        passage * n_keys + keys, return_inverse=True, return_counts=True
     )
-    distinct = np.bincount(found // max(1, len(known)), minlength=n)
+    distinct = np.bincount(found // max(1, n_keys), minlength=n)
     here = np.where(training, counts[place], 0)
     return total.astype(np.float64), here.astype(np.float64), distinct.astype(np.float64)

@@ -161,9 +161,11 @@ def _surrogate(args: argparse.Namespace) -> int:
 
 def _taste(args: argparse.Namespace) -> int:
     import torch
+    from rich.console import Console
     from rich.progress import Progress
 
     from kncl_env.make import Setup
+    from kncl_env.retrieval import NeighbourhoodRetriever
     from kncl_env.taste import TRAITS
     from kncl_env.vector import side_by_side, worth_compiling
     from kncl_env.world import World
@@ -180,6 +182,10 @@ def _taste(args: argparse.Namespace) -> int:
     together = side_by_side(
         world, args.learners, compile=worth_compiling(updates), progress=True, **settings
     )
+    retriever = together.envs[0].retriever
+    assert isinstance(retriever, NeighbourhoodRetriever)
+    with Console(stderr=True).status("measuring the passages, once for this world"):
+        retriever.traits.levels  # noqa: B018
     with Progress(transient=True) as bar:
         task = bar.add_task("episodes", total=episodes)
         found = learn_taste(

@@ -15,6 +15,7 @@ import pytest
 from fakes import corpus_of, fake_env
 
 import kncl_env  # noqa: F401
+from kncl_env import taste as module
 from kncl_env.make import topic_expansion
 from kncl_env.moment import load_moment, save_moment
 from kncl_env.retrieval import NeighbourhoodRetriever
@@ -71,7 +72,12 @@ def taste(trait: str, share: float = 0.2, least: bool = False) -> Taste:
 # -- traits ----------------------------------------------------------------------------------------
 
 
-def test_traits_of_tokens_are_those_of_plain_counting(noisy_world: World) -> None:
+@pytest.mark.parametrize("dense", [2**26, 10])
+def test_traits_of_tokens_are_those_of_plain_counting(
+    noisy_world: World, dense: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DENSE", dense)
+    monkeypatch.setenv("KNCL_CACHE", str(tmp_path))
     world = noisy_world
     ids, starts = world.tokens()
     texts = [ids[a:b].tolist() for a, b in pairwise(starts)]
