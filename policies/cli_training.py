@@ -56,7 +56,9 @@ def taste_parser(verbs: Any, with_settings: bool) -> None:
     )
     verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
     verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--force", action="store_true")
+    verb.add_argument(
+        "--force", action="store_true", help="replace T.json; the episodes beside it are used again"
+    )
     verb.set_defaults(action=_taste)
     if with_settings:
         from policies.settings_args import add_settings

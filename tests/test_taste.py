@@ -36,7 +36,7 @@ from policies.baselines import reader_of
 from policies.cli import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.evaluation import play
-from policies.tasting import fit_worth, held_out_r2, learn_taste
+from policies.tasting import SHARES, fit_worth, held_out_r2, learn_taste
 from policies.vec_env import make_vec_env
 from train_lm.tokenizer import bytes_per_token
 
@@ -159,6 +159,7 @@ def test_a_taste_likes_its_share_of_the_training_text_and_nothing_held_out(
     for share in (0.1, 0.5, 1.0):
         likes = traits.likes(Taste.of(worth, share))
         assert likes[training].mean() == pytest.approx(share, abs=0.02)
+        assert share < 1 or likes[training].all()
         assert not likes[~training].any()
         value = traits.worth(worth)
         assert value[likes].min() >= value[training & ~likes].max(initial=-np.inf)
@@ -362,7 +363,7 @@ def test_tasting_goes_on_where_it_was_stopped(noisy_world: World, tmp_path: Path
     journal.write_text(journal.read_text() + '{"what": "taste 3", "rew')
     seen.clear()
     assert learn(tmp_path / "t.json", on_episode=lambda: seen.append(1)) == whole
-    assert len(seen) == 4 + 5
+    assert len(seen) == 4 + len(SHARES)
     assert (tmp_path / "t.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     with pytest.raises(ValueError, match="of this world and these settings"):
         learn(tmp_path / "t.json", seed=1)
@@ -380,7 +381,7 @@ def test_a_taste_from_the_command_line_is_trained_with_and_told_of(
     printed = capsys.readouterr().out
     card = json.loads(place.read_text())
     assert f"reads the best {card['taste']['share']:.0%}, {card['tokens']:,} tokens" in printed
-    assert card["tokens"] == 9 * 4 * 4 * card["settings"]["context"]
+    assert card["tokens"] == (4 + len(SHARES)) * 4 * 4 * card["settings"]["context"]
     train = ["train", *world, "--out", str(policy), "--iterations", "1", "--episodes", "2"]
     assert main([*train, "--learners", "2", "--taste", str(place), *OPTIONS]) == 0
     assert CuriosityPolicy.load(policy).taste == Taste.from_json(card["taste"])
