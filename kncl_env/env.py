@@ -159,7 +159,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
 
     Terminated: the frontier is empty. Truncated: the token budget is spent.
 
-    Options of `reset`: `taste`, a `Taste`: only passages that it likes are read in this episode.
+    Options of `reset`: `taste`, a `Taste`: an expansion reads only windows that begin in a passage
+    that it likes, and so does consolidation where there is enough of them.
 
     State: `snapshot()` and `restore()` capture it exactly.
 
@@ -349,7 +350,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         seeds = self.np_random.choice(self.seeds, n, replace=False)
         topics = [int(t) for t in (*nucleus.expanded, *seeds)]
         passages = np.concatenate([self.retriever.own(t, self._now.taste) for t in topics])
-        if not len(self.reading_store.windows_of(passages)):  # there is nothing to its taste
+        # With little to its taste it would read the same few windows again and again.
+        if len(self.reading_store.windows_of(passages)) < self.config.windows_per_step:
             passages = np.concatenate([self.retriever.own(t) for t in topics])
         return self._now.reading.rehearse(
             np.unique(passages), self.config.windows_per_step, self.np_random

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXACT = 200_000  # [vectors] that are searched one by one
 EXACT_PAIRS = 50_000  # [vectors] whose nearest others are: this is their square
 PROBED = 32  # [cells] searched at least in an inverted file
+GPU_MOST = 2048  # [vectors] that an index on a GPU finds at most
 LOOKED_AT = 8  # [cells] searched for the nearest other passage
 
 
@@ -157,14 +158,14 @@ def _search(
     coarse: Any = faiss.downcast_index(rows)
     parameters: Any = faiss.SearchParametersIVF
     if not isinstance(coarse, faiss.IndexIVF):
-        return index.search(queries, k)
+        return (index if k <= GPU_MOST else rows).search(queries, k)
     # Two times what is wanted: cells differ in size.
     cells = max(coarse.nprobe, int(np.ceil(2 * k * coarse.nlist / coarse.ntotal)))
     while True:
         looked = parameters(nprobe=min(cells, coarse.nlist))
         try:
             found = index.search(queries, k, params=looked)
-        except RuntimeError:  # copies on several GPUs take no parameters
+        except RuntimeError:  # a GPU's has a limit to k, copies on several take no parameters
             found = coarse.search(queries, k, params=looked)
         # What is not found has the number -1.
         if cells >= coarse.nlist or (found[1] >= 0).all():

@@ -9,6 +9,7 @@ which passage is junk.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -51,6 +52,8 @@ TRAITS_VERSION = 2
 # Tokens' worth of unigram statistics that a bigram's own are mixed with.
 BACKOFF = 50.0
 
+_MEASURING = Lock()
+
 DENSE = 2**26  # [keys] that are counted in one array, without sorting them
 
 
@@ -67,41 +70,47 @@ class Taste:
     share: float
 
     def __post_init__(self) -> None:
-        shape = np.array(self.worth, dtype=np.float64).shape if _even(self.worth) else None
-        if shape != (len(TRAITS), LEVELS) or not np.isfinite(self.worth).all():
+        shape = np.shape(self.worth)
+        if shape != (len(TRAITS), LEVELS):
             raise ValueError(
-                f"expected a finite worth of {len(TRAITS)} traits at {LEVELS} levels, got "
-                f"{'another shape' if shape != (len(TRAITS), LEVELS) else 'a value that is not'}"
+                f"expected the worth of {len(TRAITS)} traits at {LEVELS} levels, got {shape}"
             )
+        if not np.isfinite(self.worth).all():
+            raise ValueError("expected a finite worth of every level, got one that is not")
         if not 0 < self.share <= 1:
             raise ValueError(f"expected a share of 0 to 1, above 0, got {self.share}")
 
     @classmethod
     def of(cls, worth: Floats, share: float) -> Taste:
         """From an array (TRAITS, LEVELS)."""
-        return cls(tuple(tuple(float(x) for x in row) for row in worth), float(share))
+        rows = np.atleast_2d(worth)
+        return cls(tuple(tuple(float(x) for x in row) for row in rows), float(share))
 
     def to_json(self) -> dict[str, Any]:
-        return {"traits": TRAITS, "edges": EDGES, "worth": self.worth, "share": self.share}
+        made_for = {"version": TRAITS_VERSION, "traits": TRAITS, "edges": EDGES}
+        return {**made_for, "worth": self.worth, "share": self.share}
 
     @classmethod
     def from_json(cls, found: Any) -> Taste:
         """Raises: ValueError where it is no taste, or one for other traits."""
         if not isinstance(found, Mapping) or not {"worth", "share"} <= set(found):
             raise ValueError("expected a taste with its worth and share, got something else")
-        if [*found.get("traits", ())] != [*TRAITS] or [*found.get("edges", ())] != [*EDGES]:
-            raise ValueError(
-                f"expected a taste for {', '.join(TRAITS)}, got one for "
-                f"{', '.join(map(str, found.get('traits', ()))) or 'nothing named'}: learn it again"
-            )
+        for name, own in (("version", TRAITS_VERSION), ("traits", TRAITS), ("edges", EDGES)):
+            wanted = json.loads(json.dumps(own))
+            if found.get(name) != wanted:
+                raise ValueError(
+                    f"expected a taste whose {name} are {wanted}, got {found.get(name)}: "
+                    "learn it again with this version"
+                )
         try:
-            return cls.of(np.array(found["worth"], dtype=np.float64), float(found["share"]))
-        except TypeError as error:
-            raise ValueError(f"expected numbers in a taste, got {error}") from None
-
-
-def _even(rows: Any) -> bool:
-    return len({len(row) for row in rows}) == 1
+            worth = np.array(found["worth"], dtype=np.float64)
+            share = float(found["share"])
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"expected a taste's worth as {len(TRAITS)} rows of {LEVELS} numbers, and a share, "
+                "got something else: the file is edited or damaged"
+            ) from None
+        return cls.of(worth, share)
 
 
 class PassageTraits:
@@ -116,13 +125,12 @@ class PassageTraits:
         self.world, self.goal = world, goal
         self._likes: dict[Taste, NDArray[np.bool_]] = {}
         self._levels: NDArray[np.int8] | None = None
-        # Environments side by side share these traits, and would all begin to measure them.
-        self._measuring = Lock()
 
     @property
     def levels(self) -> NDArray[np.int8]:
         """(P, TRAITS) level of each trait, by its rank among the training passages."""
-        with self._measuring:
+        # Environments side by side would all begin to measure.
+        with _MEASURING:
             if self._levels is None:
                 self._levels = self._measure()
             return self._levels

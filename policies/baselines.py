@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
 from kncl_env.taste import Taste
-from train_lm.files import read_json
+from train_lm.files import hash_file, hash_json, read_json
 
 Ints = NDArray[np.int64]
 
@@ -66,6 +66,11 @@ def draws(groups: Callable[[TopicExpansionEnv], list[Ints]]) -> Arm:
         if taste not in known:
             pools = [reading.store.windows_of(group) for group in groups(env)]
             known[taste] = [pool for pool in pools if len(pool)]
+        if not known[taste]:
+            raise ValueError(
+                "expected passages to the taste among those that this arm draws from, got none: "
+                "give it a taste with a larger share, or none"
+            )
         windows = reading.spread(known[taste], env.config.windows_per_step, rng)
         reward, over, info = env.read(windows)
         return reward, over, info, observation
@@ -139,11 +144,19 @@ class Reader:
         name: In tables and files.
         act: Spends the budget.
         taste: What passages it reads; None for all.
+        weights: Digest of a policy's weights.
     """
 
     name: str
     act: Arm
     taste: Taste | None = None
+    weights: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Tells two trainings of the same name apart, and two tastes; plain baselines have none."""
+        taste = hash_json(self.taste.to_json())[:8] if self.taste else ""
+        return "-".join(part for part in (self.weights[:8], taste) if part) or "base"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -170,7 +183,8 @@ def reader_of(arm: str) -> Reader:
         def choose(env: TopicExpansionEnv, seen: Observation, rng: np.random.Generator) -> int:
             return policy.predict(seen, action_masks=env.action_masks())[0]
 
-        return Reader(Path(arm).name, expands(choose), policy.taste)
+        weights = hash_file(Path(arm) / "policy.safetensors")
+        return Reader(Path(arm).name, expands(choose), policy.taste, weights)
     name, plus, place = arm.partition("+")
     if not plus or name not in BASELINES:
         raise ValueError(
@@ -200,4 +214,14 @@ def load_taste(file: Path) -> Taste:
             f"expected a taste in {file}, got another kind of file: make one with "
             "`kncl-policy taste`"
         )
-    return Taste.from_json(card.get("taste"))
+    try:
+        return Taste.from_json(card.get("taste"))
+    except ValueError as error:
+        raise ValueError(f"{error} (in {file})") from None
+
+
+def place_of(arm: str) -> Path:
+    """The policy directory, or the file, that an arm is read from; nothing's, for a plain name."""
+    if arm in BASELINES or Path(arm).is_dir():
+        return Path(arm)
+    return Path(arm.partition("+")[2] or arm)

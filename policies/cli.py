@@ -76,7 +76,7 @@ def _run_parser(verbs: Any, with_settings: bool) -> None:
         "run", help="close the loop: a policy decides while a larger model trains"
     )
     verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--policy", required=True, help="a policy directory, or a baseline's name")
+    verb.add_argument("--policy", required=True, help="an arm: as for evaluate")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN")
     verb.add_argument("--save-every", type=int, default=5, help="steps between checkpoints (5)")
     verb.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU (all)")
@@ -93,6 +93,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     import torch
 
     from kncl_env.world import World
+    from policies.baselines import place_of
     from policies.evaluation import check_arms, evaluate
     from policies.settings_args import settings_of
 
@@ -101,7 +102,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     arms = [name.strip() for name in args.policies.split(",") if name.strip()]
     check_arms(arms)
-    begin(args.out, args.force, [args.world, *map(Path, arms)])
+    begin(args.out, args.force, [args.world, *map(place_of, arms)])
     learned = [Path(name).name for name in arms if Path(name).is_dir()]
     for i in range(args.inits):
         warm_up(world.path, {**settings, "learner_seed": settings.get("learner_seed", 0) + i})
@@ -133,6 +134,7 @@ def _run_loop(args: argparse.Namespace) -> int:
 
     from kncl_env.make import Setup
     from kncl_env.world import World
+    from policies.baselines import place_of
     from policies.closed_loop import run_closed_loop
     from policies.settings_args import settings_of
     from train_lm.checkpoint import last_checkpoint
@@ -142,7 +144,7 @@ def _run_loop(args: argparse.Namespace) -> int:
     world = World.open(args.world)
     settings = settings_of(args)
     steps = Setup.from_settings(settings).steps
-    begin(args.out, args.force, [args.world, Path(args.policy)])
+    begin(args.out, args.force, [args.world, place_of(args.policy)])
     # The bar begins with the first step: the nucleus phase has one of its own.
     quiet = not sys.stderr.isatty()
     bar = Progress(console=Console(stderr=True), transient=True, disable=quiet)

@@ -10,16 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from policies.runs import begin, warm_up
+from policies.runs import begin, check_region, warm_up
 from train_lm.command_line import claim_output
 
 
 def record_parser(verbs: Any, with_settings: bool) -> None:
     verb = verbs.add_parser("record", help="play episodes and write down what a surrogate needs")
     verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument(
-        "--policy", nargs="+", required=True, help="arms: baselines and policy directories"
-    )
+    verb.add_argument("--policy", nargs="+", required=True, help="arms: as for evaluate")
     verb.add_argument("--episodes", type=int, default=4, help="episodes of each (4)")
     verb.add_argument("--out", type=Path, required=True, metavar="F.jsonl")
     verb.add_argument(
@@ -179,6 +177,7 @@ def _taste(args: argparse.Namespace) -> int:
     world = World.open(args.world)
     settings = settings_of(args)
     setup = Setup.from_settings(settings)
+    check_region(world, setup.region)
     episodes = args.episodes + args.trials * len(SHARES)
     updates = episodes * setup.steps * setup.updates_per_step
     together = side_by_side(
@@ -242,11 +241,7 @@ def _train(args: argparse.Namespace) -> int:
     world = World.open(args.world)
     settings = settings_of(args)
     setup = Setup.from_settings(settings)
-    if setup.region in world.card["scenario"]["transfer_regions"]:
-        raise ValueError(
-            f"expected a region to train on, got {setup.region!r}, which this world keeps for "
-            "measuring transfer: see scenario.transfer_regions in world.json"
-        )
+    check_region(world, setup.region)
     begin(
         args.out, args.force, [p for p in (args.world, args.init, args.practice, args.taste) if p]
     )

@@ -44,7 +44,7 @@ def run_closed_loop(
     events, `summary.json` and, at the end, a Hugging Face model directory.
 
     Args:
-        policy: A policy directory, or a baseline by name.
+        policy: An arm, as `reader_of` takes it.
         settings: Fields of `Setup`; its `model` is what is trained.
         seed: Of slots, of the order of text and of the policy's own choices.
         save_every: Steps between checkpoints.

@@ -7,7 +7,6 @@ interrupted evaluation goes on where it was.
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import MEASURED_WINDOWS
 from kncl_env.make import NUCLEUS_VERSION, Setup
+from kncl_env.taste import TRAITS_VERSION
 from kncl_env.vector import side_by_side, worth_compiling
 from kncl_env.world import World
 from policies.baselines import reader_of
@@ -101,7 +101,7 @@ def evaluate(
 
     Args:
         settings: Fields of `Setup`, the same for all arms.
-        arms: Baselines by name, policies by directory; `uniform` must be among them.
+        arms: As `reader_of` takes them; `uniform` must be among them.
         inits: Different initialisations of the learner, spread over the seeds.
         learners: Episodes played side by side, their learners in one bank.
         subject: The arm that the report's first sentence is about.
@@ -119,7 +119,7 @@ def evaluate(
         raise ValueError(f"expected inits and learners >= 1, got {inits} and {learners}")
     seeds = list(seeds)
     settings = {k: v for k, v in vars(setup).items() if k != "context"}
-    versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS}
+    versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS, "traits": TRAITS_VERSION}
     plan = {"world": world.hash, "settings": settings, "inits": inits, "versions": versions}
     updates = len(arms) * len(seeds) * setup.steps * setup.updates_per_step
     # As it began: the last digits depend on it.
@@ -129,8 +129,9 @@ def evaluate(
     records: list[dict[str, Any]] = []
     waiting: list[tuple[str, int, Path]] = []
     for arm, name in zip(arms, names, strict=True):
+        digest = reader_of(arm).digest
         for seed in seeds:
-            file = out / "episodes" / f"{name}-{_digest(arm)}-{seed}.json"
+            file = out / "episodes" / f"{name}-{digest}-{seed}.json"
             if file.is_file():
                 records.append(read_json(file))
                 on_episode(records[-1])
@@ -279,12 +280,6 @@ def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: li
 def _scenario(world: World) -> str:
     scenario = world.card["scenario"]
     return f"{scenario['name']}: {scenario['region']}" if scenario["region"] else scenario["name"]
-
-
-def _digest(arm: str) -> str:
-    """Tells two trainings of a policy of the same name apart; baselines have none."""
-    file = Path(arm) / "policy.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file.is_file() else "base"
 
 
 def _commit() -> str:

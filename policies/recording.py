@@ -41,7 +41,7 @@ def record(
 
     Args:
         together: Environments that play side by side.
-        arms: Baselines by name, policies by directory.
+        arms: As `reader_of` takes them.
         episodes: Episodes of every arm.
         probes: Topics, drawn anew at each step, that are probed beside those of the environment.
 
@@ -66,14 +66,19 @@ def record(
                 f"expected episodes of this world and these settings in {out}, got others: "
                 "name another --out"
             )
-        done = {(e["arm"], e["seed"]) for e in known}
+        done = {(e["arm"], e.get("digest", "base"), e["seed"]) for e in known}
         # A line that a stopped run left unfinished must not run into the next one.
         lines = [found, *known]
     else:
         lines = [header]
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     seeds = range(first_seed, first_seed + episodes)
-    waiting = [(arm, seed) for seed in seeds for arm in players if (arm, seed) not in done]
+    waiting = [
+        (arm, seed)
+        for seed in seeds
+        for arm, reader in players.items()
+        if (arm, reader.digest, seed) not in done
+    ]
     for i in range(0, len(waiting), len(together)):
         wave = waiting[i : i + len(together)]
         played = together.run(
@@ -83,7 +88,7 @@ def record(
             ]
         )
         for (arm, seed), steps in zip(wave, played, strict=True):
-            episode = {"arm": arm, "seed": seed, "steps": steps}
+            episode = {"arm": arm, "digest": players[arm].digest, "seed": seed, "steps": steps}
             with out.open("a") as stream:
                 stream.write(json.dumps(episode) + "\n")
             on_episode(episode)

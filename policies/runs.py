@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kncl_env.world import World
 
 
 def begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
@@ -36,3 +39,12 @@ def warm_up(world: Path, settings: dict[str, Any]) -> None:
     from kncl_env.make import topic_expansion
 
     topic_expansion(world, progress=True, **settings)
+
+
+def check_region(world: World, region: str | None) -> None:
+    """Raises: ValueError where the world keeps the region for measuring transfer."""
+    if region in world.card["scenario"]["transfer_regions"]:
+        raise ValueError(
+            f"expected a region to train on, got {region!r}, which this world keeps for "
+            "measuring transfer: see scenario.transfer_regions in world.json"
+        )

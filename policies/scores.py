@@ -247,7 +247,10 @@ def summarise(
         both = table[arm], table[rival]
         found = [speed_over(both[0][s], both[1][s], table[reference][s]) for s in seeds]
         known = [x for x in found if not math.isnan(x)]
-        return interval(known) if known else None
+        if not known:
+            return None
+        result = interval(known)
+        return result | {"low": None if result["low"] is None else max(0.0, result["low"])}
 
     def gap(arm: str) -> dict[str, Any] | None:
         # A share of a gap that was not shown to exist would be noise over noise.

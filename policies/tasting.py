@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import WorldLearner
-from kncl_env.make import Setup
+from kncl_env.make import NUCLEUS_VERSION, Setup
 from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.taste import LEVELS, TRAITS, TRAITS_VERSION, PassageTraits, Taste
 from kncl_env.vector import SideBySide
 from kncl_env.world import World
 from policies.baselines import TASTE_FORMAT, reader_of
-from train_lm.files import write_json
+from train_lm.files import hash_json, replacing, write_json
 
 Floats = NDArray[np.float64]
 
@@ -77,15 +77,17 @@ def learn_taste(
         raise ValueError(
             f"expected at least {FOLDS} episodes and 1 trial, got {episodes} and {trials}"
         )
-    act = reader_of(arm).act
+    reader = reader_of(arm)
     config = together.envs[0].config
     assert isinstance(config, Setup)
     header = {
         "format": "kncl-tastings",
         "world": world.hash,
         "settings": json.loads(json.dumps(asdict(config))),
-        "traits": TRAITS_VERSION,
-        "arm": arm,
+        "versions": {"nucleus": NUCLEUS_VERSION, "traits": TRAITS_VERSION},
+        "windows": WINDOWS,
+        "read": READ,
+        "arm": [reader.name, reader.weights],
         "seed": seed,
     }
     journal = _Journal(out.with_name(out.name + ".episodes.jsonl"), header)
@@ -98,12 +100,13 @@ def learn_taste(
     traits = np.array([episode["traits"] for episode in found])  # (E, S, TRAITS · LEVELS)
     rewards = np.array([episode["rewards"] for episode in found])  # (E, S)
     worth = fit_worth(traits, rewards).reshape(len(TRAITS), LEVELS)
+    tag = hash_json(worth.tolist())[:8]  # trials are of this worth and no other
     tried = journal.play(
         together,
         [
             (
-                f"share {share} of {episodes}, {i}",
-                partial(_try, act=act, taste=Taste.of(worth, share), seed=first + 5_000 + i),
+                f"share {share} of {tag}, {i}",
+                partial(_try, act=reader.act, taste=Taste.of(worth, share), seed=first + 5_000 + i),
             )
             for share in SHARES
             for i in range(trials)
@@ -209,7 +212,8 @@ class _Journal:
         self.file = file
         self.known: dict[str, dict[str, Any]] = {}
         if file.is_file():
-            first, *lines = file.read_text().split("\n")[:-1] or [""]
+            whole = file.read_text().split("\n")[:-1]
+            first, *lines = whole or [json.dumps(header)]
             if first != json.dumps(header):
                 raise ValueError(
                     f"expected tastings of this world and these settings in {file}, got others: "
@@ -219,7 +223,8 @@ class _Journal:
         file.parent.mkdir(parents=True, exist_ok=True)
         # What a stopped run left of a line must not run into the next one.
         kept = [header, *self.known.values()]
-        file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with replacing(file) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     def play(
         self,

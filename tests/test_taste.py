@@ -206,14 +206,11 @@ def test_an_episode_reads_to_its_taste_and_the_next_one_anything(small_world: Wo
     assert read({"taste": None}) == read({})
 
 
-def test_nothing_to_its_taste_is_no_reason_to_read_nothing() -> None:
-    env = fake_env()
-    env.retriever.own = lambda topic, taste=None: (  # type: ignore[method-assign]
-        np.arange(4 * topic, 4 * topic + 4 * (taste is None))
-    )
+def test_little_to_its_taste_is_no_reason_to_read_it_again_and_again() -> None:
+    env = fake_env()  # whose retriever likes one passage of four windows
     env.reset(seed=0, options={"taste": taste("unigram_loss")})
     *_, info = env.step(env.config.slots)
-    assert len(info["windows"]) == env.config.windows_per_step
+    assert len(np.unique(info["windows"])) == env.config.windows_per_step == 8
 
 
 @pytest.mark.parametrize(
@@ -302,17 +299,60 @@ def test_a_policy_keeps_its_taste_and_lends_it_to_baselines(
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="another kind of file"):
         reader_of(f"random+{tmp_path / 'other.json'}")
+    (tmp_path / "odd.json").write_text('{"format": "kncl-taste", "taste": {"share": 1}}')
+    with pytest.raises(ValueError, match=r"worth and share, got something else \(in .*odd.json"):
+        reader_of(f"random+{tmp_path / 'odd.json'}")
+
+
+def test_arms_of_one_name_and_another_taste_or_training_are_told_apart(tmp_path: Path) -> None:
+    def made(place: str, seed: int, found: Taste | None) -> str:
+        network = CuriosityNetwork(CuriosityConfig(width=16, seed=seed))
+        CuriosityPolicy(network, taste=found).save(tmp_path / place / "p")
+        return str(tmp_path / place / "p")
+
+    places = [
+        made("a", 0, None),
+        made("b", 1, None),
+        made("c", 0, taste("unigram_loss")),
+        made("d", 0, taste("bigram_gain")),
+    ]
+    arms = ["random", *places, f"random+{places[2]}", f"random+{places[3]}"]
+    assert len({reader_of(arm).digest for arm in arms}) == len(arms)
+    assert reader_of("random").digest == "base"
+
+
+def test_force_does_not_take_a_borrowed_taste_with_it(small_world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16)), taste=taste("bigram_gain")).save(
+        out / "p"
+    )
+    (out / "config.json").write_text("{}")
+    arms = f"uniform,random+{out / 'p'}"
+    argv = ["evaluate", "--world", str(small_world.path), "--policies", arms, "--out", str(out)]
+    assert main([*argv, "--force", *OPTIONS]) == 2
+    assert (out / "p" / "policy.json").is_file()
+
+
+def test_a_taste_that_likes_none_of_what_an_arm_draws_is_an_error(small_world: World) -> None:
+    env = topic_expansion(small_world, **SETTINGS)
+    env.retriever.own = lambda topic, taste=None: np.zeros(0, dtype=np.int64)  # type: ignore[attr-defined]
+    observation, _ = env.reset(seed=0, options={"taste": taste("bigram_gain")})
+    with pytest.raises(ValueError, match="expected passages to the taste"):
+        reader_of("oracle").act(env, observation, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"worth": [[1.0]]}, "another shape"),
-        ({"worth": [[1.0], [1.0, 2.0]]}, "inhomogeneous|another shape"),
-        ({"worth": [[None] * LEVELS] * len(TRAITS)}, "expected"),
+        ({"worth": [[1.0]]}, r"worth of 7 traits at 9 levels, got \(1, 1\)"),
+        ({"worth": [[1.0], [1.0, 2.0]]}, "7 rows of 9 numbers.*edited or damaged"),
+        ({"worth": "much"}, "7 rows of 9 numbers.*edited or damaged"),
+        ({"worth": [[None] * LEVELS] * len(TRAITS)}, "a finite worth of every level"),
         ({"share": 0}, "share of 0 to 1, above 0, got 0"),
-        ({"traits": ["charm"]}, "got one for charm"),
-        ({"share": None}, "expected numbers"),
+        ({"share": None}, "and a share, got something else"),
+        ({"traits": ["charm"]}, r"traits are \['unigram_loss'.* got \['charm'\]"),
+        ({"edges": None}, r"edges are \[0.05.* got None"),
+        ({"version": 1}, "version are 2, got 1"),
     ],
 )
 def test_an_edited_taste_is_refused_with_the_reason(
@@ -367,6 +407,9 @@ def test_tasting_goes_on_where_it_was_stopped(noisy_world: World, tmp_path: Path
     assert (tmp_path / "t.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     with pytest.raises(ValueError, match="of this world and these settings"):
         learn(tmp_path / "t.json", seed=1)
+    # A run that was stopped before its first whole line has lost nothing.
+    (tmp_path / "v.json.episodes.jsonl").write_text('{"format": "kn')
+    assert learn(tmp_path / "v.json") == whole
     with pytest.raises(ValueError, match="at least 4 episodes and 1 trial, got 3 and 1"):
         learn(tmp_path / "u.json", episodes=3)
 
@@ -392,6 +435,10 @@ def test_a_taste_from_the_command_line_is_trained_with_and_told_of(
     capsys.readouterr()
     assert main(["taste", *world, "--out", str(place), *few, *OPTIONS]) == 2
     assert "add --force" in capsys.readouterr().err
+    kept = small_world.card["scenario"]["transfer_regions"][0]
+    argv = ["taste", *world, "--out", str(tmp_path / "u.json"), "--region", kept]
+    assert main([*argv, *few, *OPTIONS]) == 2
+    assert f"a region to train on, got '{kept}'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

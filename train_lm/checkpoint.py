@@ -70,7 +70,9 @@ def claim_run(run: Path, settings: Mapping[str, Any]) -> None:
     if file.is_file():
         found, wanted = read_json(file), json.loads(json.dumps(settings))
         if found != wanted:
-            names = ", ".join(sorted(k for k in wanted if found.get(k) != wanted[k]))
+            none = object()  # a setting that the other has not even as null
+            differ = [k for k in {*found, *wanted} if found.get(k, none) != wanted.get(k, none)]
+            names = ", ".join(sorted(differ))
             raise ValueError(
                 f"expected the settings of the run in {run}, got others ({names}): "
                 "name another --out, or add --force to begin again"
