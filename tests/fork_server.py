@@ -62,13 +62,16 @@ class ForkServer:
         """SIGKILL; harmless where the command has ended, as it stays a zombie until `wait`."""
         os.kill(pid, signal.SIGKILL)
 
+    def running(self, pid: int) -> bool:
+        return bool(self._ask({"running": pid}))
+
     def kill_at(self, pid: int, file: Path, lines: int, delay: float) -> None:
         """SIGKILL `delay` seconds after `file` holds so many lines, or the command has ended.
 
         A moment told by what the command has written falls where it is meant to on a machine of any
         speed; one told by the clock alone may fall into the start-up every time.
         """
-        while self._ask({"running": pid}) and _lines(file) < lines:
+        while self.running(pid) and _lines(file) < lines:
             time.sleep(0.002)
         time.sleep(delay)
         self.kill(pid)
