@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,22 @@ class Taste:
         return {**made_for, "worth": self.worth, "share": self.share}
 
     @classmethod
-    def from_json(cls, found: Any) -> Taste:
-        """Raises: ValueError where it is no taste, or one for other traits."""
+    def from_json(cls, found: Any, place: Path) -> Taste:
+        """From what `to_json` gave.
+
+        Args:
+            place: Where it was read, for the message.
+
+        Raises:
+            ValueError: It is no taste, or one for other traits.
+        """
+        try:
+            return cls._from_json(found)
+        except ValueError as error:
+            raise ValueError(f"{error} (in {place})") from None
+
+    @classmethod
+    def _from_json(cls, found: Any) -> Taste:
         if not isinstance(found, Mapping) or not {"worth", "share"} <= set(found):
             raise ValueError("expected a taste with its worth and share, got something else")
         for name, own in (("version", TRAITS_VERSION), ("traits", TRAITS), ("edges", EDGES)):

@@ -214,14 +214,9 @@ def load_taste(file: Path) -> Taste:
             f"expected a taste in {file}, got another kind of file: make one with "
             "`kncl-policy taste`"
         )
-    try:
-        return Taste.from_json(card.get("taste"))
-    except ValueError as error:
-        raise ValueError(f"{error} (in {file})") from None
+    return Taste.from_json(card.get("taste"), file)
 
 
 def place_of(arm: str) -> Path:
     """The policy directory, or the file, that an arm is read from; nothing's, for a plain name."""
-    if arm in BASELINES or Path(arm).is_dir():
-        return Path(arm)
-    return Path(arm.partition("+")[2] or arm)
+    return Path(arm if Path(arm).is_dir() else arm.partition("+")[2] or arm)

@@ -21,7 +21,7 @@ from policies.baselines import Reader, reader_of
 from policies.curiosity import CLOSED, CuriosityPolicy
 from train_lm.checkpoint import CARD, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
-from train_lm.files import hash_file, hash_json, sweep, write_json
+from train_lm.files import hash_json, sweep, write_json
 from train_lm.model import save_model
 from train_lm.tokenizer import as_transformers
 
@@ -162,10 +162,9 @@ class _Loop:
 
 
 def _plan(world: World, policy: str, reader: Reader, setup: Setup, seed: int) -> dict[str, Any]:
-    weights = Path(policy) / "policy.safetensors"
     return {
         "world": world.hash,
-        "policy": hash_file(weights) if weights.is_file() else policy,
+        "policy": reader.weights or policy,
         "settings": {k: v for k, v in vars(setup).items() if k != "context"},
         "seed": seed,
         "nucleus": NUCLEUS_VERSION,

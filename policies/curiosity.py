@@ -283,13 +283,7 @@ class CuriosityPolicy:
             network.load_state_dict(load_file(weights))
         except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
             raise ValueError(f"expected the weights of a policy in {folder}, got {error}") from None
-        return cls(network, card.get("provenance"), seed, _taste_of(card, folder))
-
-
-def _taste_of(card: Mapping[str, Any], folder: Path) -> Taste | None:
-    if card.get("taste") is None:
-        return None
-    try:
-        return Taste.from_json(card["taste"])
-    except ValueError as error:
-        raise ValueError(f"{error} (in policy.json of {folder})") from None
+        taste = card.get("taste")
+        if taste is not None:
+            taste = Taste.from_json(taste, folder / "policy.json")
+        return cls(network, card.get("provenance"), seed, taste)

@@ -223,8 +223,8 @@ def summarise(
             "probability_of_improvement": probability_of_improvement(own, theirs),
         }
 
-    def speed_up(ratios: Sequence[float]) -> dict[str, Any]:
-        known = [0.0 if math.isinf(r) else 1 / r for r in ratios if r > 0]  # nan fails r > 0
+    def speed_of(values: Sequence[float]) -> dict[str, Any]:
+        known = [x for x in values if not math.isnan(x)]
         result: dict[str, Any] = {"values": known, "iqm": None, "low": None, "high": None}
         if known:
             result |= interval(known)
@@ -244,13 +244,8 @@ def summarise(
     def over_rival(arm: str) -> dict[str, Any] | None:
         if rival is None or arm == rival:
             return None
-        both = table[arm], table[rival]
-        found = [speed_over(both[0][s], both[1][s], table[reference][s]) for s in seeds]
-        known = [x for x in found if not math.isnan(x)]
-        if not known:
-            return None
-        result = interval(known)
-        return result | {"low": None if result["low"] is None else max(0.0, result["low"])}
+        own, theirs, goal = table[arm], table[rival], table[reference]
+        return speed_of([speed_over(own[s], theirs[s], goal[s]) for s in seeds])
 
     def gap(arm: str) -> dict[str, Any] | None:
         # A share of a gap that was not shown to exist would be noise over noise.
@@ -271,7 +266,7 @@ def summarise(
     for arm, by_seed in table.items():
         ordered = [by_seed[seed] for seed in seeds]
         ratios = [tokens_ratio(x, y) for x, y in zip(ordered, base, strict=True)]
-        speed = speed_up(ratios)
+        speed = speed_of([1 / r for r in ratios])  # 0 where it never gets there
         shares = [x.noise_share for x in ordered if not math.isnan(x.noise_share)]
         arms[arm] = {
             "n": len(seeds),

@@ -61,7 +61,7 @@ def learn_taste(
         together: Environments that play side by side.
         episodes: Episodes of random tastes.
         trials: Episodes at each share of `SHARES`.
-        arm: Chooses the topics of the trials: a baseline, or a policy directory.
+        arm: Chooses the topics of the trials, as `reader_of` takes it; its own taste is left aside.
         seed: Of everything.
         on_episode: Told of each episode, of `episodes + trials * len(SHARES)`.
 
@@ -113,7 +113,7 @@ def learn_taste(
         ],
         on_episode,
     )
-    returns = np.array([sum(e["rewards"]) for e in tried]).reshape(len(SHARES), trials)
+    returns = np.array([episode["return"] for episode in tried]).reshape(len(SHARES), trials)
     best = SHARES[int(returns.mean(1).argmax())]
     card = {
         "format": TASTE_FORMAT,
@@ -185,7 +185,7 @@ def _try(env: TopicExpansionEnv, act: Any, taste: Taste, seed: int) -> dict[str,
     over = False
     while not over:
         _, over, _, observation = act(env, observation, rng)
-    return {"rewards": [meter.reward()]}
+    return {"return": meter.reward()}
 
 
 class _Meter:

@@ -427,11 +427,11 @@ def test_a_taste_from_the_command_line_is_trained_with_and_told_of(
     assert card["tokens"] == (4 + len(SHARES)) * 4 * 4 * card["settings"]["context"]
     train = ["train", *world, "--out", str(policy), "--iterations", "1", "--episodes", "2"]
     assert main([*train, "--learners", "2", "--taste", str(place), *OPTIONS]) == 0
-    assert CuriosityPolicy.load(policy).taste == Taste.from_json(card["taste"])
+    assert CuriosityPolicy.load(policy).taste == Taste.from_json(card["taste"], place)
     # A policy that training starts from hands its taste on.
     again = ["train", *world, "--init", str(policy), "--out", str(tmp_path / "r")]
     assert main([*again, "--iterations", "1", "--episodes", "2", "--learners", "2", *OPTIONS]) == 0
-    assert CuriosityPolicy.load(tmp_path / "r").taste == Taste.from_json(card["taste"])
+    assert CuriosityPolicy.load(tmp_path / "r").taste == Taste.from_json(card["taste"], place)
     capsys.readouterr()
     assert main(["taste", *world, "--out", str(place), *few, *OPTIONS]) == 2
     assert "add --force" in capsys.readouterr().err
