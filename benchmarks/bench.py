@@ -42,11 +42,11 @@ from kncl_env.learner import MEASURED_WINDOWS
 from kncl_env.make import topic_expansion
 from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world import World
-from train_lm.bank import LearnerBank
+from train_lm.bank.bank import LearnerBank
 from train_lm.files import write_json
-from train_lm.memory import keep_freed_memory
+from train_lm.allocator import keep_freed_memory
 from train_lm.model import PRESETS, build_model
-from train_lm.programs import can_compile
+from train_lm.bank.programs import can_compile
 from train_lm.trainer import Trainer, TrainerConfig
 
 Rates = dict[str, NDArray[np.float64]]  # tokens per second of each round

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from train_lm.bank import LearnerBank
+from train_lm.bank.bank import LearnerBank
 from train_lm.trainer import Trainer
 
 Ints = NDArray[np.int64]

@@ -30,7 +30,7 @@ from kncl_env.reading import Reading
 from kncl_env.reward import Reward
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
-from train_lm.batches import TokenStore
+from train_lm.windows import TokenStore
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

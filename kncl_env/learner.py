@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world import World
-from train_lm.batches import TokenStore
+from train_lm.windows import TokenStore
 from train_lm.tokenizer import bytes_per_token
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from train_lm.lockstep import Member
+    from train_lm.bank.lockstep import Member
     from train_lm.trainer import Snapshot, Trainer
 
 Ints = NDArray[np.int64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.batches import TokenStore, draw_least_read
+from train_lm.windows import TokenStore, draw_least_read
 
 Ints = NDArray[np.int64]
 

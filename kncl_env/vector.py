@@ -25,7 +25,7 @@ from kncl_env.make import topic_expansion
 from kncl_env.world import World
 
 if TYPE_CHECKING:
-    from train_lm.lockstep import Lockstep
+    from train_lm.bank.lockstep import Lockstep
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ def worth_compiling(updates: int) -> bool:
     """Whether so many learner updates should be compiled, where a compiler is found."""
     import torch
 
-    from train_lm.programs import can_compile
+    from train_lm.bank.programs import can_compile
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return updates >= WORTH_COMPILING and can_compile(device)
@@ -87,8 +87,8 @@ def side_by_side(
     Raises:
         ValueError: Not one seed per environment, or `compile` without a compiler.
     """
-    from train_lm.bank import LearnerBank
-    from train_lm.lockstep import Lockstep
+    from train_lm.bank.bank import LearnerBank
+    from train_lm.bank.lockstep import Lockstep
     from train_lm.trainer import Trainer
 
     if n < 1:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from kncl_env.embedding import Embedder
 from kncl_env.graph import TopicGraph
 from kncl_env.splits import SPLITS, Passage
-from train_lm.batches import TokenStore
+from train_lm.windows import TokenStore
 from train_lm.files import read_json
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from train_lm.bank import LearnerBank
-from train_lm.lockstep import Lockstep, Member
+from train_lm.bank.bank import LearnerBank
+from train_lm.bank.lockstep import Lockstep, Member
 from train_lm.model import ModelConfig, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from train_lm.memory import keep_freed_memory
+from train_lm.allocator import keep_freed_memory
 
 BAD_INPUT = 2
 INTERRUPTED = 130

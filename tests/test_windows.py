@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train_lm.batches import TokenStore, draw_least_read
+from train_lm.windows import TokenStore, draw_least_read
 
 
 def store_of(segments: list[list[int]], context: int) -> TokenStore:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train_lm.bank import LearnerBank
+from train_lm.bank.bank import LearnerBank
 from train_lm.trainer import Snapshot, TrainerConfig
 
 Ints = NDArray[np.int64]

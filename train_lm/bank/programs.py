@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train_lm.optimizers import BETAS, EPSILON
-from train_lm.stacks import Stack, leaves_of
+from train_lm.bank.stacks import Stack, leaves_of
 
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
