@@ -36,12 +36,12 @@ from loops import (
 )
 from numpy.typing import NDArray
 
-from kncl_env.build import BuildConfig, build_world
+from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import MEASURED_WINDOWS
-from kncl_env.make import topic_expansion
-from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
-from kncl_env.world import World
+from kncl_env.stage import topic_expansion
+from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
+from kncl_env.world.world import World
 from train_lm.bank.bank import LearnerBank
 from train_lm.files import write_json
 from train_lm.allocator import keep_freed_memory

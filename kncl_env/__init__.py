@@ -4,6 +4,6 @@ from gymnasium.envs.registration import register
 
 register(
     id="kncl_env/TopicExpansion-v0",
-    entry_point="kncl_env.make:topic_expansion",
+    entry_point="kncl_env.stage:topic_expansion",
     vector_entry_point="kncl_env.vector:topic_expansions",
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from train_lm.command_line import claim_output, run
 
 if TYPE_CHECKING:
-    from kncl_env.corpus import Corpus
+    from kncl_env.world.corpus import Corpus
 
 SCENARIOS = ("broad", "focused", "noisy")
 
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from kncl_env.build import BuildConfig, build_world
+    from kncl_env.world.build import BuildConfig, build_world
 
     config = BuildConfig(
         scenario=args.scenario,
@@ -85,15 +85,15 @@ def _build(args: argparse.Namespace) -> int:
 
 def _corpus(args: argparse.Namespace) -> Corpus:
     if args.source == "pydoc":
-        from kncl_env.sources.pydoc import read_pydoc
+        from kncl_env.world.sources.pydoc.read import read_pydoc
 
         return read_pydoc()
     if args.source == "synthetic":
-        from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
+        from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 
         sizes = {} if args.topics is None else {"n_topics": args.topics}
         return read_synthetic(SyntheticConfig(seed=args.seed, **sizes))
-    from kncl_env.sources.wikispeedia import download_wikispeedia, read_wikispeedia
+    from kncl_env.world.sources.wikispeedia import download_wikispeedia, read_wikispeedia
 
     if args.place is None:
         raise ValueError(
@@ -112,7 +112,7 @@ def _tell_download(name: str, done: int, total: int | None) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
     world = World.open(args.world)
     if args.topic is not None:
@@ -144,8 +144,8 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from kncl_env.leaks import faults
-    from kncl_env.world import World
+    from kncl_env.world.leaks import faults
+    from kncl_env.world.world import World
 
     found = faults(World.open(args.world))
     for fault in found[:20]:

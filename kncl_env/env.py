@@ -26,7 +26,7 @@ from kncl_env.observation import (
     State,
     observe,
 )
-from kncl_env.reading import Reading
+from kncl_env.reading_list import Reading
 from kncl_env.reward import Reward
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable

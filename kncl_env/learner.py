@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.world import World
+from kncl_env.world.world import World
 from train_lm.windows import TokenStore
 from train_lm.tokenizer import bytes_per_token
 

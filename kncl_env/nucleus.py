@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.graph import TopicGraph
+from kncl_env.world.graph import TopicGraph
 
 # A topic is solid once an expansion or rehearsal improves its held-out loss by less than this
 # share of what its own expansion brought.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.graph import TopicGraph
+from kncl_env.world.graph import TopicGraph
 
 if TYPE_CHECKING:
     from kncl_env.nucleus import Nucleus

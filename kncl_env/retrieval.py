@@ -13,7 +13,7 @@ from train_lm.files import read_json, write_json
 
 if TYPE_CHECKING:
     from kncl_env.topic_table import Goal
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
 
 EXACT = 200_000  # [vectors] that are searched one by one

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.graph import TopicGraph
-from kncl_env.world import World
+from kncl_env.world.graph import TopicGraph
+from kncl_env.world.world import World
 from train_lm.files import read_json, write_json
 
 Ints = NDArray[np.int64]

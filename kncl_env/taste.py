@@ -24,7 +24,7 @@ from train_lm.tokenizer import bytes_per_token
 
 if TYPE_CHECKING:
     from kncl_env.topic_table import Goal
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.graph import TopicGraph
+from kncl_env.world.graph import TopicGraph
 
 if TYPE_CHECKING:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
 # Text vectors are ordered by how much of the corpus each direction explains: from what separates
 # whole fields to what tells close topics apart. Cosines within stretches of them, coarse to fine,

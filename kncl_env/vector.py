@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import WorldLearner
-from kncl_env.make import topic_expansion
-from kncl_env.world import World
+from kncl_env.stage import topic_expansion
+from kncl_env.world.world import World
 
 if TYPE_CHECKING:
     from train_lm.bank.lockstep import Lockstep

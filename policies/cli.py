@@ -92,7 +92,7 @@ def _run_parser(verbs: Any, with_settings: bool) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     import torch
 
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from policies.baselines import place_of
     from policies.evaluation import check_arms, evaluate
     from policies.settings_args import settings_of
@@ -132,8 +132,8 @@ def _run_loop(args: argparse.Namespace) -> int:
     from rich.progress import Progress
     from transformers.utils.logging import disable_progress_bar
 
-    from kncl_env.make import Setup
-    from kncl_env.world import World
+    from kncl_env.stage import Setup
+    from kncl_env.world.world import World
     from policies.baselines import place_of
     from policies.closed_loop import run_closed_loop
     from policies.settings_args import settings_of

@@ -107,9 +107,9 @@ def _record(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
-    from kncl_env.make import Setup
+    from kncl_env.stage import Setup
     from kncl_env.vector import side_by_side, worth_compiling
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from policies.recording import RECORD_SEED, record
     from policies.settings_args import settings_of
 
@@ -140,7 +140,7 @@ def _record(args: argparse.Namespace) -> int:
 
 def _surrogate(args: argparse.Namespace) -> int:
     from kncl_env.surrogate import Transfer, fit
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from policies.recording import read_episodes
 
     claim_output(args.out, args.force)
@@ -164,11 +164,11 @@ def _taste(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from kncl_env.make import Setup
+    from kncl_env.stage import Setup
     from kncl_env.retrieval import NeighbourhoodRetriever
     from kncl_env.taste import TRAITS
     from kncl_env.vector import side_by_side, worth_compiling
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from policies.settings_args import settings_of
     from policies.tasting import SHARES, learn_taste
 
@@ -212,10 +212,10 @@ def _taste(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     import torch
 
-    from kncl_env.make import Setup
+    from kncl_env.stage import Setup
     from kncl_env.surrogate import Surrogate
     from kncl_env.vector import worth_compiling
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from policies.baselines import load_taste
     from policies.curiosity import CuriosityConfig, CuriosityPolicy
     from policies.potentials import parse_potentials

@@ -112,7 +112,7 @@ def _pretrain(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from policies.cloning import CloningConfig, clone
     from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
     from rabbit_holes.demonstrations import demonstrate_in_parallel, joined, pair_split
@@ -181,7 +181,7 @@ def _predict(args: argparse.Namespace) -> int:
     import numpy as np
 
     from kncl_env.topic_table import TopicTable
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from policies.curiosity import CuriosityPolicy
     from policies.prediction import markov_places, predict
     from rabbit_holes.demonstrations import demonstrate, pair_split

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from kncl_env.make import NUCLEUS_VERSION, Setup, topic_expansion
-from kncl_env.moment import load_moment, save_moment
-from kncl_env.world import World
+from kncl_env.stage import NUCLEUS_VERSION, Setup, topic_expansion
+from kncl_env.snapshot import load_moment, save_moment
+from kncl_env.world.world import World
 from policies.baselines import Reader, reader_of
 from policies.curiosity import CLOSED, CuriosityPolicy
 from train_lm.checkpoint import CARD, claim_run, cut_metrics, last_checkpoint

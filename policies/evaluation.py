@@ -20,10 +20,10 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import MEASURED_WINDOWS
-from kncl_env.make import NUCLEUS_VERSION, Setup
+from kncl_env.stage import NUCLEUS_VERSION, Setup
 from kncl_env.taste import TRAITS_VERSION
 from kncl_env.vector import side_by_side, worth_compiling
-from kncl_env.world import World
+from kncl_env.world.world import World
 from policies.baselines import reader_of
 from policies.growth_map import Growth
 from policies.report import RunInfo, write_report
@@ -257,7 +257,7 @@ def _write_curricula(
 
 def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: list[str]) -> Growth:
     """The first seed's episode of every arm that grew a nucleus."""
-    from kncl_env.make import seed_topics
+    from kncl_env.stage import seed_topics
     from kncl_env.picture import positions, thinned_edges
 
     first = min(r["seed"] for r in records)

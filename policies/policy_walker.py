@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kncl_env.graph import TopicGraph
+from kncl_env.world.graph import TopicGraph
 from kncl_env.observation import State, observe
 from kncl_env.topic_table import Goal, TopicTable
 from policies.curiosity import CLOSED, CuriosityPolicy

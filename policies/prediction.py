@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.observation import CANDIDATE_FEATURES
-from kncl_env.world import World
+from kncl_env.world.world import World
 from policies.cloning import click_places, places
 from policies.curiosity import CuriosityNetwork
 from rabbit_holes.demonstrations import Demonstrations, choices

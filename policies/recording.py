@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.make import Setup
+from kncl_env.stage import Setup
 from kncl_env.vector import SideBySide
-from kncl_env.world import World
+from kncl_env.world.world import World
 from policies.baselines import Reader, reader_of
 
 FORMAT = {"format": "kncl-episodes", "version": 1}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
 
 def begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
@@ -36,7 +36,7 @@ def begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
 def warm_up(world: Path, settings: dict[str, Any]) -> None:
     """Do the nucleus phase once, with its progress bar, before several processes need it."""
     import kncl_env  # noqa: F401
-    from kncl_env.make import topic_expansion
+    from kncl_env.stage import topic_expansion
 
     topic_expansion(world, progress=True, **settings)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """One option per field of `Setup`; what is not given keeps its default, or the one here."""
-    from kncl_env.make import Setup
+    from kncl_env.stage import Setup
 
     group = parser.add_argument_group("environment")
     for field in fields(Setup):
@@ -29,7 +29,7 @@ def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given."""
-    from kncl_env.make import Setup
+    from kncl_env.stage import Setup
 
     given = {f.name: getattr(args, f.name, None) for f in fields(Setup)}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}

@@ -14,11 +14,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.make import topic_expansion
+from kncl_env.stage import topic_expansion
 from kncl_env.surrogate import Surrogate, surrogate_learner
 from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
-from kncl_env.world import World
+from kncl_env.world.world import World
 from policies.clock import Clocked
 from policies.potentials import Shaped
 

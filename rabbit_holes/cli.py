@@ -20,7 +20,7 @@ from rabbit_holes.tally import Tally
 from train_lm.command_line import claim_output, run
 
 if TYPE_CHECKING:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from rabbit_holes.link_map import LinkMap
     from rabbit_holes.stats import Group
 
@@ -237,7 +237,7 @@ def _print_some(problems: Iterable[str]) -> None:
 def _open_world(place: Path | None) -> World | None:
     if place is None:
         return None
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
     return World.open(place)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, State, observe
 from kncl_env.topic_table import Goal, TopicTable
-from kncl_env.world import World
+from kncl_env.world.world import World
 from rabbit_holes.path import Path
 
 Ints = NDArray[np.int64]

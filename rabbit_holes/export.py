@@ -35,7 +35,7 @@ from train_lm.command_line import claim_output
 
 if TYPE_CHECKING:
     from kncl_env.topic_table import TopicTable
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
 SPLITS = ("train", "select", "test")
 AT_ONCE = 500  # [episodes] in memory while a Minari data set is written
@@ -149,7 +149,7 @@ def add_export_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> None:
     from kncl_env.topic_table import TopicTable
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from rabbit_holes.demonstrations import pair_split
 
     if args.slots < 2:

@@ -15,7 +15,7 @@ from rabbit_holes.path import PathWriter, read_paths
 from rabbit_holes.prompts import MODES
 
 if TYPE_CHECKING:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
 _DESCRIPTION = """\
 A language model wanders over a world. In mode choose it picks among the links a page offers, by the
@@ -70,7 +70,7 @@ def add_generate_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from rabbit_holes.language_model import load_language_model, silence_loading
 
     silence_loading()

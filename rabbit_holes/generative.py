@@ -23,7 +23,7 @@ from rabbit_holes.prompts import MODES, Prompt, chat_prompt, plain_prompt, read_
 from train_lm.files import hash_json
 
 if TYPE_CHECKING:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
     from rabbit_holes.language_model import LanguageModel
 
 TRIES = 3  # misses in a row after which a walk is lost

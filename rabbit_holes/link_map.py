@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rabbit_holes.path import Path, Visit
 
 if TYPE_CHECKING:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
 
 @dataclass(frozen=True)

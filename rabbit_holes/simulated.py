@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kncl_env.world import World
+from kncl_env.world.world import World
 from rabbit_holes.path import Path, Visit
 
 WALKERS = ("random", "similar", "wayfinder")

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.curiosity_measures import betti_1, compressibility
+from kncl_env.network_measures import betti_1, compressibility
 from rabbit_holes.link_map import LinkMap
 from rabbit_holes.path import Path, Visit
 
 if TYPE_CHECKING:
-    from kncl_env.world import World
+    from kncl_env.world.world import World
 
 Floats = NDArray[np.float64]
 Stack = NDArray[np.bool_]

@@ -45,7 +45,7 @@ def small_corpus():  # type: ignore[no-untyped-def]
 @pytest.fixture(scope="session")
 def small_world(small_corpus, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """A focused world of 40 topics in 4 regions, built once; opened, never written to."""
-    from kncl_env.build import BuildConfig, build_world
+    from kncl_env.world.build import BuildConfig, build_world
 
     out = tmp_path_factory.mktemp("worlds") / "small"
     config = BuildConfig(scenario="focused", region="region.3", vocab_size=300, passage_bytes=200)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.corpus import Article, Corpus
+from kncl_env.world.corpus import Article, Corpus
 from kncl_env.env import EnvConfig, TopicExpansionEnv
-from kncl_env.graph import TopicGraph
-from kncl_env.reading import Reading
+from kncl_env.world.graph import TopicGraph
+from kncl_env.reading_list import Reading
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from train_lm.windows import TokenStore

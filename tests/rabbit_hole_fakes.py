@@ -11,8 +11,8 @@ from pathlib import Path as FilePath
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.graph import TopicGraph
-from kncl_env.world import World
+from kncl_env.world.graph import TopicGraph
+from kncl_env.world.world import World
 from rabbit_holes.path import Path, Visit
 
 TITLES = ("Ant", "Bee", "Cat", "Dog", "Elk", "Fox", "Gnu", "Hen", "Ibis", "Jay")
@@ -52,8 +52,8 @@ class FakeWorld:
 
 def build_animals(place: FilePath) -> World:
     """A real world directory with the topics and links of the fake world."""
-    from kncl_env.build import BuildConfig, build_world
-    from kncl_env.corpus import Article, Corpus
+    from kncl_env.world.build import BuildConfig, build_world
+    from kncl_env.world.corpus import Article, Corpus
 
     articles = tuple(
         Article(

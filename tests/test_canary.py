@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kncl_env.build import BuildConfig, build_world
-from kncl_env.make import topic_expansion
-from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
-from kncl_env.world import World
+from kncl_env.world.build import BuildConfig, build_world
+from kncl_env.stage import topic_expansion
+from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
+from kncl_env.world.world import World
 from policies.evaluation import play
 from policies.ppo import PPOConfig, train_ppo
 from policies.statistics import permutation_test

@@ -12,9 +12,9 @@ import pytest
 from fork_server import ForkServer
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.make import topic_expansion
-from kncl_env.moment import load_moment, save_moment
-from kncl_env.world import World
+from kncl_env.stage import topic_expansion
+from kncl_env.snapshot import load_moment, save_moment
+from kncl_env.world.world import World
 from policies.cli import main
 from policies.closed_loop import run_closed_loop
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy

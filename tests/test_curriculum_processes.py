@@ -14,7 +14,7 @@ import pytest
 from fork_server import ForkServer
 from test_curriculum_run import metrics, weights, write
 
-from kncl_env.world import World
+from kncl_env.world.world import World
 
 KILLS = 20
 

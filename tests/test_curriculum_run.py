@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kncl_env.world import World
+from kncl_env.world.world import World
 from train_lm import training_text
 from train_lm.cli import main
 from train_lm.curriculum_run import Machine, RunConfig, run_curriculum

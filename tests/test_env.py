@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 import kncl_env  # noqa: F401
 from kncl_env.env import EnvConfig
 from kncl_env.observation import CANDIDATE_FEATURES
-from kncl_env.world import World
+from kncl_env.world.world import World
 
 REAL = {
     "nucleus_topics": 6,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kncl_env.make import topic_expansion
+from kncl_env.stage import topic_expansion
 from kncl_env.observation import CANDIDATE_FEATURES
-from kncl_env.world import World
+from kncl_env.world.world import World
 from policies import evaluation
 from policies.baselines import BASELINES, reader_of
 from policies.cli import main

@@ -8,7 +8,7 @@ from rabbit_hole_fakes import build_animals, walk_of
 
 from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.topic_table import TopicTable
-from kncl_env.world import World
+from kncl_env.world.world import World
 from rabbit_holes.cli import main
 from rabbit_holes.demonstrations import demonstrate, pair_split
 from rabbit_holes.export import SPLITS, Trajectory, trajectories

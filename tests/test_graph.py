@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fakes import ring
 
-from kncl_env.graph import TopicGraph
+from kncl_env.world.graph import TopicGraph
 
 
 def test_links_keep_their_order_and_lose_repeats_and_self_links() -> None:

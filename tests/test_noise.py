@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from kncl_env.noise import KINDS, Noise, add_noise
-from kncl_env.sources.synthetic import SyntheticConfig, read_synthetic
+from kncl_env.world.noise import KINDS, Noise, add_noise
+from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 
 CORPUS = read_synthetic(SyntheticConfig(n_topics=40, n_communities=4, paraphrases=4))
 TITLES = [article.title for article in CORPUS.articles]

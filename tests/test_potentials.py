@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fakes import fake_env, ring, table_of
 
-from kncl_env.graph import TopicGraph
+from kncl_env.world.graph import TopicGraph
 from kncl_env.observation import Readings, State
 from kncl_env.topic_table import TopicTable
 from policies.potentials import (

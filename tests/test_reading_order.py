@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kncl_env.world import World
+from kncl_env.world.world import World
 from train_lm.curriculum import Curriculum, CurriculumStep
 from train_lm.reading_order import ReadingOrder, plan_order
 from train_lm.training_text import TrainingText, open_text

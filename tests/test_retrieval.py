@@ -9,7 +9,7 @@ import pytest
 
 from kncl_env import retrieval
 from kncl_env.retrieval import NeighbourhoodRetriever, PassageIndex
-from kncl_env.world import World
+from kncl_env.world.world import World
 from rabbit_holes.simulated import WALKERS, simulate
 
 

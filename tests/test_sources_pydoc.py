@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from kncl_env.corpus import Article, Corpus
-from kncl_env.graph import TopicGraph
+from kncl_env.world.corpus import Article, Corpus
+from kncl_env.world.graph import TopicGraph
 from kncl_env.sources import pydoc as source
 from kncl_env.sources import pydoc_modules
-from kncl_env.sources.pydoc import read_pydoc
-from kncl_env.sources.pydoc_collect import PACKAGE_AT_LEAST, TOPIC_AT_LEAST, collect
-from kncl_env.sources.pydoc_entries import PARAGRAPH, Teller, blocks, paragraphs
-from kncl_env.sources.pydoc_modules import CHAPTERS, chapter_of, is_left_out
-from kncl_env.sources.pydoc_references import References, Topic
+from kncl_env.world.sources.pydoc.read import read_pydoc
+from kncl_env.world.sources.pydoc.collect import PACKAGE_AT_LEAST, TOPIC_AT_LEAST, collect
+from kncl_env.world.sources.pydoc.entries import PARAGRAPH, Teller, blocks, paragraphs
+from kncl_env.world.sources.pydoc.modules import CHAPTERS, chapter_of, is_left_out
+from kncl_env.world.sources.pydoc.references import References, Topic
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_another_process_with_another_environment_gives_the_same_bytes(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     root = Path(source.__file__).parents[2]
-    code = "from kncl_env.sources.pydoc import read_pydoc; print(read_pydoc().sha256)"
+    code = "from kncl_env.world.sources.pydoc.read import read_pydoc; print(read_pydoc().sha256)"
     # What an environment and other libraries may change: hashes, home, language, clock, loggers.
     disturbed = (
         "import inspect, logging, sys, warnings; sys.excepthook = print; "

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from kncl_env.graph import TopicGraph
-from kncl_env.sources.synthetic import (
+from kncl_env.world.graph import TopicGraph
+from kncl_env.world.sources.synthetic import (
     SENTENCES_PER_PARAGRAPH,
     SyntheticConfig,
     SyntheticWorld,
     generate,
     read_synthetic,
 )
-from kncl_env.sources.synthetic_words import RELATIONS
+from kncl_env.world.sources.synthetic_words import RELATIONS
 
 CONFIG = SyntheticConfig()
 WORLD = generate(CONFIG)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from kncl_env.sources.archive import Archive
-from kncl_env.sources.wikispeedia import (
+from kncl_env.world.sources.archive import Archive
+from kncl_env.world.sources.wikispeedia import (
     CHARITY_PAGES,
     GRAPH_DIR,
     LICENCE_PAGES,

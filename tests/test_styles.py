@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rabbit_hole_fakes import TITLES, FakeWorld, walk_of
 
-from kncl_env.curiosity_measures import betti_1, compressibility
+from kncl_env.network_measures import betti_1, compressibility
 from rabbit_holes.path import Path, Visit
 from rabbit_holes.styles import (
     CAP,

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from test_evaluation import OPTIONS, SETTINGS
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.make import topic_expansion
+from kncl_env.stage import topic_expansion
 from kncl_env.surrogate import (
     Dynamics,
     Recorded,
@@ -29,7 +29,7 @@ from kncl_env.surrogate import (
 )
 from kncl_env.topic_table import TopicTable
 from kncl_env.vector import side_by_side
-from kncl_env.world import World
+from kncl_env.world.world import World
 from policies.baselines import BASELINES
 from policies.cli import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy

@@ -16,8 +16,8 @@ from fakes import corpus_of, fake_env
 
 import kncl_env  # noqa: F401
 from kncl_env import taste as module
-from kncl_env.make import topic_expansion
-from kncl_env.moment import load_moment, save_moment
+from kncl_env.stage import topic_expansion
+from kncl_env.snapshot import load_moment, save_moment
 from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.taste import (
     BACKOFF,
@@ -31,7 +31,7 @@ from kncl_env.taste import (
 )
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.vector import side_by_side
-from kncl_env.world import World
+from kncl_env.world.world import World
 from policies.baselines import reader_of
 from policies.cli import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
@@ -56,7 +56,7 @@ OPTIONS = [part for k, v in SETTINGS.items() for part in (f"--{k.replace('_', '-
 
 @pytest.fixture(scope="module")
 def noisy_world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    from kncl_env.build import BuildConfig, build_world
+    from kncl_env.world.build import BuildConfig, build_world
 
     config = BuildConfig(scenario="noisy", noise_share=0.3, vocab_size=300, passage_bytes=200)
     return build_world(corpus_of(), tmp_path_factory.mktemp("taste") / "noisy", config)

@@ -10,9 +10,9 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import kncl_env  # noqa: F401  # registers the id
-from kncl_env.make import topic_expansion
+from kncl_env.stage import topic_expansion
 from kncl_env.vector import TopicExpansionVectorEnv, side_by_side, topic_expansions
-from kncl_env.world import World
+from kncl_env.world.world import World
 from policies.vec_env import BudgetEnds, make_vec_env
 
 SETTINGS: dict[str, Any] = {

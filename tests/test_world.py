@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import corpus_of
 
-from kncl_env.build import BuildConfig, build_world, nearest_neighbours
+from kncl_env.world.build import BuildConfig, build_world, nearest_neighbours
 from kncl_env.cli import main
-from kncl_env.corpus import Article, Corpus
-from kncl_env.leaks import faults
-from kncl_env.splits import SPLITS
-from kncl_env.world import World
+from kncl_env.world.corpus import Article, Corpus
+from kncl_env.world.leaks import faults
+from kncl_env.world.splits import SPLITS
+from kncl_env.world.world import World
 
 
 def test_a_built_world_is_sound(small_world: World) -> None:

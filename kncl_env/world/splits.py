@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.corpus import Article
+from kncl_env.world.corpus import Article
 
 # The policy sees the loss on `reward`; `select` chooses checkpoints and settings; `test` is read
 # once, by an evaluation.

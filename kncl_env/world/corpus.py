@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kncl_env.graph import LINK_TYPES
+from kncl_env.world.graph import LINK_TYPES
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from kncl_env.corpus import Article, Corpus
-from kncl_env.sources.archive import Archive, Progress, fetch
+from kncl_env.world.corpus import Article, Corpus
+from kncl_env.world.sources.archive import Archive, Progress, fetch
 
 GRAPH_DIR = "wikispeedia_paths-and-graph"
 TEXT_DIR = "plaintext_articles"

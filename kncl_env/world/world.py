@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.embedding import Embedder
-from kncl_env.graph import TopicGraph
-from kncl_env.splits import SPLITS, Passage
+from kncl_env.world.embedding import Embedder
+from kncl_env.world.graph import TopicGraph
+from kncl_env.world.splits import SPLITS, Passage
 from train_lm.windows import TokenStore
 from train_lm.files import read_json
 

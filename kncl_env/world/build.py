@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.corpus import Corpus, hash_texts
-from kncl_env.embedding import Embedder, unit_rows
-from kncl_env.graph import LINK_TYPES, TopicGraph
+from kncl_env.world.corpus import Corpus, hash_texts
+from kncl_env.world.embedding import Embedder, unit_rows
+from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.nucleus import nucleate
 from kncl_env.retrieval import PassageIndex
-from kncl_env.splits import SPLITS, Passage, cut_passages, split_article, unproved
-from kncl_env.world import WORLD_FORMAT, World
+from kncl_env.world.splits import SPLITS, Passage, cut_passages, split_article, unproved
+from kncl_env.world.world import WORLD_FORMAT, World
 from train_lm.files import hash_file, hash_json, write_json
 from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer
 
@@ -88,7 +88,7 @@ def build_world(
     noise = [a.is_noise for a in corpus.articles]
     rows = _link_rows(corpus)
     if config.scenario == "noisy":
-        from kncl_env.noise import add_noise
+        from kncl_env.world.noise import add_noise
 
         say("mixing in noise")
         junk = add_noise(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kncl_env.build import world_hash
-from kncl_env.corpus import hash_texts
-from kncl_env.splits import SPLITS, unproved
-from kncl_env.world import World
+from kncl_env.world.build import world_hash
+from kncl_env.world.corpus import hash_texts
+from kncl_env.world.splits import SPLITS, unproved
+from kncl_env.world.world import World
 from train_lm.files import hash_file
 
 

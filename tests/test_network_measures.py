@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kncl_env.curiosity_measures import betti_1, compressibility
+from kncl_env.network_measures import betti_1, compressibility
 
 
 def graph(n: int, edges: object) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kncl_env.corpus import Article, Corpus
+from kncl_env.world.corpus import Article, Corpus
 
 LICENCE = "Python Software Foundation License Version 2"
 CITATION = "Python Software Foundation: the Python standard library's documentation strings"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kncl_env.corpus import Article, Corpus
-from kncl_env.sources.synthetic_words import (
+from kncl_env.world.corpus import Article, Corpus
+from kncl_env.world.sources.synthetic_words import (
     ATTRIBUTES,
     CODAS,
     INHERITANCES,
