@@ -74,7 +74,7 @@ def predict_parser(verbs: Any) -> None:
 
 
 def walk_parser(verbs: Any) -> None:
-    from rabbit_holes.collect import add_collection_options
+    from rabbit_holes.live.cli import add_collection_options
 
     verb = verbs.add_parser("walk", help="let a policy collect rabbit holes on a live wiki")
     verb.add_argument("--policy", type=Path, required=True)
@@ -87,7 +87,7 @@ def walk_parser(verbs: Any) -> None:
 def _walk(args: argparse.Namespace) -> int:
     from policies.curiosity import CuriosityPolicy
     from policies.policy_walker import PolicyWalker
-    from rabbit_holes.collect import run_collection
+    from rabbit_holes.live.cli import run_collection
     from train_lm.files import hash_file
 
     policy = CuriosityPolicy.load(args.policy)

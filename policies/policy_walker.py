@@ -15,7 +15,7 @@ from kncl_env.world.graph import TopicGraph
 from kncl_env.observation import State, observe
 from kncl_env.topic_table import Goal, TopicTable
 from policies.curiosity import CLOSED, CuriosityPolicy
-from rabbit_holes.walkers import WalkState, hashed_tfidf
+from rabbit_holes.walkers.walkers import WalkState, hashed_tfidf
 
 
 class PolicyWalker:

@@ -10,19 +10,19 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rabbit_holes.collect import add_collect_parser
+from rabbit_holes.live.cli import add_collect_parser
 from rabbit_holes.export import add_export_parser
 from rabbit_holes.generate import add_generate_parser
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import read_numbered_paths, write_paths
-from rabbit_holes.simulated import add_walk_parser
-from rabbit_holes.tally import Tally
+from rabbit_holes.walkers.over_world import add_walk_parser
+from rabbit_holes.imports.tally import Tally
 from train_lm.command_line import claim_output, run
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
     from rabbit_holes.link_map import LinkMap
-    from rabbit_holes.stats import Group
+    from rabbit_holes.describe.stats import Group
 
 SHOWN = 20  # [lines] of problems that are printed; the others stand in a file
 
@@ -125,14 +125,14 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _read_wikispeedia(args: argparse.Namespace, tally: Tally) -> Iterator[Walk]:
-    from rabbit_holes.wikispeedia import read_games
+    from rabbit_holes.imports.wikispeedia import read_games
 
     return read_games(args.source, tally, _link_map(args.world))
 
 
 def _read_llm_games(args: argparse.Namespace, tally: Tally) -> Iterator[Walk]:
-    from rabbit_holes.llm_games import read_games
-    from rabbit_holes.wikispeedia import find_tables, read_link_map
+    from rabbit_holes.imports.llm_games import read_games
+    from rabbit_holes.imports.wikispeedia import find_tables, read_link_map
 
     maps: list[LinkMap] = []
     if args.links is not None:
@@ -143,7 +143,7 @@ def _read_llm_games(args: argparse.Namespace, tally: Tally) -> Iterator[Walk]:
 
 
 def _read_clickstream(args: argparse.Namespace, tally: Tally) -> Iterator[Walk]:
-    from rabbit_holes.clickstream import read_clickstream, sample_walks
+    from rabbit_holes.imports.clickstream import read_clickstream, sample_walks
 
     world = _link_map(args.world)
     counts = read_clickstream(_file(args.source), tally, world.titles if world else None)
@@ -171,8 +171,8 @@ def _read_jsonl(args: argparse.Namespace, tally: Tally) -> Iterator[Walk]:
 def _stats(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from rabbit_holes.stats import summarise
-    from rabbit_holes.styles import Landscape
+    from rabbit_holes.describe.stats import summarise
+    from rabbit_holes.describe.styles import Landscape
 
     if args.html is not None:
         claim_output(args.html, args.force)
@@ -190,7 +190,7 @@ def _stats(args: argparse.Namespace) -> None:
     else:
         print(_table(groups))
     if args.html is not None:
-        from rabbit_holes.stats_page import render_page
+        from rabbit_holes.describe.page import render_page
 
         name = f"the {world.card['source']} world {world.hash[:12]}" if world else None
         page = render_page(groups, [file.name for file in args.files], name)
@@ -211,7 +211,7 @@ def _read_all(files: Sequence[Path], world: World | None, problems: list[str]) -
 
 
 def _table(groups: Sequence[Group]) -> str:
-    from rabbit_holes.stats import MEASURES
+    from rabbit_holes.describe.stats import MEASURES
 
     rows = [["", *(f"{g.name} ({g.n_walks:,} walks)" for g in groups)]]
     for measure in MEASURES:

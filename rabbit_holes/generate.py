@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rabbit_holes.generative import GenerationSettings, generate, run_name
+from rabbit_holes.walkers.generative import GenerationSettings, generate, run_name
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import PathWriter, read_paths
-from rabbit_holes.prompts import MODES
+from rabbit_holes.walkers.prompts import MODES
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
@@ -71,7 +71,7 @@ def add_generate_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> None:
     from kncl_env.world.world import World
-    from rabbit_holes.language_model import load_language_model, silence_loading
+    from rabbit_holes.walkers.language_model import load_language_model, silence_loading
 
     silence_loading()
     settings = GenerationSettings(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rabbit_hole_fakes import walk_of
 
-from rabbit_holes.clickstream import TransitionCounts, read_clickstream, sample_walks
-from rabbit_holes.tally import Tally
+from rabbit_holes.imports.clickstream import TransitionCounts, read_clickstream, sample_walks
+from rabbit_holes.imports.tally import Tally
 
 TSV = """other-empty\tAnt_hill\texternal\t70
 Ant_hill\tBee\tlink\t30

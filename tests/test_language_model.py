@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rabbit_holes.language_model import LanguageModel, draw, load_language_model
-from rabbit_holes.prompts import chat_prompt, plain_prompt, read_answer
+from rabbit_holes.walkers.language_model import LanguageModel, draw, load_language_model
+from rabbit_holes.walkers.prompts import chat_prompt, plain_prompt, read_answer
 from train_lm.tokenizer import END_OF_TEXT, train_tokenizer
 
 torch = pytest.importorskip("torch")
@@ -79,7 +79,7 @@ def test_scores_do_not_depend_on_how_many_answers_are_computed_at_once(
     model: LanguageModel, monkeypatch
 ) -> None:
     together = np.concatenate(model.score(PROMPTS, ANSWERS))
-    monkeypatch.setattr("rabbit_holes.language_model.ROWS", 1)
+    monkeypatch.setattr("rabbit_holes.walkers.language_model.ROWS", 1)
     np.testing.assert_allclose(np.concatenate(model.score(PROMPTS, ANSWERS)), together, atol=2e-5)
 
 
@@ -212,7 +212,7 @@ def test_a_damaged_model_is_refused_in_one_line(tmp_path) -> None:
 
 
 def test_a_link_scorer_needs_no_world(tmp_path) -> None:
-    from rabbit_holes.generative import load_link_scorer
+    from rabbit_holes.walkers.generative import load_link_scorer
 
     tiny_llama().save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)

@@ -7,10 +7,10 @@ import pytest
 from rabbit_hole_fakes import FakeWorld
 
 from rabbit_holes.link_map import LinkMap
-from rabbit_holes.llm_games import read_games
+from rabbit_holes.imports.llm_games import read_games
 from rabbit_holes.path import Path
-from rabbit_holes.tally import Tally
-from rabbit_holes.wikispeedia import find_tables, read_link_map
+from rabbit_holes.imports.tally import Tally
+from rabbit_holes.imports.wikispeedia import find_tables, read_link_map
 
 GAME = {
     "source": "course", "model": "gpt/memory", "pair": "7", "start": "Ant", "target": "Big_Cat",

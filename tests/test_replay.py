@@ -10,7 +10,7 @@ from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolic
 from policies.policy_walker import PolicyWalker
 from rabbit_holes.path import Path, Visit
 from rabbit_holes.replay import replay
-from rabbit_holes.walkers import WalkState
+from rabbit_holes.walkers.walkers import WalkState
 
 LOSS_KNOWN = CANDIDATE_FEATURES.index("loss_known")
 

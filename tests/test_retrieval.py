@@ -10,7 +10,7 @@ import pytest
 from kncl_env import retrieval
 from kncl_env.retrieval import NeighbourhoodRetriever, PassageIndex
 from kncl_env.world.world import World
-from rabbit_holes.simulated import WALKERS, simulate
+from rabbit_holes.walkers.over_world import WALKERS, simulate
 
 
 def unit(n: int, d: int, seed: int) -> np.ndarray:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rabbit_hole_fakes import TITLES, FakeWorld, walk_of
 
-from rabbit_holes.estimates import estimate
-from rabbit_holes.stats import MEASURES, dwell, in_a_loop, steps_back, summarise
-from rabbit_holes.stats_page import render_page
-from rabbit_holes.styles import Landscape
+from rabbit_holes.describe.estimates import estimate
+from rabbit_holes.describe.stats import MEASURES, dwell, in_a_loop, steps_back, summarise
+from rabbit_holes.describe.page import render_page
+from rabbit_holes.describe.styles import Landscape
 
 
 def walks(kind: str, n: int, seed: int) -> list:

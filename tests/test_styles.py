@@ -6,7 +6,7 @@ from rabbit_hole_fakes import TITLES, FakeWorld, walk_of
 
 from kncl_env.network_measures import betti_1, compressibility
 from rabbit_holes.path import Path, Visit
-from rabbit_holes.styles import (
+from rabbit_holes.describe.styles import (
     CAP,
     Landscape,
     clustering,

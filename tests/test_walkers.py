@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rabbit_holes.path import Visit
-from rabbit_holes.walkers import (
+from rabbit_holes.walkers.walkers import (
     LmWalker,
     MarkovWalker,
     RandomWalker,

@@ -12,10 +12,10 @@ import pytest
 import wikipediaapi
 from misbehaving_server import Fault, MisbehavingServer
 
-from rabbit_holes.etiquette import Etiquette, Gate, retry_after
-from rabbit_holes.page_cache import Absent, Library, Page, PageCache, Site, normal_title
-from rabbit_holes.wiki_answers import next_address
-from rabbit_holes.wiki_errors import (
+from rabbit_holes.live.etiquette import Etiquette, Gate, retry_after
+from rabbit_holes.live.page_cache import Absent, Library, Page, PageCache, Site, normal_title
+from rabbit_holes.live.answers import next_address
+from rabbit_holes.live.errors import (
     ForeignRedirectError,
     RefusedError,
     ServerFailedError,
@@ -23,7 +23,7 @@ from rabbit_holes.wiki_errors import (
     UnreachableError,
     WikiError,
 )
-from rabbit_holes.wikipedia import PoliteWikipedia, api_of, check_api
+from rabbit_holes.live.wikipedia import PoliteWikipedia, api_of, check_api
 
 CONTACT = "walker@kncl.invalid"
 GRAPH = {"A": ["B", "C", "A", "Gone", "Alias of C"], "B": ["A"], "C": []}

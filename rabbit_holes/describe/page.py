@@ -12,10 +12,10 @@ from html import escape
 
 import numpy as np
 
-from rabbit_holes.axes import Axes
-from rabbit_holes.estimates import CONFIDENCE, Estimate
-from rabbit_holes.stats import MEASURES, Curve, Group
-from rabbit_holes.styles import CAP, LEAP_SHARE, SHORTEST, STYLES
+from rabbit_holes.describe.axes import Axes
+from rabbit_holes.describe.estimates import CONFIDENCE, Estimate
+from rabbit_holes.describe.stats import MEASURES, Curve, Group
+from rabbit_holes.describe.styles import CAP, LEAP_SHARE, SHORTEST, STYLES
 
 # Okabe & Ito's colours, told apart by colour-blind readers; smaller groups beyond them are in the
 # table alone.

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rabbit_holes.collection import CollectionSettings, Progress, Report
+from rabbit_holes.live.settings import CollectionSettings, Progress, Report
 
 if TYPE_CHECKING:
-    from rabbit_holes.walkers import Walker
+    from rabbit_holes.walkers.walkers import Walker
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def run_collection(
     Raises:
         ValueError: For options that cannot be followed, such as no contact.
     """
-    from rabbit_holes.etiquette import Etiquette
+    from rabbit_holes.live.etiquette import Etiquette
 
     settings = CollectionSettings(
         seeds=tuple(arguments.seeds),
@@ -150,10 +150,10 @@ def run_collection(
     )
 
     # The client brings a third of a second of imports, which bad options need not wait for.
-    from rabbit_holes.collector import collect
-    from rabbit_holes.etiquette import Gate
-    from rabbit_holes.page_cache import PageCache
-    from rabbit_holes.wikipedia import PoliteWikipedia, api_of
+    from rabbit_holes.live.collector import collect
+    from rabbit_holes.live.etiquette import Gate
+    from rabbit_holes.live.page_cache import PageCache
+    from rabbit_holes.live.wikipedia import PoliteWikipedia, api_of
 
     wiki = PoliteWikipedia(
         etiquette,
@@ -185,7 +185,7 @@ def run_collection(
 
 def _walker(arguments: argparse.Namespace) -> tuple[Walker, dict[str, Any]]:
     """The walker that the options name, and the options that decide its choices."""
-    from rabbit_holes.walkers import MarkovWalker, RandomWalker, SimilarWalker, hashed_tfidf
+    from rabbit_holes.walkers.walkers import MarkovWalker, RandomWalker, SimilarWalker, hashed_tfidf
 
     used = {"markov": ("transitions",), "lm": ("model", "temperature"), "similar": ("temperature",)}
     for name in ("transitions", "model", "temperature"):
@@ -210,9 +210,9 @@ def _walker(arguments: argparse.Namespace) -> tuple[Walker, dict[str, Any]]:
 
 
 def _transitions(file: Path) -> Callable[[str], Mapping[str, int]]:
-    from rabbit_holes.clickstream import TransitionCounts, read_clickstream
+    from rabbit_holes.imports.clickstream import TransitionCounts, read_clickstream
     from rabbit_holes.path import read_paths
-    from rabbit_holes.tally import Tally
+    from rabbit_holes.imports.tally import Tally
 
     if file.suffix == ".jsonl":
         return TransitionCounts.from_paths(read_paths(file, on_error=logger.warning)).counts_from
@@ -224,8 +224,8 @@ def _transitions(file: Path) -> Callable[[str], Mapping[str, int]]:
 
 
 def _lm_walker(model: str, back: float, warmth: Mapping[str, float]) -> Walker:
-    from rabbit_holes.generative import load_link_scorer
-    from rabbit_holes.walkers import LmWalker
+    from rabbit_holes.walkers.generative import load_link_scorer
+    from rabbit_holes.walkers.walkers import LmWalker
 
     return LmWalker(load_link_scorer(model), Path(model).name, back=back, **warmth)
 

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import httpx
 import wikipediaapi
 
-from rabbit_holes.etiquette import Etiquette, Gate
-from rabbit_holes.page_cache import Absent, Page, Site
-from rabbit_holes.wiki_answers import (
+from rabbit_holes.live.etiquette import Etiquette, Gate
+from rabbit_holes.live.page_cache import Absent, Page, Site
+from rabbit_holes.live.answers import (
     leads_nowhere,
     next_address,
     number_of,
@@ -30,7 +30,7 @@ from rabbit_holes.wiki_answers import (
     text_of,
     title_of,
 )
-from rabbit_holes.wiki_errors import (
+from rabbit_holes.live.errors import (
     DisconnectedError,
     RedirectLoopError,
     RefusedError,

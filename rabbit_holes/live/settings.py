@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rabbit_holes.journal import Failure
+from rabbit_holes.live.journal import Failure
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from rabbit_holes.collection import CollectionSettings, Progress, Report
-from rabbit_holes.etiquette import Gate
-from rabbit_holes.journal import Failure, Journal, WalkLog
-from rabbit_holes.page_cache import Absent, Library, Page, PageCache, Site, Wiki
+from rabbit_holes.live.settings import CollectionSettings, Progress, Report
+from rabbit_holes.live.etiquette import Gate
+from rabbit_holes.live.journal import Failure, Journal, WalkLog
+from rabbit_holes.live.page_cache import Absent, Library, Page, PageCache, Site, Wiki
 from rabbit_holes.path import Path, PathWriter, Visit, read_paths
-from rabbit_holes.walkers import Walker, next_click
-from rabbit_holes.wiki_errors import RefusedError, StoppedError, UnreachableError, WikiError
+from rabbit_holes.walkers.walkers import Walker, next_click
+from rabbit_holes.live.errors import RefusedError, StoppedError, UnreachableError, WikiError
 from train_lm.files import hash_json
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _TICK = 0.2  # [s] between reports of progress
 
 
 class LiveWiki(Wiki, Protocol):
-    """A wiki that can be collected from, such as `rabbit_holes.wikipedia.PoliteWikipedia`."""
+    """A wiki that can be collected from, such as `rabbit_holes.live.wikipedia.PoliteWikipedia`."""
 
     api: str
     gate: Gate

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rabbit_holes.path import Path, Visit
-from rabbit_holes.prompts import MODES, Prompt, chat_prompt, plain_prompt, read_answer
+from rabbit_holes.walkers.prompts import MODES, Prompt, chat_prompt, plain_prompt, read_answer
 from train_lm.files import hash_json
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
-    from rabbit_holes.language_model import LanguageModel
+    from rabbit_holes.walkers.language_model import LanguageModel
 
 TRIES = 3  # misses in a row after which a walk is lost
 LONGEST_TITLE = 24  # [tokens] titles beyond this are cut when they are scored
@@ -173,7 +173,7 @@ def _choose(
     if not moving:
         return
     scores = _scores(world, model, moving)
-    from rabbit_holes.language_model import draw
+    from rabbit_holes.walkers.language_model import draw
 
     for walk, out, score in zip(moving, links, scores, strict=True):
         walk.go(int(out[draw(score, settings.temperature, walk.rng)]), settings.depth)
@@ -280,7 +280,7 @@ def load_link_scorer(place: str) -> Callable[[Sequence[str], Sequence[str]], NDA
         A function of the titles so far and n titles offered, which gives (n,) mean
         log-probabilities [nats per token].
     """
-    from rabbit_holes.language_model import load_language_model
+    from rabbit_holes.walkers.language_model import load_language_model
 
     model = load_language_model(place)
 

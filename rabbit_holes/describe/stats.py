@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rabbit_holes.estimates import RESAMPLES, Estimate, Statistic, estimate
+from rabbit_holes.describe.estimates import RESAMPLES, Estimate, Statistic, estimate
 from rabbit_holes.path import Path
-from rabbit_holes.styles import SHORTEST, STYLES, Landscape, WalkStyles, describe
+from rabbit_holes.describe.styles import SHORTEST, STYLES, Landscape, WalkStyles, describe
 
 Floats = NDArray[np.float64]
 

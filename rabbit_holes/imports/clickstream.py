@@ -15,9 +15,9 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from rabbit_holes.lines import read_lines
+from rabbit_holes.imports.lines import read_lines
 from rabbit_holes.path import Path, StrPath, Visit
-from rabbit_holes.tally import Tally
+from rabbit_holes.imports.tally import Tally
 
 SOURCE = "clickstream"
 LICENCE = "CC0 1.0 (Wikimedia Clickstream)"

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from rabbit_holes.etiquette import retry_after
-from rabbit_holes.page_cache import Absent
-from rabbit_holes.wiki_errors import (
+from rabbit_holes.live.etiquette import retry_after
+from rabbit_holes.live.page_cache import Absent
+from rabbit_holes.live.errors import (
     ApiError,
     ForeignRedirectError,
     HttpError,

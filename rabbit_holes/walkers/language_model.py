@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rabbit_holes.prompts import Prompt
+from rabbit_holes.walkers.prompts import Prompt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

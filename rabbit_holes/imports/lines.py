@@ -7,7 +7,7 @@ import pathlib
 import zlib
 from collections.abc import Iterable, Iterator
 
-from rabbit_holes.tally import Tally
+from rabbit_holes.imports.tally import Tally
 
 GZIP_MAGIC = b"\x1f\x8b"
 

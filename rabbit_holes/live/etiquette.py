@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from rabbit_holes.wiki_errors import StoppedError, WikiError
+from rabbit_holes.live.errors import StoppedError, WikiError
 
 _MAIL_OR_URL = re.compile(r"[^@\s<>()]+@[^@\s<>()]+\.[^@\s<>()]+|https?://[^\s/<>()]+\.[^\s<>()]+")
 _MOST_CONCURRENT = 16  # above this, a wiki's administrators would rightly call it an attack

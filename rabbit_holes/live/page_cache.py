@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from rabbit_holes.wiki_errors import WikiError
+from rabbit_holes.live.errors import WikiError
 
 _SCHEMA_VERSION = 1
 
