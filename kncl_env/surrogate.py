@@ -12,7 +12,7 @@ a floor, and by κ as the rate, and the noise of large steps with it, goes down:
 
     loss_j = start_j - fall_j · g(e_j) - κ · (1 - ρ),      g(e) = 1 - (1 + e / τ)^-β
 
-It knows no language model; `policies/recording.py` writes what it is fitted to.
+It knows no language model; `policies/play/recording.py` writes what it is fitted to.
 """
 
 from __future__ import annotations
@@ -331,7 +331,7 @@ def fit(
     projection, Golub & Pereyra 1973); the seven shared parameters are searched for around them.
 
     Args:
-        header, episodes: As `policies.recording.read_episodes` returns them.
+        header, episodes: As `policies.play.recording.read_episodes` returns them.
         target: Topics of the target mix.
 
     Raises:

@@ -11,10 +11,10 @@ from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.stage import topic_expansion
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
-from policies.evaluation import play
-from policies.ppo import PPOConfig, train_ppo
-from policies.statistics import permutation_test
-from policies.vec_env import make_vec_env
+from policies.play.evaluation import play
+from policies.learn.ppo import PPOConfig, train_ppo
+from policies.verdict.statistics import permutation_test
+from policies.learn.vec_env import make_vec_env
 
 SETTINGS = {
     "model": "xxs",

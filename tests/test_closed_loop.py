@@ -15,10 +15,10 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.stage import topic_expansion
 from kncl_env.snapshot import load_moment, save_moment
 from kncl_env.world.world import World
-from policies.cli import main
-from policies.closed_loop import run_closed_loop
+from policies.cli.main import main
+from policies.play.closed_loop import run_closed_loop
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.evaluation import play
+from policies.play.evaluation import play
 from train_lm.curriculum import read_curriculum
 from train_lm.trainer import Trainer
 
@@ -138,10 +138,10 @@ def test_a_run_leaves_a_model_a_curriculum_and_curves_that_others_can_read(
 def test_runs_killed_at_random_moments_end_with_the_same_bytes(
     small_world: World, policy: str, tmp_path: Path
 ) -> None:
-    needs = ("policies.closed_loop", "policies.settings_args", "torch.utils.tensorboard")
+    needs = ("policies.play.closed_loop", "policies.cli.settings", "torch.utils.tensorboard")
     llama = "transformers.models.llama.modeling_llama"
     topic_expansion(small_world, **SETTINGS)  # fills the cache
-    with ForkServer("policies.cli", *needs, llama) as server:
+    with ForkServer("policies.cli.main", *needs, llama) as server:
         whole = tmp_path / "whole"
         assert server.wait(server.start(command(small_world, policy, whole))) == 0
         rng = np.random.default_rng(0)

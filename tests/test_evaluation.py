@@ -13,10 +13,10 @@ from kncl_env.stage import topic_expansion
 from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.world.world import World
 from policies import evaluation
-from policies.baselines import BASELINES, reader_of
-from policies.cli import main
+from policies.arms.baselines import BASELINES, reader_of
+from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.evaluation import evaluate, play
+from policies.play.evaluation import evaluate, play
 
 SETTINGS = {
     "nucleus_topics": 6,

@@ -9,7 +9,7 @@ from fakes import fake_env, ring, table_of
 from kncl_env.world.graph import TopicGraph
 from kncl_env.observation import Readings, State
 from kncl_env.topic_table import TopicTable
-from policies.potentials import (
+from policies.learn.potentials import (
     POTENTIALS,
     Shaped,
     compression_progress,

@@ -8,7 +8,7 @@ from rabbit_hole_fakes import TITLES, FakeWorld
 
 from kncl_env.topic_table import TopicTable
 from policies.curiosity import CuriosityConfig, CuriosityNetwork
-from policies.prediction import markov_places, predict
+from policies.learn.prediction import markov_places, predict
 from rabbit_holes.demonstrations import demonstrate
 from rabbit_holes.path import Path, Visit
 

@@ -7,7 +7,7 @@ from fakes import fake_env
 
 from kncl_env.observation import CANDIDATE_FEATURES
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.policy_walker import PolicyWalker
+from policies.learn.walker import PolicyWalker
 from rabbit_holes.path import Path, Visit
 from rabbit_holes.replay import replay
 from rabbit_holes.walkers.walkers import WalkState

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.figures import nice_ticks
-from policies.growth_map import Growth
-from policies.report import RunInfo, Section, headline, write_report
-from policies.scores import ArmRun, summarise
+from policies.verdict.figures import nice_ticks
+from policies.verdict.growth_map import Growth
+from policies.verdict.report import RunInfo, Section, headline, write_report
+from policies.verdict.scores import ArmRun, summarise
 
 INFO = RunInfo(
     world="synthetic, focused",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from policies.scores import (
+from policies.verdict.scores import (
     ArmRun,
     area_under_curve,
     gap_closed,
@@ -19,7 +19,7 @@ from policies.scores import (
     tokens_to_reach,
     verdict,
 )
-from policies.statistics import (
+from policies.verdict.statistics import (
     iqm,
     mean,
     paired_bootstrap_ci,

@@ -30,12 +30,12 @@ from kncl_env.surrogate import (
 from kncl_env.topic_table import TopicTable
 from kncl_env.vector import side_by_side
 from kncl_env.world.world import World
-from policies.baselines import BASELINES
-from policies.cli import main
+from policies.arms.baselines import BASELINES
+from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.ppo import PPOConfig, train_ppo
-from policies.recording import read_episodes, record
-from policies.statistics import permutation_test
+from policies.learn.ppo import PPOConfig, train_ppo
+from policies.play.recording import read_episodes, record
+from policies.verdict.statistics import permutation_test
 
 N = 30
 TARGET = np.array([8, 9, 11, 12, 13])

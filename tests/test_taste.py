@@ -32,12 +32,12 @@ from kncl_env.taste import (
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.vector import side_by_side
 from kncl_env.world.world import World
-from policies.baselines import reader_of
-from policies.cli import main
+from policies.arms.baselines import reader_of
+from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.evaluation import play
-from policies.tasting import SHARES, fit_worth, held_out_r2, learn_taste
-from policies.vec_env import make_vec_env
+from policies.play.evaluation import play
+from policies.learn.tasting import SHARES, fit_worth, held_out_r2, learn_taste
+from policies.learn.vec_env import make_vec_env
 from train_lm.tokenizer import bytes_per_token
 
 SETTINGS = {

@@ -13,7 +13,7 @@ import kncl_env  # noqa: F401  # registers the id
 from kncl_env.stage import topic_expansion
 from kncl_env.vector import TopicExpansionVectorEnv, side_by_side, topic_expansions
 from kncl_env.world.world import World
-from policies.vec_env import BudgetEnds, make_vec_env
+from policies.learn.vec_env import BudgetEnds, make_vec_env
 
 SETTINGS: dict[str, Any] = {
     "model": "xxs",

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.potentials import parse_potentials
+from policies.learn.potentials import parse_potentials
 from train_lm.checkpoint import claim_run
 from train_lm.files import hash_json, read_json, replacing, write_json
 

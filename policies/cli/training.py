@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from policies.runs import begin, check_region, warm_up
+from policies.cli.runs import begin, check_region, warm_up
 from train_lm.command_line import claim_output
 
 
@@ -27,7 +27,7 @@ def record_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument("--seed", type=int, default=0, help="seed of the first episode (0)")
     verb.set_defaults(action=_record)
     if with_settings:
-        from policies.settings_args import add_settings
+        from policies.cli.settings import add_settings
 
         add_settings(verb)
 
@@ -59,7 +59,7 @@ def taste_parser(verbs: Any, with_settings: bool) -> None:
     )
     verb.set_defaults(action=_taste)
     if with_settings:
-        from policies.settings_args import add_settings
+        from policies.cli.settings import add_settings
 
         add_settings(verb)
 
@@ -98,7 +98,7 @@ def train_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument("--force", action="store_true", help="begin again")
     verb.set_defaults(action=_train)
     if with_settings:
-        from policies.settings_args import add_settings
+        from policies.cli.settings import add_settings
 
         add_settings(verb)
 
@@ -110,8 +110,8 @@ def _record(args: argparse.Namespace) -> int:
     from kncl_env.stage import Setup
     from kncl_env.vector import side_by_side, worth_compiling
     from kncl_env.world.world import World
-    from policies.recording import RECORD_SEED, record
-    from policies.settings_args import settings_of
+    from policies.play.recording import RECORD_SEED, record
+    from policies.cli.settings import settings_of
 
     torch.set_num_threads(1)
     world = World.open(args.world)
@@ -141,7 +141,7 @@ def _record(args: argparse.Namespace) -> int:
 def _surrogate(args: argparse.Namespace) -> int:
     from kncl_env.surrogate import Transfer, fit
     from kncl_env.world.world import World
-    from policies.recording import read_episodes
+    from policies.play.recording import read_episodes
 
     claim_output(args.out, args.force)
     world = World.open(args.world)
@@ -169,8 +169,8 @@ def _taste(args: argparse.Namespace) -> int:
     from kncl_env.taste import TRAITS
     from kncl_env.vector import side_by_side, worth_compiling
     from kncl_env.world.world import World
-    from policies.settings_args import settings_of
-    from policies.tasting import SHARES, learn_taste
+    from policies.cli.settings import settings_of
+    from policies.learn.tasting import SHARES, learn_taste
 
     torch.set_num_threads(1)
     claim_output(args.out, args.force)
@@ -216,12 +216,12 @@ def _train(args: argparse.Namespace) -> int:
     from kncl_env.surrogate import Surrogate
     from kncl_env.vector import worth_compiling
     from kncl_env.world.world import World
-    from policies.baselines import load_taste
+    from policies.arms.baselines import load_taste
     from policies.curiosity import CuriosityConfig, CuriosityPolicy
-    from policies.potentials import parse_potentials
-    from policies.ppo import PPOConfig, starting_network, train_ppo
-    from policies.settings_args import settings_of
-    from policies.vec_env import make_practice_env, make_vec_env
+    from policies.learn.potentials import parse_potentials
+    from policies.learn.ppo import PPOConfig, starting_network, train_ppo
+    from policies.cli.settings import settings_of
+    from policies.learn.vec_env import make_practice_env, make_vec_env
     from train_lm.files import hash_file
 
     torch.set_num_threads(1)

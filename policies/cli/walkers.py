@@ -86,7 +86,7 @@ def walk_parser(verbs: Any) -> None:
 
 def _walk(args: argparse.Namespace) -> int:
     from policies.curiosity import CuriosityPolicy
-    from policies.policy_walker import PolicyWalker
+    from policies.learn.walker import PolicyWalker
     from rabbit_holes.live.cli import run_collection
     from train_lm.files import hash_file
 
@@ -113,7 +113,7 @@ def _pretrain(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from kncl_env.world.world import World
-    from policies.cloning import CloningConfig, clone
+    from policies.learn.cloning import CloningConfig, clone
     from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
     from rabbit_holes.demonstrations import demonstrate_in_parallel, joined, pair_split
 
@@ -183,7 +183,7 @@ def _predict(args: argparse.Namespace) -> int:
     from kncl_env.topic_table import TopicTable
     from kncl_env.world.world import World
     from policies.curiosity import CuriosityPolicy
-    from policies.prediction import markov_places, predict
+    from policies.learn.prediction import markov_places, predict
     from rabbit_holes.demonstrations import demonstrate, pair_split
 
     if args.train and args.split in ("all", "train"):

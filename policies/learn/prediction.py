@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.world.world import World
-from policies.cloning import click_places, places
+from policies.learn.cloning import click_places, places
 from policies.curiosity import CuriosityNetwork
 from rabbit_holes.demonstrations import Demonstrations, choices
 from rabbit_holes.path import Path

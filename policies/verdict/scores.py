@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from policies.statistics import (
+from policies.verdict.statistics import (
     EXACT_PAIRS,
     FloatArray,
     iqm,

@@ -17,7 +17,7 @@ ARMS = "uniform,random,rule,oracle"
 def demo(out: Path, seeds: int) -> int:
     """Build, walk, pretrain, taste, train, evaluate; what is already there is used again."""
     from kncl_env.cli import main as kncl_env
-    from policies.cli import main as kncl_policy
+    from policies.cli.main import main as kncl_policy
     from rabbit_holes.cli import main as rabbit_holes
 
     world, holes = out / "world", out / "holes.jsonl"

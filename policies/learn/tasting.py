@@ -26,7 +26,7 @@ from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.taste import LEVELS, TRAITS, TRAITS_VERSION, PassageTraits, Taste
 from kncl_env.vector import SideBySide
 from kncl_env.world.world import World
-from policies.baselines import TASTE_FORMAT, reader_of
+from policies.arms.baselines import TASTE_FORMAT, reader_of
 from train_lm.files import hash_json, replacing, write_json
 
 Floats = NDArray[np.float64]

@@ -19,8 +19,8 @@ from kncl_env.surrogate import Surrogate, surrogate_learner
 from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world.world import World
-from policies.clock import Clocked
-from policies.potentials import Shaped
+from policies.learn.clock import Clocked
+from policies.learn.potentials import Shaped
 
 
 class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):

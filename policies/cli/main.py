@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from policies.cli_training import record_parser, surrogate_parser, taste_parser, train_parser
-from policies.cli_walkers import predict_parser, pretrain_parser, walk_parser
-from policies.runs import begin, warm_up
+from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
+from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
+from policies.cli.runs import begin, warm_up
 from train_lm.command_line import again, run
 
 
@@ -66,7 +66,7 @@ def _evaluate_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument("--force", action="store_true", help="begin again")
     verb.set_defaults(action=_evaluate)
     if with_settings:
-        from policies.settings_args import add_settings
+        from policies.cli.settings import add_settings
 
         add_settings(verb)
 
@@ -84,7 +84,7 @@ def _run_parser(verbs: Any, with_settings: bool) -> None:
     verb.add_argument("--force", action="store_true", help="begin again")
     verb.set_defaults(action=_run_loop)
     if with_settings:
-        from policies.settings_args import add_settings
+        from policies.cli.settings import add_settings
 
         add_settings(verb, model="s", learning_rate=1e-3)
 
@@ -93,9 +93,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     import torch
 
     from kncl_env.world.world import World
-    from policies.baselines import place_of
-    from policies.evaluation import check_arms, evaluate
-    from policies.settings_args import settings_of
+    from policies.arms.baselines import place_of
+    from policies.play.evaluation import check_arms, evaluate
+    from policies.cli.settings import settings_of
 
     torch.set_num_threads(1)
     world = World.open(args.world)
@@ -134,9 +134,9 @@ def _run_loop(args: argparse.Namespace) -> int:
 
     from kncl_env.stage import Setup
     from kncl_env.world.world import World
-    from policies.baselines import place_of
-    from policies.closed_loop import run_closed_loop
-    from policies.settings_args import settings_of
+    from policies.arms.baselines import place_of
+    from policies.play.closed_loop import run_closed_loop
+    from policies.cli.settings import settings_of
     from train_lm.checkpoint import last_checkpoint
 
     torch.set_num_threads(args.threads)
@@ -206,6 +206,6 @@ def _span(found: dict[str, Any], centre: str, sign: str = "", digits: int = 4) -
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from policies.demo import demo
+    from policies.cli.demo import demo
 
     return demo(args.out, args.seeds)

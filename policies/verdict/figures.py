@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.style_sheet import N_COLOURS
-from policies.wording import MINUS, amount, escaped, short
+from policies.verdict.style_sheet import N_COLOURS
+from policies.verdict.wording import MINUS, amount, escaped, short
 
 FloatArray = NDArray[np.float64]
 MAX_POINTS = 240  # [points per drawn curve]; more cannot be told apart at this size

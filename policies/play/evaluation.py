@@ -24,10 +24,10 @@ from kncl_env.stage import NUCLEUS_VERSION, Setup
 from kncl_env.taste import TRAITS_VERSION
 from kncl_env.vector import side_by_side, worth_compiling
 from kncl_env.world.world import World
-from policies.baselines import reader_of
-from policies.growth_map import Growth
-from policies.report import RunInfo, write_report
-from policies.scores import ArmRun, summarise
+from policies.arms.baselines import reader_of
+from policies.verdict.growth_map import Growth
+from policies.verdict.report import RunInfo, write_report
+from policies.verdict.scores import ArmRun, summarise
 from train_lm.checkpoint import claim_run
 from train_lm.curriculum import write_curriculum
 from train_lm.files import read_json, write_json

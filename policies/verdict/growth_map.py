@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.figures import svg_open
-from policies.wording import escaped, short
+from policies.verdict.figures import svg_open
+from policies.verdict.wording import escaped, short
 
 FloatArray = NDArray[np.float64]
 _MAP_WIDTH, _MAP_HEIGHT = 220.0, 165.0

@@ -17,7 +17,7 @@ import numpy as np
 from kncl_env.stage import NUCLEUS_VERSION, Setup, topic_expansion
 from kncl_env.snapshot import load_moment, save_moment
 from kncl_env.world.world import World
-from policies.baselines import Reader, reader_of
+from policies.arms.baselines import Reader, reader_of
 from policies.curiosity import CLOSED, CuriosityPolicy
 from train_lm.checkpoint import CARD, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum

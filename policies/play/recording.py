@@ -19,7 +19,7 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.stage import Setup
 from kncl_env.vector import SideBySide
 from kncl_env.world.world import World
-from policies.baselines import Reader, reader_of
+from policies.arms.baselines import Reader, reader_of
 
 FORMAT = {"format": "kncl-episodes", "version": 1}
 
