@@ -36,17 +36,17 @@ from loops import (
 )
 from numpy.typing import NDArray
 
-from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import MEASURED_WINDOWS
 from kncl_env.stage import topic_expansion
+from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
-from train_lm.bank.bank import LearnerBank
-from train_lm.files import write_json
 from train_lm.allocator import keep_freed_memory
-from train_lm.model import PRESETS, build_model
+from train_lm.bank.bank import LearnerBank
 from train_lm.bank.programs import can_compile
+from train_lm.files import write_json
+from train_lm.model import PRESETS, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 
 Rates = dict[str, NDArray[np.float64]]  # tokens per second of each round

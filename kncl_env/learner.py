@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.world import World
-from train_lm.windows import TokenStore
 from train_lm.tokenizer import bytes_per_token
+from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
     from torch import Tensor

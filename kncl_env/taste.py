@@ -2,7 +2,7 @@
 
 A topic says where to read; a crawl holds text there that teaches nothing, and a neighbourhood
 reaches across its borders. A taste is an additive function of a few traits of a passage, learned
-from reward (`policies/learn/tasting.py`). Traits are ranks among the world's training passages, so that
+from reward by `policies/learn`. Traits are ranks among the training passages of a world, so that
 they mean the same in every world, and are read off text, vectors and the goal alone: nobody tells
 which passage is junk.
 """

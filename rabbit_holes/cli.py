@@ -10,19 +10,19 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rabbit_holes.live.cli import add_collect_parser
 from rabbit_holes.export import add_export_parser
 from rabbit_holes.generate import add_generate_parser
+from rabbit_holes.imports.tally import Tally
+from rabbit_holes.live.cli import add_collect_parser
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import read_numbered_paths, write_paths
 from rabbit_holes.walkers.over_world import add_walk_parser
-from rabbit_holes.imports.tally import Tally
 from train_lm.command_line import claim_output, run
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
-    from rabbit_holes.link_map import LinkMap
     from rabbit_holes.describe.stats import Group
+    from rabbit_holes.link_map import LinkMap
 
 SHOWN = 20  # [lines] of problems that are printed; the others stand in a file
 

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rabbit_holes.walkers.generative import GenerationSettings, generate, run_name
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import PathWriter, read_paths
+from rabbit_holes.walkers.generative import GenerationSettings, generate, run_name
 from rabbit_holes.walkers.prompts import MODES
 
 if TYPE_CHECKING:

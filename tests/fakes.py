@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.world.corpus import Article, Corpus
 from kncl_env.env import EnvConfig, TopicExpansionEnv
-from kncl_env.world.graph import TopicGraph
 from kncl_env.reading_list import Reading
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
+from kncl_env.world.corpus import Article, Corpus
+from kncl_env.world.graph import TopicGraph
 from train_lm.windows import TokenStore
 
 Ints = NDArray[np.int64]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from train_lm.bank.bank import LearnerBank
-from train_lm.model import ModelConfig, build_model
 from train_lm.bank.programs import adamw_, can_compile
 from train_lm.bank.stacks import StackedLlama, StackedModule, stack_of
+from train_lm.model import ModelConfig, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 
 VOCAB = 48

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.stage import topic_expansion
+from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
-from policies.play.evaluation import play
 from policies.learn.ppo import PPOConfig, train_ppo
-from policies.verdict.statistics import permutation_test
 from policies.learn.vec_env import make_vec_env
+from policies.play.evaluation import play
+from policies.verdict.statistics import permutation_test
 
 SETTINGS = {
     "model": "xxs",

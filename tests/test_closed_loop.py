@@ -12,12 +12,12 @@ import pytest
 from fork_server import ForkServer
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.stage import topic_expansion
 from kncl_env.snapshot import load_moment, save_moment
+from kncl_env.stage import topic_expansion
 from kncl_env.world.world import World
 from policies.cli.main import main
-from policies.play.closed_loop import run_closed_loop
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.play.closed_loop import run_closed_loop
 from policies.play.evaluation import play
 from train_lm.curriculum import read_curriculum
 from train_lm.trainer import Trainer

@@ -19,15 +19,15 @@ from fork_server import ForkServer
 from misbehaving_server import LICENCE, Fault, MisbehavingServer
 
 from rabbit_holes.cli import main
-from rabbit_holes.live.settings import CollectionSettings, Report
 from rabbit_holes.live.collector import collect
 from rabbit_holes.live.etiquette import Etiquette, Gate
 from rabbit_holes.live.journal import Failure, Journal
 from rabbit_holes.live.page_cache import PageCache
+from rabbit_holes.live.settings import CollectionSettings, Report
+from rabbit_holes.live.wikipedia import PoliteWikipedia
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import Visit, read_paths
 from rabbit_holes.walkers.walkers import RandomWalker, Walker
-from rabbit_holes.live.wikipedia import PoliteWikipedia
 
 CONTACT = "walker@kncl.invalid"
 PROGRAM = ("rabbit_holes.cli", "rabbit_holes.live.collector", "rabbit_holes.live.wikipedia")

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kncl_env.stage import topic_expansion
 from kncl_env.observation import CANDIDATE_FEATURES
+from kncl_env.stage import topic_expansion
 from kncl_env.world.world import World
-from policies import evaluation
 from policies.arms.baselines import BASELINES, reader_of
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.play import evaluation
 from policies.play.evaluation import evaluate, play
 
 SETTINGS = {

@@ -5,10 +5,10 @@ import time
 import pytest
 from rabbit_hole_fakes import PLAYER, FakeWorld, finished, unfinished, write_snap
 
-from rabbit_holes.link_map import LinkMap
-from rabbit_holes.path import Path, write_paths
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.imports.wikispeedia import decode_title, find_tables, read_games
+from rabbit_holes.link_map import LinkMap
+from rabbit_holes.path import Path, write_paths
 
 
 def read(folder, world: LinkMap | None = None) -> tuple[list[Path], Tally]:

@@ -6,11 +6,11 @@ import json
 import pytest
 from rabbit_hole_fakes import FakeWorld
 
-from rabbit_holes.link_map import LinkMap
 from rabbit_holes.imports.llm_games import read_games
-from rabbit_holes.path import Path
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.imports.wikispeedia import find_tables, read_link_map
+from rabbit_holes.link_map import LinkMap
+from rabbit_holes.path import Path
 
 GAME = {
     "source": "course", "model": "gpt/memory", "pair": "7", "start": "Ant", "target": "Big_Cat",

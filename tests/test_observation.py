@@ -11,11 +11,8 @@ import pytest
 from fakes import FakeLearner, corpus_of, fake_env, ring, table_of
 from numpy.typing import NDArray
 
-from kncl_env.world.build import BuildConfig, build_world
-from kncl_env.world.corpus import Corpus
-from kncl_env.network_measures import betti_1
 from kncl_env.env import EnvConfig
-from kncl_env.world.graph import TopicGraph
+from kncl_env.network_measures import betti_1
 from kncl_env.observation import (
     CANDIDATE_FEATURES,
     CONTEXT_FEATURES,
@@ -25,6 +22,9 @@ from kncl_env.observation import (
     sums_over_rows,
 )
 from kncl_env.topic_table import Goal, TopicTable, rank_of
+from kncl_env.world.build import BuildConfig, build_world
+from kncl_env.world.corpus import Corpus
+from kncl_env.world.graph import TopicGraph
 from kncl_env.world.world import World
 from rabbit_holes import demonstrations
 from rabbit_holes.demonstrations import choices, demonstrate, pair_split, widened

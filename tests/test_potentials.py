@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fakes import fake_env, ring, table_of
 
-from kncl_env.world.graph import TopicGraph
 from kncl_env.observation import Readings, State
 from kncl_env.topic_table import TopicTable
+from kncl_env.world.graph import TopicGraph
 from policies.learn.potentials import (
     POTENTIALS,
     Shaped,

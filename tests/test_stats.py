@@ -9,8 +9,8 @@ import pytest
 from rabbit_hole_fakes import TITLES, FakeWorld, walk_of
 
 from rabbit_holes.describe.estimates import estimate
-from rabbit_holes.describe.stats import MEASURES, dwell, in_a_loop, steps_back, summarise
 from rabbit_holes.describe.page import render_page
+from rabbit_holes.describe.stats import MEASURES, dwell, in_a_loop, steps_back, summarise
 from rabbit_holes.describe.styles import Landscape
 
 

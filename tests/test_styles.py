@@ -5,7 +5,6 @@ import pytest
 from rabbit_hole_fakes import TITLES, FakeWorld, walk_of
 
 from kncl_env.network_measures import betti_1, compressibility
-from rabbit_holes.path import Path, Visit
 from rabbit_holes.describe.styles import (
     CAP,
     Landscape,
@@ -15,6 +14,7 @@ from rabbit_holes.describe.styles import (
     knowledge_network,
     leap_threshold,
 )
+from rabbit_holes.path import Path, Visit
 
 TRIANGLE = np.ones((3, 3), dtype=bool) & ~np.eye(3, dtype=bool)
 CHAIN = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=bool)

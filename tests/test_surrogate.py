@@ -256,7 +256,7 @@ def test_practice_in_a_fitted_surrogate_then_real_learners_resumes_to_the_same_b
 
 
 def _stop_after_first_write(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from policies import ppo
+    from policies.learn import ppo
 
     write = ppo.write_json
 

@@ -16,9 +16,9 @@ from fakes import corpus_of, fake_env
 
 import kncl_env  # noqa: F401
 from kncl_env import taste as module
-from kncl_env.stage import topic_expansion
-from kncl_env.snapshot import load_moment, save_moment
 from kncl_env.retrieval import NeighbourhoodRetriever
+from kncl_env.snapshot import load_moment, save_moment
+from kncl_env.stage import topic_expansion
 from kncl_env.taste import (
     BACKOFF,
     GOAL_TRAITS,
@@ -35,9 +35,9 @@ from kncl_env.world.world import World
 from policies.arms.baselines import reader_of
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.play.evaluation import play
 from policies.learn.tasting import SHARES, fit_worth, held_out_r2, learn_taste
 from policies.learn.vec_env import make_vec_env
+from policies.play.evaluation import play
 from train_lm.tokenizer import bytes_per_token
 
 SETTINGS = {

@@ -12,8 +12,6 @@ import pytest
 import wikipediaapi
 from misbehaving_server import Fault, MisbehavingServer
 
-from rabbit_holes.live.etiquette import Etiquette, Gate, retry_after
-from rabbit_holes.live.page_cache import Absent, Library, Page, PageCache, Site, normal_title
 from rabbit_holes.live.answers import next_address
 from rabbit_holes.live.errors import (
     ForeignRedirectError,
@@ -23,6 +21,8 @@ from rabbit_holes.live.errors import (
     UnreachableError,
     WikiError,
 )
+from rabbit_holes.live.etiquette import Etiquette, Gate, retry_after
+from rabbit_holes.live.page_cache import Absent, Library, Page, PageCache, Site, normal_title
 from rabbit_holes.live.wikipedia import PoliteWikipedia, api_of, check_api
 
 CONTACT = "walker@kncl.invalid"

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_lm.bank.programs import compile_for
 from train_lm.files import replacing
 from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of
 from train_lm.parallel import Alone, Parallel, put, whole
-from train_lm.bank.programs import compile_for
 from train_lm.schedule import Schedule
 
 PRECISIONS = ("fp32", "bf16")

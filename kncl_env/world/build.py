@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.nucleus import nucleate
+from kncl_env.retrieval import PassageIndex
 from kncl_env.world.corpus import Corpus, hash_texts
 from kncl_env.world.embedding import Embedder, unit_rows
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
-from kncl_env.nucleus import nucleate
-from kncl_env.retrieval import PassageIndex
 from kncl_env.world.splits import SPLITS, Passage, cut_passages, split_article, unproved
 from kncl_env.world.world import WORLD_FORMAT, World
 from train_lm.files import hash_file, hash_json, write_json

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.splits import SPLITS, Passage
-from train_lm.windows import TokenStore
 from train_lm.files import read_json
+from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

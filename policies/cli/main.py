@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from policies.cli.runs import begin, warm_up
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
-from policies.cli.runs import begin, warm_up
 from train_lm.command_line import again, run
 
 
@@ -94,8 +94,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     from kncl_env.world.world import World
     from policies.arms.baselines import place_of
-    from policies.play.evaluation import check_arms, evaluate
     from policies.cli.settings import settings_of
+    from policies.play.evaluation import check_arms, evaluate
 
     torch.set_num_threads(1)
     world = World.open(args.world)
@@ -135,8 +135,8 @@ def _run_loop(args: argparse.Namespace) -> int:
     from kncl_env.stage import Setup
     from kncl_env.world.world import World
     from policies.arms.baselines import place_of
-    from policies.play.closed_loop import run_closed_loop
     from policies.cli.settings import settings_of
+    from policies.play.closed_loop import run_closed_loop
     from train_lm.checkpoint import last_checkpoint
 
     torch.set_num_threads(args.threads)

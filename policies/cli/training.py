@@ -110,8 +110,8 @@ def _record(args: argparse.Namespace) -> int:
     from kncl_env.stage import Setup
     from kncl_env.vector import side_by_side, worth_compiling
     from kncl_env.world.world import World
-    from policies.play.recording import RECORD_SEED, record
     from policies.cli.settings import settings_of
+    from policies.play.recording import RECORD_SEED, record
 
     torch.set_num_threads(1)
     world = World.open(args.world)
@@ -164,8 +164,8 @@ def _taste(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from kncl_env.stage import Setup
     from kncl_env.retrieval import NeighbourhoodRetriever
+    from kncl_env.stage import Setup
     from kncl_env.taste import TRAITS
     from kncl_env.vector import side_by_side, worth_compiling
     from kncl_env.world.world import World
@@ -217,10 +217,10 @@ def _train(args: argparse.Namespace) -> int:
     from kncl_env.vector import worth_compiling
     from kncl_env.world.world import World
     from policies.arms.baselines import load_taste
+    from policies.cli.settings import settings_of
     from policies.curiosity import CuriosityConfig, CuriosityPolicy
     from policies.learn.potentials import parse_potentials
     from policies.learn.ppo import PPOConfig, starting_network, train_ppo
-    from policies.cli.settings import settings_of
     from policies.learn.vec_env import make_practice_env, make_vec_env
     from train_lm.files import hash_file
 

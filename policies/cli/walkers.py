@@ -113,8 +113,8 @@ def _pretrain(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from kncl_env.world.world import World
-    from policies.learn.cloning import CloningConfig, clone
     from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+    from policies.learn.cloning import CloningConfig, clone
     from rabbit_holes.demonstrations import demonstrate_in_parallel, joined, pair_split
 
     torch.set_num_threads(os.cpu_count() or 1)

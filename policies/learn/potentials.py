@@ -13,8 +13,8 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 
-from kncl_env.network_measures import betti_1, compressibility
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.network_measures import betti_1, compressibility
 from kncl_env.observation import State
 from kncl_env.topic_table import TopicTable
 

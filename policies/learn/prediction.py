@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.world.world import World
-from policies.learn.cloning import click_places, places
 from policies.curiosity import CuriosityNetwork
+from policies.learn.cloning import click_places, places
 from rabbit_holes.demonstrations import Demonstrations, choices
 from rabbit_holes.path import Path
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import WorldLearner
-from kncl_env.stage import NUCLEUS_VERSION, Setup
 from kncl_env.retrieval import NeighbourhoodRetriever
+from kncl_env.stage import NUCLEUS_VERSION, Setup
 from kncl_env.taste import LEVELS, TRAITS, TRAITS_VERSION, PassageTraits, Taste
 from kncl_env.vector import SideBySide
 from kncl_env.world.world import World

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kncl_env.world.graph import TopicGraph
 from kncl_env.observation import State, observe
 from kncl_env.topic_table import Goal, TopicTable
+from kncl_env.world.graph import TopicGraph
 from policies.curiosity import CLOSED, CuriosityPolicy
 from rabbit_holes.walkers.walkers import WalkState, hashed_tfidf
 

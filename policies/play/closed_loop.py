@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from kncl_env.stage import NUCLEUS_VERSION, Setup, topic_expansion
 from kncl_env.snapshot import load_moment, save_moment
+from kncl_env.stage import NUCLEUS_VERSION, Setup, topic_expansion
 from kncl_env.world.world import World
 from policies.arms.baselines import Reader, reader_of
 from policies.curiosity import CLOSED, CuriosityPolicy

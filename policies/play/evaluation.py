@@ -257,8 +257,8 @@ def _write_curricula(
 
 def _growth(world: World, setup: Setup, records: list[dict[str, Any]], names: list[str]) -> Growth:
     """The first seed's episode of every arm that grew a nucleus."""
-    from kncl_env.stage import seed_topics
     from kncl_env.picture import positions, thinned_edges
+    from kncl_env.stage import seed_topics
 
     first = min(r["seed"] for r in records)
     expansions = {

@@ -17,7 +17,16 @@ from policies.verdict.figures import Curve, curves_section, looks_of, seeds_sect
 from policies.verdict.growth_map import Growth, growth_section
 from policies.verdict.scores import BETTER, NO_DIFFERENCE, REFERENCE, WORSE
 from policies.verdict.style_sheet import STYLE_SHEET
-from policies.verdict.wording import MINUS, NEVER, NOTHING, bits, bracketed, escaped, signed, speed_up
+from policies.verdict.wording import (
+    MINUS,
+    NEVER,
+    NOTHING,
+    bits,
+    bracketed,
+    escaped,
+    signed,
+    speed_up,
+)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rabbit_holes.describe.estimates import RESAMPLES, Estimate, Statistic, estimate
-from rabbit_holes.path import Path
 from rabbit_holes.describe.styles import SHORTEST, STYLES, Landscape, WalkStyles, describe
+from rabbit_holes.path import Path
 
 Floats = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rabbit_holes.imports.lines import read_lines
-from rabbit_holes.path import Path, StrPath, Visit
 from rabbit_holes.imports.tally import Tally
+from rabbit_holes.path import Path, StrPath, Visit
 
 SOURCE = "clickstream"
 LICENCE = "CC0 1.0 (Wikimedia Clickstream)"

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rabbit_holes.imports.lines import read_lines
-from rabbit_holes.link_map import LinkMap
-from rabbit_holes.path import Path, StrPath, Visit
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.imports.wikispeedia import decode_title
+from rabbit_holes.link_map import LinkMap
+from rabbit_holes.path import Path, StrPath, Visit
 
 LICENCE = "not stated by the collectors: cite, do not redistribute"
 # As the collectors word it -> as a path does.

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
 from rabbit_holes.imports.lines import read_lines
+from rabbit_holes.imports.tally import Tally
 from rabbit_holes.link_map import LinkMap
 from rabbit_holes.path import MetaValue, Path, StrPath, Visit
-from rabbit_holes.imports.tally import Tally
 
 SOURCE = "wikispeedia"
 LICENCE = "Wikispeedia navigation paths, SNAP: cite West et al. 2009 and West & Leskovec 2012"

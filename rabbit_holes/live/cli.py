@@ -211,8 +211,8 @@ def _walker(arguments: argparse.Namespace) -> tuple[Walker, dict[str, Any]]:
 
 def _transitions(file: Path) -> Callable[[str], Mapping[str, int]]:
     from rabbit_holes.imports.clickstream import TransitionCounts, read_clickstream
-    from rabbit_holes.path import read_paths
     from rabbit_holes.imports.tally import Tally
+    from rabbit_holes.path import read_paths
 
     if file.suffix == ".jsonl":
         return TransitionCounts.from_paths(read_paths(file, on_error=logger.warning)).counts_from

@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from rabbit_holes.live.settings import CollectionSettings, Progress, Report
+from rabbit_holes.live.errors import RefusedError, StoppedError, UnreachableError, WikiError
 from rabbit_holes.live.etiquette import Gate
 from rabbit_holes.live.journal import Failure, Journal, WalkLog
 from rabbit_holes.live.page_cache import Absent, Library, Page, PageCache, Site, Wiki
+from rabbit_holes.live.settings import CollectionSettings, Progress, Report
 from rabbit_holes.path import Path, PathWriter, Visit, read_paths
 from rabbit_holes.walkers.walkers import Walker, next_click
-from rabbit_holes.live.errors import RefusedError, StoppedError, UnreachableError, WikiError
 from train_lm.files import hash_json
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,6 @@ from urllib.parse import urlsplit
 import httpx
 import wikipediaapi
 
-from rabbit_holes.live.etiquette import Etiquette, Gate
-from rabbit_holes.live.page_cache import Absent, Page, Site
 from rabbit_holes.live.answers import (
     leads_nowhere,
     next_address,
@@ -40,6 +38,8 @@ from rabbit_holes.live.errors import (
     UnreachableError,
     WikiError,
 )
+from rabbit_holes.live.etiquette import Etiquette, Gate
+from rabbit_holes.live.page_cache import Absent, Page, Site
 
 logger = logging.getLogger(__name__)
 

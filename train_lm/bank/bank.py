@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_lm.optimizers import BETAS
 from train_lm.bank.programs import compiled, plain
-from train_lm.schedule import Schedule
 from train_lm.bank.stacks import Stack, stack_of, trainable
+from train_lm.optimizers import BETAS
+from train_lm.schedule import Schedule
 from train_lm.trainer import Snapshot, TrainerConfig, check_length, check_snapshot, not_finite
 
 Ints = NDArray[np.int64]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train_lm.optimizers import BETAS, EPSILON
 from train_lm.bank.stacks import Stack, leaves_of
+from train_lm.optimizers import BETAS, EPSILON
 
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
