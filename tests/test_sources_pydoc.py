@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from kncl_env.world.sources.pydoc import read as source
-from kncl_env.sources import pydoc_modules
 
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.graph import TopicGraph
+from kncl_env.world.sources.pydoc import modules as pydoc_modules
+from kncl_env.world.sources.pydoc import read as source
 from kncl_env.world.sources.pydoc.collect import PACKAGE_AT_LEAST, TOPIC_AT_LEAST, collect
 from kncl_env.world.sources.pydoc.entries import PARAGRAPH, Teller, blocks, paragraphs
 from kncl_env.world.sources.pydoc.modules import CHAPTERS, chapter_of, is_left_out
