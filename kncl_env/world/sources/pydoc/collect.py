@@ -1,4 +1,4 @@
-"""Collects the standard library's documentation; run by `pydoc.py` in a fresh interpreter.
+"""Collects the standard library's documentation; run by `read.py` in a fresh interpreter.
 
 It needs the standard library alone and knows nothing of corpora. Imports of its siblings are
 relative because the fresh interpreter finds them without the package around them.
@@ -20,9 +20,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from .pydoc_entries import Teller, blocks, paragraphs
-from .pydoc_modules import chapter_of, is_left_out
-from .pydoc_references import References, Topic
+from .entries import Teller, blocks, paragraphs
+from .modules import chapter_of, is_left_out
+from .references import References, Topic
 
 CLASS_TOPIC = 1_500  # [characters] a class that says more has its own topic, not its module's
 TOPIC_AT_LEAST = 400  # [characters] what says less is no topic

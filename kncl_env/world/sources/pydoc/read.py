@@ -4,7 +4,7 @@ Topics are the public modules of the standard library, their larger classes, and
 the language itself (`help("for")`). It knows the documentation only as text and references; what a
 world makes of them is not its business.
 
-Left out are, by name (`pydoc_modules.LEFT_OUT`), modules that are private, tests, deprecated, bound
+Left out are, by name (`modules.LEFT_OUT`), modules that are private, tests, deprecated, bound
 to one platform, optional where Python is built, or that do something when imported; and, by rule:
 
 - values (`DATA`) and files (`FILE`), which belong to the machine and not to the documentation;
@@ -32,10 +32,10 @@ TIMEOUT = 300.0  # [s] a hundred times what it takes
 # The package around the collector imports numpy and more; the collector itself must not.
 _CHILD = """
 import sys, types
-package = types.ModuleType("sources")
+package = types.ModuleType("pydoc_text")
 package.__path__ = [sys.argv[1]]
-sys.modules["sources"] = package
-from sources.pydoc_collect import main
+sys.modules["pydoc_text"] = package
+from pydoc_text.collect import main
 main()
 """
 
