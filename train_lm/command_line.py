@@ -1,20 +1,54 @@
-"""How every command of the project ends: a result, or one clear line and a non-zero exit.
+"""How every command of the project begins and ends: options, a result, or one clear line.
 
-It stands here because every package may import this one.
+It stands here because every package may import this one. Nothing of it imports more than the
+standard library, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from train_lm.allocator import keep_freed_memory
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"{parser.prog} {version('kncl')}")
+        parser.exit()
+
+
+def command(prog: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a command: its story, and `--version`."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the version that is installed"
+    )
+    return parser
+
+
+def comma_separated(text: str) -> list[str]:
+    """The one spelling of lists on every command line: `a,b,c`. Give it as `type`.
+
+    Raises:
+        argparse.ArgumentTypeError: Nothing is listed.
+    """
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise argparse.ArgumentTypeError(f"expected names by comma, such as a,b, got {text!r}")
+    return items
 
 
 def run(action: Callable[[], int | None]) -> int:
@@ -23,20 +57,37 @@ def run(action: Callable[[], int | None]) -> int:
     Other exceptions are our own faults and keep their traceback.
 
     Returns:
-        0 on success, 2 on bad input, 130 after Ctrl-C.
+        0 on success, 2 on bad input, 130 after Ctrl-C. A reader that has gone away (`| head`) is
+        a success: it has seen what it wanted.
     """
     keep_freed_memory()
     try:
-        return action() or 0
+        code = action() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python would flush what is left at exit, and complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("KNCL_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(_told(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
         how = str(interrupt) or "run the same command again to go on"
         print(f"interrupted: {how}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _told(error: Exception) -> str:
+    """The message; what the system says of a file, without its number."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        what = (error.strerror or "").lower()
+        if isinstance(error, FileNotFoundError):
+            return f"expected a file at {error.filename}, found none"
+        return f"expected to use {error.filename}, got: {what}"
+    return str(error)
 
 
 def again(program: str, arguments: list[str]) -> str:
