@@ -1,9 +1,8 @@
-"""The real learner: binds the trainer to a world's windows. The env sees only its protocol."""
+"""The learner: what the environment asks of one, and the real one, a trainer in a world."""
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from train_lm.trainer import Snapshot, Trainer
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 # Windows of the target mix that each held-out split is measured on: a fixed sample, drawn evenly
 # over the target's topics, so a large target is measured on some of them only. `reward` is read at
@@ -27,74 +27,67 @@ Ints = NDArray[np.int64]
 MEASURED_WINDOWS = {"reward": 48, "select": 512, "test": 1024}
 
 
-class WorldLearner:
-    """A language model in a world.
+class Learner(Protocol):
+    """A language model that can be trained, measured, copied and put back exactly."""
+
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs that training on one token takes."""
+
+    def begin(self, tokens: int) -> None:
+        """Return to the nucleated snapshot; a full schedule over `tokens` tokens begins."""
+
+    def train(self, windows: Ints) -> None:
+        """Train on windows, given by number."""
+
+    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
+        """Loss of the target mix on a held-out split [bits per byte].
+
+        Args:
+            windows: Size of the fixed sample it is measured on; the split's own, if None.
+        """
+
+    def probe(self, topics: Ints) -> Floats:
+        """(n,) loss on one fixed window of each topic [bits per byte]; NaN where unknown."""
+
+    def losses(self, windows: Ints) -> Floats:
+        """(n,) loss on each of the given windows [bits per byte]."""
+
+    def snapshot(self) -> Any: ...
+
+    def restore(self, snapshot: Any) -> None: ...
+
+
+class MeasuredText:
+    """Which windows stand for a target and for each topic: the same for all learners of a stage.
 
     Args:
         world: Where the text comes from.
         store: The world's windows.
-        trainer: Trains and measures the model; a member of a bank can stand in its place.
         target: Topics of the target mix.
     """
 
-    def __init__(
-        self, world: World, store: TokenStore, trainer: Trainer | Member, target: Ints
-    ) -> None:
+    def __init__(self, world: World, store: TokenStore, target: Ints) -> None:
         self.world = world
         self.store = store
-        self.trainer = trainer
         self.target = target
-        self.nucleated: Snapshot | None = None
         self._bytes = bytes_per_token(world.tokenizer)
         self._windows: dict[tuple[str, int], Ints] = {}
-        self._probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])
+        self.probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])  # (N,)
 
-    def beside(self, trainer: Trainer | Member) -> WorldLearner:
-        """A learner of the same start and measurements whose model another trainer holds."""
-        other = copy.copy(self)
-        other.trainer = trainer
-        return other
+    def sample(self, split: str, n: int) -> Ints:
+        """At most n windows, drawn round-robin over the target's topics; the same for all arms.
 
-    def begin(self, tokens: int) -> None:
-        if self.nucleated is None:
-            raise RuntimeError("a learner needs its nucleus phase before an episode")
-        self.trainer.restore(self.nucleated)
-        self.trainer.begin_phase(tokens // self.tokens_per_update, decay=True)
-
-    @property
-    def tokens_per_update(self) -> int:
-        return self.trainer.config.batch * self.store.context
-
-    def train(self, windows: Ints) -> None:
-        self.trainer.train(self.store.read(windows))
-
-    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
-        """Loss on a fixed sample of the target mix, every topic alike [bits per byte].
-
-        Args:
-            windows: Size of the sample, where it is not that of `MEASURED_WINDOWS`.
+        Raises:
+            ValueError: The target has no window in this split.
         """
-        sample = split, windows or MEASURED_WINDOWS[split]
-        if sample not in self._windows:
-            self._windows[sample] = self._target_windows(*sample)
-        tokens = self.store.read(self._windows[sample])
-        return float(self.trainer.nll(tokens).sum() / np.log(2) / self._bytes[tokens[:, 1:]].sum())
+        if (split, n) not in self._windows:
+            self._windows[split, n] = self._drawn(split, n)
+        return self._windows[split, n]
 
-    def probe(self, topics: Ints) -> NDArray[np.float64]:
-        loss = np.full(len(topics), np.nan)
-        windows = self._probe_window[topics]
-        known = windows >= 0
-        if known.any():
-            tokens = self.store.read(windows[known])
-            size = np.maximum(1, self._bytes[tokens[:, 1:]].sum(1))
-            loss[known] = self.trainer.nll(tokens) / np.log(2) / size
-        return loss
-
-    def snapshot(self) -> dict[str, Tensor]:
-        return self.trainer.snapshot()
-
-    def restore(self, snapshot: Snapshot) -> None:
-        self.trainer.restore(snapshot)
+    def n_bytes(self, tokens: Ints) -> Ints:
+        """(n,) bytes of text that (n, T + 1) tokens ask to predict."""
+        return np.asarray(self._bytes[tokens[:, 1:]].sum(1))
 
     def _probe_of(self, topic: int) -> int:
         """One window of the topic's `reward` text, of its training text where it has none."""
@@ -104,8 +97,7 @@ class WorldLearner:
                 return int(windows[0])
         return -1
 
-    def _target_windows(self, split: str, n: int) -> Ints:
-        """At most n windows, drawn round-robin over the target's topics; the same for all arms."""
+    def _drawn(self, split: str, n: int) -> Ints:
         rng = np.random.default_rng(0)
         queues = [
             list(rng.permutation(self.store.windows_of(self.world.passages_of(int(t), split))))
@@ -120,3 +112,60 @@ class WorldLearner:
                 "passages are shorter than the context; rebuild with larger --passage-bytes"
             )
         return np.sort(np.array(chosen[:n], dtype=np.int64))
+
+
+class WorldLearner:
+    """A language model in a world.
+
+    Args:
+        text: What it is measured on.
+        trainer: Trains and measures the model; a member of a bank can stand in its place.
+        nucleated: Where episodes begin; None before the nucleus phase.
+    """
+
+    def __init__(
+        self, text: MeasuredText, trainer: Trainer | Member, nucleated: Snapshot | None = None
+    ) -> None:
+        self.text = text
+        self.trainer = trainer
+        self.nucleated = nucleated
+
+    @property
+    def flops_per_token(self) -> float:
+        return self.trainer.flops_per_token
+
+    def begin(self, tokens: int) -> None:
+        if self.nucleated is None:
+            raise RuntimeError("a learner needs its nucleus phase before an episode")
+        self.trainer.restore(self.nucleated)
+        per_update = self.trainer.config.batch * self.text.store.context
+        self.trainer.begin_phase(tokens // per_update, decay=True)
+
+    def train(self, windows: Ints) -> None:
+        self.trainer.train(self.text.store.read(windows))
+
+    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
+        """Loss on a fixed sample of the target mix, every topic alike [bits per byte]."""
+        sample = self.text.sample(split, windows or MEASURED_WINDOWS[split])
+        tokens = self.text.store.read(sample)
+        size = self.text.n_bytes(tokens).sum()
+        return float(self.trainer.nll(tokens).sum() / np.log(2) / size)
+
+    def probe(self, topics: Ints) -> Floats:
+        loss = np.full(len(topics), np.nan)
+        windows = self.text.probe_window[topics]
+        known = windows >= 0
+        if known.any():
+            loss[known] = self.losses(windows[known])
+        return loss
+
+    def losses(self, windows: Ints) -> Floats:
+        tokens = self.text.store.read(windows)
+        size = np.maximum(1, self.text.n_bytes(tokens))
+        return np.asarray(self.trainer.nll(tokens) / np.log(2) / size)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return self.trainer.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self.trainer.restore(snapshot)

@@ -8,13 +8,14 @@ is 0 and its flag is 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from kncl_env.measurements import Measurements
 from kncl_env.topic_table import BANDS, Goal, TopicTable, centroid, mask_of
 
 FEATURE_SCHEMA = 3
@@ -109,46 +110,6 @@ Floats = NDArray[np.float64]
 Observation = dict[str, NDArray[np.float32]]
 
 
-@dataclass
-class Readings:
-    """What has been measured of the learner during an episode.
-
-    Attributes:
-        loss: Held-out loss of the target mix, one per step, the start included [bits per byte].
-        measured_at: (N,) step of the latest probe; -1 where never measured.
-        probe: (N,) latest probe loss per topic [bits per byte]; NaN where never measured.
-        fall: (N,) relative fall of the probe loss between the two latest measurements; NaN.
-        rewards: Reward of each expansion, aligned with the expanded topics.
-        consolidations: Reward of each consolidation.
-    """
-
-    n_topics: int
-    loss: list[float] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    consolidations: list[float] = field(default_factory=list)
-    measured_at: Topics = field(init=False)
-    probe: Floats = field(init=False)
-    fall: Floats = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.measured_at = np.full(self.n_topics, -1)
-        self.probe = np.full(self.n_topics, np.nan)
-        self.fall = np.full(self.n_topics, np.nan)
-
-    @property
-    def known(self) -> bool:
-        """Whether the learner's held-out loss can be measured at all."""
-        return bool(self.loss) and bool(np.isfinite(self.loss[-1]))
-
-    def record_probe(self, topics: Topics, losses: Floats, step: int) -> None:
-        """Keep new readings; `fall` compares them with the ones before."""
-        self.measured_at[topics] = step
-        before = self.probe[topics]
-        known = np.isfinite(before) & np.isfinite(losses)
-        self.fall[topics[known]] = 1.0 - losses[known] / before[known]
-        self.probe[topics] = losses
-
-
 @dataclass(frozen=True)
 class State:
     """A moment of an episode or of a recorded path.
@@ -161,7 +122,7 @@ class State:
         n_solid: Solid topics among those expanded since the start.
         goal: What is looked for, if anything.
         progress: Share of the token budget spent; None where there is no budget.
-        readings: What is known of the learner; None where there is none.
+        measurements: What is known of the learner; None where there is none.
     """
 
     members: Topics
@@ -171,7 +132,7 @@ class State:
     n_solid: int = 0
     goal: Goal | None = None
     progress: float | None = None
-    readings: Readings | None = None
+    measurements: Measurements | None = None
 
     @property
     def last(self) -> int:
@@ -345,20 +306,20 @@ def _gain(
 
 
 def _learner_features(rows: NDArray[np.float32], table: TopicTable, state: State) -> None:
-    readings = state.readings
-    if readings is None or not readings.known:
+    measurements = state.measurements
+    if measurements is None or not measurements.known:
         return
-    probe = readings.probe[state.slots]
+    probe = measurements.probe[state.slots]
     known = np.isfinite(probe)
     rows[known, _C["loss_known"]] = 1.0
-    rows[known, _C["loss"]] = probe[known] / readings.loss[-1] - 1.0
-    fall = readings.fall[state.slots]
+    rows[known, _C["loss"]] = probe[known] / measurements.loss[-1] - 1.0
+    fall = measurements.fall[state.slots]
     known = np.isfinite(fall)
     rows[known, _C["trend_known"]] = 1.0
     rows[known, _C["trend"]] = np.clip(fall[known] * 10.0, -3.0, 3.0)
-    if readings.rewards:
-        done = state.expanded[: len(readings.rewards)]
-        rewards = _scaled(np.array(readings.rewards))
+    if measurements.rewards:
+        done = state.expanded[: len(measurements.rewards)]
+        rewards = _scaled(np.array(measurements.rewards))
         value = np.zeros((len(table), 2))
         value[done, 0] = rewards
         value[done, 1] = 1.0
@@ -385,18 +346,18 @@ def _context(table: TopicTable, state: State, middle: NDArray[np.float32]) -> ND
         row[_G["goal_known"]] = 1.0
         row[_G["goal_similarity_nucleus"]] = state.goal.centroid @ middle
         row[_G["goal_similarity_last"]] = state.goal.centroid @ table.vectors[state.last]
-    readings = state.readings
-    if readings is not None and readings.known:
+    measurements = state.measurements
+    if measurements is not None and measurements.known:
         row[_G["loss_known"]] = 1.0
-        row[_G["loss"]] = readings.loss[-1] / readings.loss[0]
-        every = [*readings.rewards, *readings.consolidations]
-        if len(readings.loss) > 1 and every:
+        row[_G["loss"]] = measurements.loss[-1] / measurements.loss[0]
+        every = [*measurements.rewards, *measurements.consolidations]
+        if len(measurements.loss) > 1 and every:
             row[_G["mean_reward"]] = _scaled(np.array(every)).mean()
-        if readings.rewards:
-            row[_G["last_reward"]] = _scaled(np.array(readings.rewards[-1:]))[0]
-        if readings.consolidations:
+        if measurements.rewards:
+            row[_G["last_reward"]] = _scaled(np.array(measurements.rewards[-1:]))[0]
+        if measurements.consolidations:
             row[_G["consolidate_known"]] = 1.0
-            row[_G["consolidate_reward"]] = _scaled(np.array(readings.consolidations)).mean()
+            row[_G["consolidate_reward"]] = _scaled(np.array(measurements.consolidations)).mean()
     return row
 
 

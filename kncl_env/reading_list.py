@@ -10,7 +10,7 @@ from train_lm.windows import TokenStore, draw_least_read
 Ints = NDArray[np.int64]
 
 
-class Reading:
+class ReadingList:
     """Draws each step's windows and remembers what was read.
 
     Args:
@@ -19,8 +19,7 @@ class Reading:
     """
 
     def __init__(self, store: TokenStore, replay: float) -> None:
-        if not 0 <= replay < 1:
-            raise ValueError(f"expected a replay share of 0 <= replay < 1, got {replay}")
+        assert 0 <= replay < 1, replay
         self.store = store
         self.replay = replay
         self.times_read = np.zeros(len(store), dtype=np.int32)  # (W,)
@@ -61,8 +60,8 @@ class Reading:
         np.add.at(self.times_read, drawn, 1)
         return drawn
 
-    def copy(self) -> Reading:
-        twin = Reading.__new__(Reading)
+    def copy(self) -> ReadingList:
+        twin = ReadingList.__new__(ReadingList)
         twin.store, twin.replay = self.store, self.replay
         twin.times_read, twin.pools = self.times_read.copy(), list(self.pools)
         return twin

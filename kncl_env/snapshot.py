@@ -1,7 +1,7 @@
-"""An exact moment of an episode as one file: safetensors with a line of JSON in its head.
+"""A snapshot of an environment as one file: safetensors with a line of JSON in its head.
 
 Nothing goes through pickle. What an environment was made from (world, rules) is not in the file:
-a moment belongs to an environment of the same settings.
+a snapshot belongs to an environment of the same settings.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 LEARNER = "learner."
 
 
-def save_moment(file: Path, moment: EnvSnapshot, about: Mapping[str, Any]) -> None:
-    """Write a moment, whole or not at all.
+def save_env_snapshot(file: Path, snapshot: EnvSnapshot, about: Mapping[str, Any]) -> None:
+    """Write a snapshot, whole or not at all.
 
     Args:
         about: Anything JSON-able to keep beside it.
@@ -33,13 +33,13 @@ def save_moment(file: Path, moment: EnvSnapshot, about: Mapping[str, Any]) -> No
 
     from train_lm.trainer import save_snapshot
 
-    tensors = {LEARNER + name: value for name, value in moment.learner.items()}
-    tensors |= {n: torch.from_numpy(a) for n, a in _arrays(moment.episode).items()}
-    save_snapshot(tensors, file, {"rng": json.dumps(moment.rng), "about": json.dumps(about)})
+    tensors = {LEARNER + name: value for name, value in snapshot.learner.items()}
+    tensors |= {n: torch.from_numpy(a) for n, a in _arrays(snapshot.episode).items()}
+    save_snapshot(tensors, file, {"rng": json.dumps(snapshot.rng), "about": json.dumps(about)})
 
 
-def load_moment(file: Path, env: TopicExpansionEnv) -> tuple[EnvSnapshot, dict[str, Any]]:
-    """A moment of an environment that was reset, and what was kept beside it.
+def load_env_snapshot(file: Path, env: TopicExpansionEnv) -> tuple[EnvSnapshot, dict[str, Any]]:
+    """A snapshot of an environment that was reset, and what was kept beside it.
 
     Raises:
         ValueError: The file is damaged.
@@ -58,12 +58,13 @@ def load_moment(file: Path, env: TopicExpansionEnv) -> tuple[EnvSnapshot, dict[s
             learner[name.removeprefix(LEARNER)] = value
         else:
             arrays[name] = value.numpy()
-    moment = EnvSnapshot(learner, _episode(arrays, env), json.loads(head["rng"]))
-    return moment, json.loads(head["about"])
+    snapshot = EnvSnapshot(learner, _episode(arrays, env), json.loads(head["rng"]))
+    return snapshot, json.loads(head["about"])
 
 
 def _arrays(episode: Episode) -> dict[str, NDArray[Any]]:
-    nucleus, reading, readings = episode.nucleus, episode.reading, episode.readings
+    nucleus, reading_list = episode.nucleus, episode.reading_list
+    measured = episode.measurements
     taste = episode.taste
     likes = {} if taste is None else {"worth": taste.worth, "share": [taste.share]}
     return {
@@ -72,15 +73,15 @@ def _arrays(episode: Episode) -> dict[str, NDArray[Any]]:
         "inside": nucleus.inside,
         "solid": nucleus.solid,
         "touched": nucleus._touched,
-        "times_read": reading.times_read,
-        "pools": np.concatenate([np.zeros(0, dtype=np.int64), *reading.pools]),
-        "pool_sizes": np.array([len(pool) for pool in reading.pools], dtype=np.int64),
-        "loss": np.array(readings.loss, dtype=np.float64),
-        "rewards": np.array(readings.rewards, dtype=np.float64),
-        "consolidations": np.array(readings.consolidations, dtype=np.float64),
-        "measured_at": readings.measured_at,
-        "probe": readings.probe,
-        "fall": readings.fall,
+        "times_read": reading_list.times_read,
+        "pools": np.concatenate([np.zeros(0, dtype=np.int64), *reading_list.pools]),
+        "pool_sizes": np.array([len(pool) for pool in reading_list.pools], dtype=np.int64),
+        "loss": np.array(measured.loss, dtype=np.float64),
+        "rewards": np.array(measured.rewards, dtype=np.float64),
+        "consolidations": np.array(measured.consolidations, dtype=np.float64),
+        "measured_at": measured.measured_at,
+        "probe": measured.probe,
+        "fall": measured.fall,
         "first_drop_topics": np.array([*episode.first_drop], dtype=np.int64),
         "first_drops": np.array([*episode.first_drop.values()], dtype=np.float64),
         "steps": np.array([episode.steps], dtype=np.int64),
@@ -89,19 +90,20 @@ def _arrays(episode: Episode) -> dict[str, NDArray[Any]]:
 
 
 def _episode(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> Episode:
-    assert env.episode is not None, "an environment is reset before a moment is loaded"
+    assert env.episode is not None, "an environment is reset before a snapshot is loaded"
     episode = env.episode.copy()
-    nucleus, reading, readings = episode.nucleus, episode.reading, episode.readings
+    nucleus, reading_list = episode.nucleus, episode.reading_list
+    measured = episode.measurements
     nucleus.expanded = arrays["expanded"].tolist()
     nucleus.inside, nucleus.solid = arrays["inside"], arrays["solid"]
     nucleus._touched = arrays["touched"]
-    reading.times_read = arrays["times_read"]
+    reading_list.times_read = arrays["times_read"]
     ends = np.cumsum(arrays["pool_sizes"])
-    reading.pools = np.split(arrays["pools"], ends[:-1]) if len(ends) else []
+    reading_list.pools = np.split(arrays["pools"], ends[:-1]) if len(ends) else []
     for name in ("loss", "rewards", "consolidations"):
-        setattr(readings, name, arrays[name].tolist())
+        setattr(measured, name, arrays[name].tolist())
     for name in ("measured_at", "probe", "fall"):
-        setattr(readings, name, arrays[name])
+        setattr(measured, name, arrays[name])
     drops = zip(arrays["first_drop_topics"].tolist(), arrays["first_drops"].tolist(), strict=True)
     episode.first_drop = dict(drops)
     episode.taste = None

@@ -1,225 +1,295 @@
-"""Makes the environment: binds a world, a learner after its nucleus phase, and the rules.
+"""The stage: what all episodes of one world and its settings share; and the nucleus phase.
 
-The nucleus phase and the reference run are done once per world and configuration and cached by
-hash, in `$KNCL_CACHE` (default `~/.cache/kncl`).
+The nucleus phase is done once for what it reads (the world, the seeds, the learner) and cached by
+the hash of just that, in `$KNCL_CACHE` (default `~/.cache/kncl`): other rules of the episode train
+no nucleus again. The reference run, which says what there is to be learnt within a budget, is
+cached beside it, by budget and target.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.env import EnvConfig, TopicExpansionEnv
-from kncl_env.learner import WorldLearner
-from kncl_env.nucleus import nucleate
-from kncl_env.reading_list import Reading
+from kncl_env.learner import MEASURED_WINDOWS, MeasuredText, WorldLearner
+from kncl_env.nucleus import Nucleus, nucleate
+from kncl_env.reading_list import ReadingList
 from kncl_env.retrieval import NeighbourhoodRetriever
+from kncl_env.settings import LearnerSettings, Settings
+from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.world import World
 from train_lm.files import cache_folder, hash_json, read_json, replacing, write_json
+from train_lm.windows import TokenStore
+
+if TYPE_CHECKING:
+    from train_lm.trainer import Snapshot, Trainer
 
 log = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 
 # Raised whenever the nucleus phase or the reference run would end with other bytes.
-NUCLEUS_VERSION = 2
+NUCLEUS_VERSION = 3
 
 
-@dataclass(frozen=True)
-class Setup(EnvConfig):
-    """All settings of `gym.make("kncl_env/TopicExpansion-v0", world=..., ...)`.
+class Retriever(Protocol):
+    """Finds the passages of a topic's neighbourhood."""
+
+    def neighbourhood(self, topic: int, taste: Taste | None = None) -> Ints:
+        """Training passages to read when the topic is expanded."""
+
+    def own(self, topic: int, taste: Taste | None = None) -> Ints:
+        """Training passages of the topic's own article."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What episodes share; whatever plays, plays `TopicExpansionEnv(stage, learner)`.
 
     Attributes:
-        model: Preset of the learner's architecture; its context replaces `context`.
-        learning_rate: Peak learning rate of nucleus phase and episode.
-        learner_seed: Seed of the learner's initial weights and of its nucleus phase.
-        nucleus_topics: Seeds of the nucleus; a thirtieth of the topics, 8 to 150, if 0.
-        nucleus_titles: Seeds by title; replaces `nucleus_topics`.
-        nucleus_updates: Learner updates of the nucleus phase.
-        breadth: Passages per retrieved neighbourhood.
-        region: Another target region than the world's own.
+        world: Where text and topics come from.
+        settings: Of rules, learner, nucleus and reading.
+        table: What is fixed of the world's topics.
+        seeds: Topics of the nucleus phase, already learnt where an episode begins.
+        target: Topics of the held-out mix, drawn from evenly.
+        goal: The target, where it is a part of the world; None where every topic counts.
+        retriever: Finds what to read.
+        reading_list: As the nucleus phase left it; copied at each reset.
+        reducible: Reducible loss [bits per byte]; scales the reward.
+        text: What learners are measured on; None where a formula is the learner.
+        nucleated: The learner after its nucleus phase.
+
+    Raises:
+        ValueError: The frontier of the seeds does not fill the slots.
     """
 
-    model: str = "xs"
-    learning_rate: float = 3e-3
-    learner_seed: int = 0
-    nucleus_topics: int = 0
-    nucleus_titles: tuple[str, ...] = ()
-    nucleus_updates: int = 2000
-    breadth: int = 512
-    region: str | None = None
+    world: World
+    settings: Settings
+    table: TopicTable
+    seeds: Ints
+    target: Ints
+    goal: Goal | None
+    retriever: Retriever
+    reading_list: ReadingList
+    reducible: float
+    text: MeasuredText | None = None
+    nucleated: Snapshot | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        from train_lm.model import PRESETS
+        _check_slots(self.table, self.seeds, self.settings.rules.slots)
 
-        if self.model not in PRESETS:
-            raise ValueError(f"expected a model preset among {list(PRESETS)}, got {self.model!r}")
-        object.__setattr__(self, "context", PRESETS[self.model].context)
-        object.__setattr__(self, "nucleus_titles", tuple(self.nucleus_titles))
-        if self.nucleus_updates < 1:
-            raise ValueError(f"expected nucleus_updates >= 1, got {self.nucleus_updates}")
+    @property
+    def store(self) -> TokenStore:
+        """The windows that everybody counts by."""
+        return self.reading_list.store
 
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Setup:
-        """Raises: ValueError naming an unknown setting."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(settings) - known)
-        if unknown:
-            raise ValueError(f"expected settings among {sorted(known)}, got {unknown}")
-        return cls(**settings)
+    def trainer(self) -> Trainer:
+        """A fresh model of the learner's architecture, to be given the nucleated snapshot."""
+        return _trainer(self.world, self.settings.learner)
+
+    def learner(self, trainer: Any = None) -> WorldLearner:
+        """A learner of its own, with a trainer of its own or a member of a bank."""
+        assert self.text is not None, "this stage was made for a formula"
+        return WorldLearner(self.text, trainer or self.trainer(), self.nucleated)
 
 
-def topic_expansion(
-    world: str | Path | World,
-    render_mode: str | None = None,
-    progress: bool = False,
-    **settings: Any,
-) -> TopicExpansionEnv:
-    """Entry point of `kncl_env/TopicExpansion-v0`.
+def open_stage(
+    world: str | Path | World, settings: Settings, progress: bool | None = None
+) -> Stage:
+    """The stage of a world, after its nucleus phase.
 
     Args:
         world: A world or its directory.
-        render_mode: `human`, `rgb_array` or None.
-        progress: Whether a first nucleus phase shows a progress bar.
-        settings: Fields of `Setup`.
+        progress: Whether a first nucleus phase shows a progress bar; where a terminal is, if None.
+
+    Raises:
+        ValueError: The settings do not fit the world; said before anything is trained.
     """
     world = world if isinstance(world, World) else World.open(world)
-    setup = Setup.from_settings(settings)
-    store = world.windows(setup.context)
-    target = world.target_topics(setup.region)
-    seeds = seed_topics(world, setup)
-    learner = WorldLearner(world, store, build_trainer(world, setup), target)
+    store = world.windows(settings.learner.context)
+    target = world.target_topics(settings.region)
+    seeds = seed_topics(world, settings)
     table = TopicTable.of(world)
-    focused = setup.region is not None or world.target_region is not None
+    _check_slots(table, seeds, settings.rules.slots)
+    focused = settings.region is not None or world.target_region is not None
     goal = Goal(table, target) if focused else None
-    retriever = NeighbourhoodRetriever(world, setup.breadth, goal=goal)
-    reading, reducible = _nucleated(world, setup, learner, retriever, seeds, progress)
-    return TopicExpansionEnv(
+    text = MeasuredText(world, store, target)
+    reading_list = ReadingList(store, settings.reading.replay)
+    phase = _NucleusPhase(world, settings, seeds, text, reading_list)
+    nucleated, reducible = phase.run(progress)
+    return Stage(
+        world=world,
+        settings=settings,
         table=table,
         seeds=seeds,
-        learner=learner,
-        retriever=retriever,
-        reading=reading,
         target=target,
         goal=goal,
+        retriever=NeighbourhoodRetriever(world, settings.reading.breadth, goal=goal),
+        reading_list=reading_list,
         reducible=reducible,
-        titles=world.titles,
-        config=setup,
-        render_mode=render_mode,
+        text=text,
+        nucleated=nucleated,
     )
 
 
-def seed_topics(world: World, setup: Setup) -> Ints:
+def seed_topics(world: World, settings: Settings) -> Ints:
     """Seeds of the nucleus: named by title, or chosen outside the target region."""
-    if setup.nucleus_titles:
-        return np.array([world.topic_of(t) for t in setup.nucleus_titles], dtype=np.int64)
-    allowed = world.train_tokens_of > setup.context
-    region = setup.region or world.target_region
+    if settings.nucleus.titles:
+        return np.array([world.topic_of(t) for t in settings.nucleus.titles], dtype=np.int64)
+    allowed = world.train_tokens_of > settings.learner.context
+    region = settings.region or world.target_region
     if region is not None:
         allowed[world.region(region)] = False
-    n = setup.nucleus_topics or int(np.clip(world.n_topics // 30, 8, 150))
+    n = settings.nucleus.topics or int(np.clip(world.n_topics // 30, 8, 150))
     return nucleate(world.graph, world.topic_vectors, n, allowed)
 
 
-def build_trainer(world: World, setup: Setup) -> Any:
-    from dataclasses import replace
+def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
+    frontier = Nucleus(table.graph, seeds).frontier
+    if slots > len(frontier):
+        raise ValueError(
+            f"expected at most {len(frontier)} slots, the frontier of this nucleus, got "
+            f"{slots}: lower slots, or choose a larger nucleus"
+        )
 
+
+def _trainer(world: World, settings: LearnerSettings) -> Trainer:
     from train_lm.model import PRESETS, build_model
     from train_lm.trainer import Trainer, TrainerConfig
 
-    model = replace(PRESETS[setup.model], seed=setup.learner_seed)
-    config = TrainerConfig(learning_rate=setup.learning_rate, batch=setup.batch)
+    model = replace(PRESETS[settings.model], seed=settings.seed)
+    config = TrainerConfig(learning_rate=settings.learning_rate, batch=settings.batch)
     return Trainer(build_model(model, world.tokenizer.get_vocab_size()), config)
 
 
-def _nucleated(
-    world: World,
-    setup: Setup,
-    learner: WorldLearner,
-    retriever: NeighbourhoodRetriever,
-    seeds: Ints,
-    progress: bool,
-) -> tuple[Reading, float]:
-    """Give the learner its nucleated snapshot; returns the reading list and the reducible loss."""
-    from train_lm.trainer import load_snapshot, save_snapshot
+class _NucleusPhase:
+    """Trains a learner on the seeds, then measures what a budget spent on the target brings.
 
-    key = hash_json({"world": world.hash, "version": NUCLEUS_VERSION, **asdict(setup)})
-    folder = cache_folder() / key[:32]
-    reading = Reading(learner.store, setup.replay)
-    if (folder / "card.json").is_file():
-        learner.nucleated = load_snapshot(folder / "nucleus.safetensors")
-        reading.times_read = np.load(folder / "times_read.npy")
-        return reading, float(read_json(folder / "card.json")["reducible"])
+    Args:
+        reading_list: Left as the nucleus phase leaves it.
+    """
 
-    log.info("nucleus phase: %d updates on %d topics", setup.nucleus_updates, len(seeds))
-    trainer = learner.trainer
-    rng = np.random.default_rng([setup.learner_seed, 1])
-    with _progress(progress, setup.nucleus_updates + setup.steps) as advance:
-        own = np.concatenate([retriever.own(int(t)) for t in seeds])
-        trainer.begin_phase(setup.nucleus_updates, decay=False)
-        for _ in range(setup.nucleus_updates):
-            learner.train(reading.rehearse(own, setup.batch, rng))
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        seeds: Ints,
+        text: MeasuredText,
+        reading_list: ReadingList,
+    ) -> None:
+        self.world, self.settings, self.seeds = world, settings, seeds
+        self.text, self.reading_list = text, reading_list
+        # What the phase reads and nothing else: a setting that is not named here cannot void it.
+        learner = settings.learner
+        key = {
+            "version": NUCLEUS_VERSION,
+            "world": world.hash,
+            "seeds": seeds.tolist(),
+            "updates": settings.nucleus.updates,
+            "model": learner.model,
+            "learning_rate": learner.learning_rate,
+            "learner_seed": learner.seed,
+            "batch": learner.batch,
+        }
+        self.folder = cache_folder() / f"nucleus-{hash_json(key)[:32]}"
+        budget = {
+            "target": text.target.tolist(),
+            "steps": settings.rules.steps,
+            "updates_per_step": settings.rules.updates_per_step,
+            "windows": MEASURED_WINDOWS["reward"],
+        }
+        self.reference = self.folder / f"reference-{hash_json(budget)[:32]}.json"
+        self.key, self.budget = key, budget
+
+    def run(self, progress: bool | None) -> tuple[Snapshot, float]:
+        """The nucleated snapshot, and the reducible loss [bits per byte]."""
+        known, measured = (self.folder / "card.json").is_file(), self.reference.is_file()
+        steps = 0 if measured else self.settings.rules.steps
+        updates = 0 if known else self.settings.nucleus.updates
+        if not updates and not steps:
+            nucleated, _ = self._load()
+            return nucleated, float(read_json(self.reference)["reducible"])
+        with _progress(progress, updates + steps) as advance:
+            learner = WorldLearner(self.text, _trainer(self.world, self.settings.learner))
+            rng = np.random.default_rng([self.settings.learner.seed, 1])
+            if known:
+                learner.nucleated, state = self._load()
+                rng.bit_generator.state = state
+                learner.restore(learner.nucleated)
+            else:
+                self._train(learner, rng, advance)
+            assert learner.nucleated is not None
+            return learner.nucleated, self._measure(learner, rng, advance)
+
+    def _load(self) -> tuple[Snapshot, Mapping[str, Any]]:
+        """The snapshot, and the generator as the phase left it."""
+        from train_lm.trainer import load_snapshot
+
+        self.reading_list.times_read = np.load(self.folder / "times_read.npy")
+        card = read_json(self.folder / "card.json")
+        return load_snapshot(self.folder / "nucleus.safetensors"), card["rng"]
+
+    def _train(self, learner: WorldLearner, rng: np.random.Generator, advance: Any) -> None:
+        from train_lm.trainer import save_snapshot
+
+        n, batch = self.settings.nucleus.updates, self.settings.learner.batch
+        own = np.concatenate([self.world.passages_of(int(t)) for t in self.seeds])
+        learner.trainer.begin_phase(n, decay=False)
+        for _ in range(n):
+            learner.train(self.reading_list.rehearse(own, batch, rng))
             advance()
         learner.nucleated = learner.snapshot()
-        times_read = reading.times_read.copy()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_snapshot(learner.nucleated, self.folder / "nucleus.safetensors")
+        with replacing(self.folder / "times_read.npy") as part, part.open("wb") as stream:
+            np.save(stream, self.reading_list.times_read)
+        tokens = n * batch * self.settings.learner.context
+        card = {**self.key, "tokens": tokens, "rng": rng.bit_generator.state}
+        write_json(self.folder / "card.json", card)
+
+    def _measure(self, learner: WorldLearner, rng: np.random.Generator, advance: Any) -> float:
+        """The reference run spends a whole episode's budget on the target itself."""
+        if self.reference.is_file():
+            return float(read_json(self.reference)["reducible"])
+        settings, reading_list = self.settings, self.reading_list.copy()
         before = learner.held_out_loss()
-        # The reference run spends a whole episode's budget on the target itself.
-        target = np.concatenate([retriever.own(int(t)) for t in learner.target])
-        learner.begin(setup.tokens_per_episode)
-        for _ in range(setup.steps):
-            learner.train(reading.rehearse(target, setup.windows_per_step, rng))
+        target = np.concatenate([self.world.passages_of(int(t)) for t in self.text.target])
+        learner.begin(settings.tokens_per_episode)
+        for _ in range(settings.rules.steps):
+            learner.train(reading_list.rehearse(target, settings.windows_per_step, rng))
             advance()
         reducible = before - learner.held_out_loss()
-    if not reducible > 0:
-        raise ValueError(
-            f"expected training on the target itself to lower its loss, got {reducible:+.4f} bits "
-            "per byte: shorten the nucleus phase, raise the budget or lower the learning rate"
-        )
-    reading.times_read = times_read
-    folder.mkdir(parents=True, exist_ok=True)
-    save_snapshot(learner.nucleated, folder / "nucleus.safetensors")
-    with replacing(folder / "times_read.npy") as part, part.open("wb") as stream:
-        np.save(stream, times_read)
-    write_json(
-        folder / "card.json",
-        {
-            "reducible": reducible,
-            "held_out_loss": before,
-            "world": world.hash,
-            "setup": asdict(setup),
-            "tokens": {
-                "nucleus": setup.nucleus_updates * setup.batch * setup.context,
-                "reference": setup.tokens_per_episode,
-            },
-        },
-    )
-    return reading, reducible
+        if not reducible > 0:
+            raise ValueError(
+                f"expected training on the target itself to lower its loss, got {reducible:+.4f} "
+                "bits per byte: shorten the nucleus phase, raise the budget or lower the learning "
+                "rate"
+            )
+        found = {"reducible": reducible, "held_out_loss": before}
+        write_json(self.reference, {**self.budget, **found, "tokens": settings.tokens_per_episode})
+        return reducible
 
 
-class _progress:  # noqa: N801
-    """A rich progress bar, or nothing; calling the entered value advances it by one."""
+@contextmanager
+def _progress(show: bool | None, total: int) -> Iterator[Any]:
+    """A progress bar on stderr, or one line there; yields what advances it by one."""
+    if show is None and not sys.stderr.isatty():
+        log.warning("nucleus phase: %d updates and steps of the learner, once; then cached", total)
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-    def __init__(self, show: bool, total: int) -> None:
-        self.show, self.total = show, total
-
-    def __enter__(self) -> Callable[[], None]:
-        if not self.show:
-            return lambda: None
-        from rich.progress import Progress
-
-        self.bar = Progress(transient=True)
-        self.bar.start()
-        task = self.bar.add_task("nucleus phase", total=self.total)
-        return lambda: self.bar.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        if self.show:
-            self.bar.stop()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("nucleus phase", total=total)
+        yield lambda: bar.advance(task)

@@ -17,7 +17,6 @@ It knows no language model; `policies/play/recording.py` writes what it is fitte
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from kncl_env.env import TopicExpansionEnv
+from kncl_env.settings import Settings
+from kncl_env.stage import Stage
 from kncl_env.world.graph import TopicGraph
-from kncl_env.world.world import World
 from train_lm.files import read_json, write_json
 
 Ints = NDArray[np.int64]
@@ -214,8 +213,13 @@ class SurrogateLearner:
         self.read += len(windows)
         self.annealed = d.anneal * float(annealed_at(self.read / self.budget))
 
-    def held_out_loss(self, split: str = "reward") -> float:
-        """Every split alike: the formula knows one held-out loss."""
+    @property
+    def flops_per_token(self) -> float:
+        """0: a formula trains nothing."""
+        return 0.0
+
+    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
+        """Every split and sample alike: the formula knows one held-out loss."""
         s = self.surrogate
         return float(s.held_out - s.dynamics.gain(self.known) @ s.target_fall - self.annealed)
 
@@ -223,6 +227,10 @@ class SurrogateLearner:
         s = self.surrogate
         gain = s.dynamics.gain(self.known[topics])
         return np.asarray(s.start[topics] - s.fall[topics] * gain - self.annealed)
+
+    def losses(self, windows: Ints) -> Floats:
+        """(n,) those of the windows' topics: the formula tells no two of their windows apart."""
+        return self.probe(self.topic_of_window[windows])
 
     def snapshot(self) -> Any:
         return self.known.copy(), self.read, self.budget, self.annealed
@@ -239,30 +247,34 @@ LEARNING = (
 )
 
 
-def surrogate_learner(surrogate: Surrogate, env: TopicExpansionEnv) -> SurrogateLearner:
-    """What can take the place of the environment's own learner.
+def surrogate_learner(surrogate: Surrogate, stage: Stage) -> SurrogateLearner:
+    """What can take the place of the stage's own learner.
 
     Raises:
         ValueError: It was fitted to another world, or to a learner with other settings.
     """
-    world: World = env.learner.world  # type: ignore[attr-defined]
+    world = stage.world
     if surrogate.world != world.hash:
         raise ValueError(
             f"expected a surrogate of world {world.hash[:12]}, got one of world "
             f"{surrogate.world[:12]}: record episodes there and fit it again"
         )
-    found = json.loads(json.dumps(asdict(env.config)))
-    differs = [k for k in LEARNING if surrogate.settings.get(k) != found.get(k)]
+    recorded = Settings.from_json(surrogate.settings, "the surrogate")
+    differs = [
+        f"{k} {recorded[k]} there, {stage.settings[k]} here"
+        for k in LEARNING
+        if recorded[k] != stage.settings[k]
+    ]
     if differs:
         raise ValueError(
-            f"expected a surrogate that was recorded with the same {', '.join(differs)} as asked "
-            "for, got another: record with these settings, or give the recorded ones"
+            f"expected a surrogate that was recorded with the settings asked for, got another "
+            f"({'; '.join(differs)}): record with these settings, or give the recorded ones"
         )
     return SurrogateLearner(
         surrogate,
-        Transfer(env.table.graph, env.table.vectors),
-        world.passage_topic[env.reading_store.document],
-        env.config.context,
+        Transfer(stage.table.graph, stage.table.vectors),
+        world.passage_topic[stage.store.document],
+        stage.settings.learner.context,
     )
 
 

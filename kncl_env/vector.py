@@ -6,11 +6,9 @@ wait for their learner, the bank trains or measures all learners at once.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium as gym
@@ -19,10 +17,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from numpy.typing import NDArray
 
-from kncl_env.env import TopicExpansionEnv
-from kncl_env.learner import WorldLearner
-from kncl_env.stage import topic_expansion
-from kncl_env.world.world import World
+from kncl_env.env import RENDER_MODES, TopicExpansionEnv
+from kncl_env.learner import Learner
+from kncl_env.stage import Stage
 
 if TYPE_CHECKING:
     from train_lm.bank.lockstep import Lockstep
@@ -45,7 +42,7 @@ def worth_compiling(updates: int) -> bool:
 
 
 class SideBySide:
-    """Environments of one world whose learners train in lockstep.
+    """Environments of one stage whose learners train in lockstep.
 
     Attributes:
         envs: N environments; use them within `run` alone.
@@ -68,43 +65,29 @@ class SideBySide:
 
 
 def side_by_side(
-    world: str | Path | World,
+    stage: Stage,
     n: int,
     *,
-    learner_seeds: Sequence[int] | None = None,
     compile: bool = False,
-    progress: bool = False,
-    **settings: Any,
+    render_mode: str | None = None,
+    watch: Callable[[Learner], Learner] = lambda learner: learner,
 ) -> SideBySide:
-    """N environments of one world.
+    """N environments of one stage.
 
     Args:
-        learner_seeds: (N,) initial learner of each; the settings' own for all, if not stated.
         compile: Whether the learners' program is compiled; see `worth_compiling`.
-        progress: Whether a first nucleus phase shows a progress bar.
-        settings: Fields of `Setup`.
+        render_mode: Of each environment.
+        watch: Wraps each learner, such as in a clock.
 
     Raises:
-        ValueError: Not one seed per environment, or `compile` without a compiler.
+        ValueError: No environment asked for, or `compile` without a compiler.
     """
     from train_lm.bank.bank import LearnerBank
     from train_lm.bank.lockstep import Lockstep
-    from train_lm.trainer import Trainer
 
     if n < 1:
         raise ValueError(f"expected at least one environment, got {n}")
-    world = world if isinstance(world, World) else World.open(world)
-    seeds = list(learner_seeds or [settings.get("learner_seed", 0)] * n)
-    if len(seeds) != n:
-        raise ValueError(f"expected {n} learner seeds, one per environment, got {len(seeds)}")
-    alone = {
-        seed: topic_expansion(world, progress=progress, **{**settings, "learner_seed": seed})
-        for seed in dict.fromkeys(seeds)
-    }
-    first = alone[seeds[0]].learner
-    assert isinstance(first, WorldLearner)
-    trainer = first.trainer
-    assert isinstance(trainer, Trainer)
+    trainer = stage.trainer()
     bank = LearnerBank(
         [trainer.model] * n,
         trainer.config,
@@ -113,14 +96,8 @@ def side_by_side(
         threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
     )
     lockstep = Lockstep(bank)
-    envs = []
-    for seed, member in zip(seeds, lockstep.members, strict=True):
-        env = copy.copy(alone[seed])
-        env.learner = alone[seed].learner.beside(member)  # type: ignore[attr-defined]
-        env.action_space = copy.deepcopy(env.action_space)
-        env.observation_space = copy.deepcopy(env.observation_space)
-        envs.append(env)
-    return SideBySide(envs, lockstep)
+    learners = [watch(stage.learner(member)) for member in lockstep.members]
+    return SideBySide([TopicExpansionEnv(stage, x, render_mode) for x in learners], lockstep)
 
 
 class TopicExpansionVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
@@ -131,12 +108,17 @@ class TopicExpansionVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     Args:
         together: The members.
+        render_mode: Theirs.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    metadata = {  # noqa: RUF012
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "render_modes": list(RENDER_MODES),
+    }
 
-    def __init__(self, together: SideBySide) -> None:
+    def __init__(self, together: SideBySide, render_mode: str | None = None) -> None:
         self.together = together
+        self.render_mode = render_mode
         self.num_envs = len(together)
         first = together.envs[0]
         self.single_observation_space = first.observation_space
@@ -199,6 +181,10 @@ class TopicExpansionVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
         return tuple(self.together.each(one))
 
+    def render(self) -> tuple[Any, ...] | None:
+        """One picture per member in the mode `rgb_array`, else None."""
+        return self.call("render") if self.render_mode == "rgb_array" else None
+
     def _joined(self, observations: Sequence[Any]) -> Any:
         space = self.single_observation_space
         return concatenate(space, observations, create_empty_array(space, self.num_envs) or {})
@@ -208,10 +194,3 @@ class TopicExpansionVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         for i, info in enumerate(infos):
             joined = self._add_info(joined, info, i)
         return joined
-
-
-def topic_expansions(
-    world: str | Path | World, num_envs: int = 1, compile: bool = False, **settings: Any
-) -> TopicExpansionVectorEnv:
-    """Vector entry point of `kncl_env/TopicExpansion-v0`; see `side_by_side`."""
-    return TopicExpansionVectorEnv(side_by_side(world, num_envs, compile=compile, **settings))

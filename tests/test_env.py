@@ -117,7 +117,7 @@ def test_a_topic_without_a_reading_is_probed_before_its_expansion() -> None:
     config = EnvConfig(slots=4, steps=10, updates_per_step=2, batch=4, context=8, probes=1)
     env = fake_env(config=config)
     env.reset(seed=0)
-    unprobed = int(np.flatnonzero(np.isnan(env.episode.readings.probe[env.episode.slots]))[0])
+    unprobed = int(np.flatnonzero(np.isnan(env.episode.measurements.probe[env.episode.slots]))[0])
     topic = int(env.episode.slots[unprobed])
     env.step(unprobed)
     assert not env.episode.nucleus.solid[topic]

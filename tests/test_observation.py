@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from kncl_env.env import EnvConfig
 from kncl_env.network_measures import betti_1
+from kncl_env.measurements import Measurements
 from kncl_env.observation import (
     CANDIDATE_FEATURES,
     CONTEXT_FEATURES,
-    Readings,
     State,
     observe,
     sums_over_rows,
@@ -197,11 +197,11 @@ def test_what_is_unknown_is_zero_and_flagged() -> None:
 
 def test_learner_features_follow_the_readings() -> None:
     table = table_of(10)
-    readings = Readings(10, loss=[2.0, 1.5])
-    readings.record_probe(np.array([2, 3]), np.array([3.0, np.nan]), 0)
-    readings.record_probe(np.array([2]), np.array([2.7]), 1)
-    readings.rewards.append(0.02)
-    state = State(np.array([0, 1]), 1, np.array([2, 3, 9]), 3, readings=readings)
+    measurements = Measurements(10, loss=[2.0, 1.5])
+    measurements.record_probe(np.array([2, 3]), np.array([3.0, np.nan]), 0)
+    measurements.record_probe(np.array([2]), np.array([2.7]), 1)
+    measurements.rewards.append(0.02)
+    state = State(np.array([0, 1]), 1, np.array([2, 3, 9]), 3, measurements=measurements)
     rows = observe(table, state, 3)["candidates"]
     assert rows[0, C["loss"]] == pytest.approx(2.7 / 1.5 - 1)
     assert rows[0, C["trend"]] == pytest.approx(1.0)  # fell by a tenth

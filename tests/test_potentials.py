@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from fakes import fake_env, ring, table_of
 
-from kncl_env.observation import Readings, State
+from kncl_env.measurements import Measurements
+from kncl_env.observation import State
 from kncl_env.topic_table import TopicTable
 from kncl_env.world.graph import TopicGraph
 from policies.learn.potentials import (
@@ -56,11 +57,11 @@ def test_compression_progress_has_the_known_value_of_a_square() -> None:
 
 
 def test_learning_progress_is_the_mean_fall_of_what_was_measured_twice() -> None:
-    readings = Readings(4)
-    assert learning_progress(square(), moment([0], readings=readings)) == 0.0
-    readings.record_probe(np.array([0, 1]), np.array([2.0, 2.0]), 0)
-    readings.record_probe(np.array([0]), np.array([1.9]), 1)
-    assert learning_progress(square(), moment([0], readings=readings)) == pytest.approx(0.5)
+    measurements = Measurements(4)
+    assert learning_progress(square(), moment([0], measurements=measurements)) == 0.0
+    measurements.record_probe(np.array([0, 1]), np.array([2.0, 2.0]), 0)
+    measurements.record_probe(np.array([0]), np.array([1.9]), 1)
+    assert learning_progress(square(), moment([0], measurements=measurements)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", POTENTIALS)

@@ -31,7 +31,7 @@ def learning_progress(table: TopicTable, state: State) -> float:
     Oudeyer, Kaplan & Hafner 2007 (doi:10.1109/TEVC.2006.890271). Where nothing was measured twice
     it is 0.
     """
-    fall = state.readings.fall if state.readings is not None else np.zeros(0)
+    fall = state.measurements.fall if state.measurements is not None else np.zeros(0)
     known = fall[np.isfinite(fall)]
     return float(np.clip(PROGRESS_SCALE * known.mean(), -1, 1)) if len(known) else 0.0
 

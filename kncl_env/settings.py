@@ -1,0 +1,259 @@
+"""Settings, nested by who reads them, parsed once at the edge and passed on as values.
+
+`gym.make`, command lines and files on disk know the flat names (`nucleus_updates=400`); the house
+knows `settings.nucleus.updates`. `OPTIONS` joins the two, and is where `--help` takes its words
+from. A new setting enters here, in the group of its reader, with its default: runs and caches of
+before then mean what they meant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import Field, dataclass, field, fields, replace
+from numbers import Integral, Real
+from typing import Any
+
+from train_lm.model import PRESETS
+
+
+def _setting(default: Any, help: str, name: str = "") -> Any:
+    """A field with its words for `--help`, and its flat name where it is not the field's own."""
+    return field(default=default, metadata={"help": help, "name": name})
+
+
+def _at_least(least: int, group: object, *names: str) -> None:
+    for name in names:
+        value = getattr(group, name)
+        if not (math.isfinite(value) and value >= least):
+            raise ValueError(f"expected {name} >= {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules of an episode; the environment reads them.
+
+    Attributes:
+        slots: Candidates K offered at a time.
+        steps: Budget of an episode [expansions].
+        updates_per_step: Learner updates per expansion.
+        probes: Slots whose topic is probed per observation; the rest keep their last reading.
+        noise_floor: Change of a probe loss that means nothing [bits per byte].
+    """
+
+    slots: int = _setting(64, "candidates offered at a time [topics]")
+    steps: int = _setting(60, "budget of an episode [expansions]")
+    updates_per_step: int = _setting(10, "updates of the learner per expansion")
+    probes: int = _setting(16, "candidates whose loss is measured at each step [topics]")
+    noise_floor: float = _setting(
+        0.02, "change of a topic's loss that means nothing [bits per byte]"
+    )
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "slots", "steps", "updates_per_step", "probes")
+        _at_least(0, self, "noise_floor")
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """The learner: what is trained, and how.
+
+    Attributes:
+        model: Preset of its architecture, which says the context, too.
+        learning_rate: Peak learning rate of nucleus phase and episode.
+        seed: Seed of its initial weights and of its nucleus phase.
+        batch: Windows per update.
+    """
+
+    model: str = _setting("xs", f"preset of the learner: {', '.join(PRESETS)}")
+    learning_rate: float = _setting(3e-3, "peak learning rate of the learner")
+    seed: int = _setting(0, "seed of the learner's weights and nucleus phase", "learner_seed")
+    batch: int = _setting(16, "windows per update")
+
+    def __post_init__(self) -> None:
+        if self.model not in PRESETS:
+            raise ValueError(f"expected a model preset among {list(PRESETS)}, got {self.model!r}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"expected a learning_rate above 0, got {self.learning_rate}")
+        _at_least(0, self, "seed")
+        _at_least(1, self, "batch")
+
+    @property
+    def context(self) -> int:
+        """Tokens T per window."""
+        return PRESETS[self.model].context
+
+
+@dataclass(frozen=True)
+class NucleusSettings:
+    """The nucleus phase: where the learner's knowledge begins.
+
+    Attributes:
+        topics: Number of seeds; a thirtieth of the topics, 8 to 150, if 0.
+        titles: Seeds by title, in the place of a number.
+        updates: Learner updates of the phase.
+    """
+
+    topics: int = _setting(
+        0, "seeds of the nucleus; 0 takes a thirtieth of the topics, 8 to 150", "nucleus_topics"
+    )
+    titles: tuple[str, ...] = _setting(
+        (), "seeds of the nucleus by title, in the place of a number", "nucleus_titles"
+    )
+    updates: int = _setting(2000, "updates of the learner in its nucleus phase", "nucleus_updates")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "titles", tuple(self.titles))
+        _at_least(0, self, "topics")
+        _at_least(1, self, "updates")
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """What an expansion reads.
+
+    Attributes:
+        breadth: Passages per retrieved neighbourhood.
+        replay: Share of an expansion's windows that replays earlier expansions.
+    """
+
+    breadth: int = _setting(512, "passages per retrieved neighbourhood")
+    replay: float = _setting(0.5, "share of a step that replays earlier expansions, 0 to 1")
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "breadth")
+        if not 0 <= self.replay < 1:
+            raise ValueError(f"expected a replay share of 0 <= replay < 1, got {self.replay}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of an environment but its world.
+
+    Attributes:
+        region: Another target region than the world's own.
+    """
+
+    rules: Rules = Rules()
+    learner: LearnerSettings = LearnerSettings()
+    nucleus: NucleusSettings = NucleusSettings()
+    reading: ReadingSettings = ReadingSettings()
+    region: str | None = _setting(None, "another target region than the world's own")
+
+    @classmethod
+    def of(cls, **flat: Any) -> Settings:
+        """From flat names, those of `OPTIONS`; what is not named keeps its default.
+
+        Raises:
+            TypeError: An unknown name, as of any function.
+            ValueError: A value out of its range.
+        """
+        unknown = sorted(set(flat) - set(OPTIONS))
+        if unknown:
+            raise TypeError(
+                f"got an unexpected keyword argument {unknown[0]!r}: expected settings among "
+                f"{', '.join(sorted(OPTIONS))}"
+            )
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in flat.items():
+            option = OPTIONS[name]
+            _check_kind(name, value, option.default)
+            groups.setdefault(option.group, {})[option.field] = value
+        top = groups.pop("", {})
+        nested = {group: replace(getattr(cls(), group), **own) for group, own in groups.items()}
+        return cls(**nested, **top)
+
+    @classmethod
+    def from_json(cls, found: Any, place: object) -> Settings:
+        """From what `to_json` gave, perhaps by a version with fewer settings.
+
+        Args:
+            place: Where it was read, for the message.
+
+        Raises:
+            ValueError: Not settings, or a setting that this version does not know.
+        """
+        try:
+            return cls.of(**found)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"expected settings in {place}: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, as `gym.make` takes them."""
+        return {name: _jsonable(self[name]) for name in OPTIONS}
+
+    def __getitem__(self, name: str) -> Any:
+        """A setting by its flat name."""
+        option = OPTIONS[name]
+        return getattr(getattr(self, option.group) if option.group else self, option.field)
+
+    def with_learner_seed(self, seed: int) -> Settings:
+        return replace(self, learner=replace(self.learner, seed=seed))
+
+    @property
+    def windows_per_step(self) -> int:
+        return self.rules.updates_per_step * self.learner.batch
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Token budget of a step."""
+        return self.windows_per_step * self.learner.context
+
+    @property
+    def tokens_per_episode(self) -> int:
+        """Token budget of an episode."""
+        return self.rules.steps * self.tokens_per_step
+
+
+@dataclass(frozen=True)
+class Option:
+    """Where a flat name leads.
+
+    Attributes:
+        group: Field of `Settings` that holds the group; empty for its own fields.
+        field: Field of the group.
+        default: What holds where nothing is said.
+        help: Meaning and unit.
+    """
+
+    group: str
+    field: str
+    default: Any
+    help: str
+
+
+def _options() -> dict[str, Option]:
+    found: dict[str, Option] = {}
+
+    def add(group: str, one: Field[Any]) -> None:
+        name = one.metadata["name"] or one.name
+        found[name] = Option(group, one.name, one.default, one.metadata["help"])
+
+    for top in fields(Settings):
+        if top.metadata:
+            add("", top)
+        else:
+            for one in fields(type(top.default)):  # type: ignore[arg-type]
+                add(top.name, one)
+    return found
+
+
+OPTIONS = _options()
+
+
+def _jsonable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Raises: ValueError where a value is of another kind than the default's."""
+    if isinstance(default, int):
+        fits, kind = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
+    elif isinstance(default, float):
+        fits, kind = isinstance(value, Real) and not isinstance(value, bool), "a number"
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and all(isinstance(t, str) for t in value)
+        kind = "a list of titles"
+    else:
+        fits, kind = isinstance(value, str) or (default is None and value is None), "a name"
+    if not fits:
+        raise ValueError(f"expected {kind} for {name}, got {value!r}")
