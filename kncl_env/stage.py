@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from kncl_env.env import EnvConfig, TopicExpansionEnv
 from kncl_env.learner import WorldLearner
-from kncl_env.nucleus import nucleate
 from kncl_env.reading_list import Reading
 from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.topic_table import Goal, TopicTable
+from kncl_env.world.topics import nucleate
 from kncl_env.world.world import World
 from train_lm.files import cache_folder, hash_json, read_json, replacing, write_json
 

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
-from kncl_env.taste import Taste
-from train_lm.files import hash_file, hash_json, read_json
+from kncl_env.taste import Taste, load_taste
+from train_lm.files import hash_file, hash_json
 
 Ints = NDArray[np.int64]
-
-TASTE_FORMAT = "kncl-taste"
 
 _COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
 
@@ -195,26 +193,6 @@ def reader_of(arm: str) -> Reader:
     if taste is None:
         raise ValueError(f"expected a policy with a taste in {place}, got one that reads anything")
     return Reader(f"{name}+{Path(place).stem}", BASELINES[name], taste)
-
-
-def load_taste(file: Path) -> Taste:
-    """A taste that `kncl-policy taste` has written.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Another kind of file.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"expected a taste at {file}, found no file: make one with `kncl-policy taste`"
-        )
-    card = read_json(file)
-    if not isinstance(card, dict) or card.get("format") != TASTE_FORMAT:
-        raise ValueError(
-            f"expected a taste in {file}, got another kind of file: make one with "
-            "`kncl-policy taste`"
-        )
-    return Taste.from_json(card.get("taste"), file)
 
 
 def place_of(arm: str) -> Path:
