@@ -28,48 +28,6 @@ def is_solid(first_drop: float, latest_drop: float, noise_floor: float) -> bool:
     return latest_drop <= max(SOLID_SHARE * first_drop, noise_floor)
 
 
-def nucleate(
-    graph: TopicGraph,
-    vectors: NDArray[np.float32],
-    n: int,
-    allowed: NDArray[np.bool_],
-    diversity: float = 0.5,
-) -> NDArray[np.int64]:
-    """Choose n seed topics that are central and cover the space.
-
-    Greedy: the next seed has the highest `log PageRank percentile - diversity * similarity to the
-    closest seed so far` (maximal marginal relevance, Carbonell & Goldstein 1998). PageRank rather
-    than k-core, because cores of hyperlink graphs are nested cliques of one subject.
-
-    Args:
-        vectors: (N, D) unit rows.
-        allowed: (N,) topics that may be seeds.
-    """
-    candidates = np.flatnonzero(allowed)
-    if not 1 <= n <= len(candidates):
-        raise ValueError(
-            f"expected a nucleus of 1 to {len(candidates)} topics, got {n}: "
-            "name fewer, or build a larger world"
-        )
-    rank = graph.pagerank[candidates]
-    central = np.argsort(np.argsort(rank, kind="stable")) / max(1, len(candidates) - 1)
-    # Only the best-linked half competes: variety must not buy a topic that leads nowhere.
-    pool = central >= 0.5 if 2 * n <= len(candidates) else np.ones(len(candidates), dtype=bool)
-    closest = np.zeros(len(candidates))
-    chosen: list[int] = []
-    free = pool.copy()
-    for _ in range(n):
-        score = np.where(free, central - diversity * closest, -np.inf)
-        if not np.isfinite(score).any():
-            free = ~np.isin(np.arange(len(candidates)), chosen)
-            score = np.where(free, central - diversity * closest, -np.inf)
-        best = int(np.argmax(score))
-        chosen.append(best)
-        free[best] = False
-        closest = np.maximum(closest, vectors[candidates] @ vectors[candidates[best]])
-    return candidates[chosen]
-
-
 class Nucleus:
     """Topics expanded so far, in order, each solid or not yet; the frontier grows from solid ones.
 

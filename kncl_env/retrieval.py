@@ -1,176 +1,18 @@
-"""The passage index: which passages belong to the neighbourhood of a topic. The door to faiss."""
+"""Which passages belong to the neighbourhood of a topic, and which of them are to a taste."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.taste import PassageTraits, Taste
-from train_lm.files import read_json, write_json
+from kncl_env.passage_traits import PassageTraits
+from kncl_env.taste import Taste
 
 if TYPE_CHECKING:
     from kncl_env.topic_table import Goal
     from kncl_env.world.world import World
-
-
-EXACT = 200_000  # [vectors] that are searched one by one
-EXACT_PAIRS = 50_000  # [vectors] whose nearest others are: this is their square
-PROBED = 32  # [cells] searched at least in an inverted file
-GPU_MOST = 2048  # [vectors] that an index on a GPU finds at most
-LOOKED_AT = 8  # [cells] searched for the nearest other passage
-
-
-class PassageIndex:
-    """Nearest training passages by inner product, on a GPU where faiss finds one.
-
-    Args:
-        index: A faiss index over unit vectors.
-        passages: (n,) passage number of each row of the index.
-        corpus_hash: Hash of the passages that the index was built from.
-    """
-
-    def __init__(self, index: Any, passages: NDArray[np.int64], corpus_hash: str) -> None:
-        if index.ntotal != len(passages):
-            raise ValueError(
-                f"expected {len(passages)} vectors in the index, got {index.ntotal}: rebuild it"
-            )
-        self.index = index
-        self.passages = passages
-        self._rows = index  # where vectors can be read back from; a GPU's index cannot
-        self.corpus_hash = corpus_hash
-
-    @classmethod
-    def build(
-        cls, vectors: NDArray[np.float32], passages: NDArray[np.int64], corpus_hash: str
-    ) -> PassageIndex:
-        """Exact search up to 200,000 vectors, an inverted file above (faiss guidelines)."""
-        index = _flat(vectors) if len(vectors) <= EXACT else _coarse(vectors, PROBED)
-        return cls(index, np.asarray(passages, dtype=np.int64), corpus_hash)
-
-    @property
-    def size(self) -> int:
-        return len(self.passages)
-
-    def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """(n, min(k, size)) passage numbers, nearest first; ties by the lower row."""
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-        return self.passages[_search(self.index, self._rows, queries, min(k, self.size))[1]]
-
-    def vectors(self) -> NDArray[np.float32]:
-        """(n, D) the indexed vectors, in the order of `passages`."""
-        import faiss
-
-        rows: Any = faiss.downcast_index(self._rows)
-        if isinstance(rows, faiss.IndexIVF):
-            rows.make_direct_map()
-        return np.asarray(rows.reconstruct_n(0, rows.ntotal), dtype=np.float32)
-
-    def nearest_other(self, n: int) -> NDArray[np.float64]:
-        """(n,) inner product of each passage with the nearest other one; 0 where not indexed.
-
-        Among many passages the nearest is looked for in the cells around it: a copy, which lies in
-        the same cell, is never missed.
-        """
-        found = np.zeros(n)
-        if self.size < 2:
-            return found
-        vectors = self.vectors()
-        index = _flat(vectors) if len(vectors) <= EXACT_PAIRS else _coarse(vectors, LOOKED_AT)
-        for i in range(0, len(vectors), 4096):
-            near, rows = _search(index, index, np.ascontiguousarray(vectors[i : i + 4096]), 2)
-            # A copy may be found before the passage itself.
-            own = rows[:, 0] == np.arange(i, i + len(rows))
-            found[self.passages[i : i + len(rows)]] = np.where(own, near[:, 1], near[:, 0])
-        return found
-
-    def save(self, folder: Path) -> None:
-        import faiss
-
-        faiss.write_index(self.index, str(folder / "passages.faiss"))
-        np.save(folder / "indexed_passages.npy", self.passages)
-        write_json(folder / "index.json", {"corpus_hash": self.corpus_hash})
-
-    @classmethod
-    def open(cls, folder: Path, corpus_hash: str) -> PassageIndex:
-        """Open the index of a corpus.
-
-        Raises:
-            ValueError: The index was built from another corpus; both hashes are named.
-        """
-        import faiss
-
-        found = read_json(folder / "index.json")["corpus_hash"]
-        if found != corpus_hash:
-            raise ValueError(
-                f"expected an index of corpus {corpus_hash[:12]}, got one of corpus {found[:12]}: "
-                "rebuild the world"
-            )
-        try:
-            index = faiss.read_index(str(folder / "passages.faiss"))
-            passages = np.load(folder / "indexed_passages.npy")
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"expected a whole passage index in {folder}, got {reason}: rebuild the world"
-            ) from None
-        opened = cls(index, passages, found)
-        if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
-            opened.index = faiss.index_cpu_to_all_gpus(index)
-        return opened
-
-
-def _flat(vectors: NDArray[np.float32]) -> Any:
-    import faiss
-
-    index: Any = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors))
-    return index
-
-
-def _coarse(vectors: NDArray[np.float32], cells: int) -> Any:
-    """An inverted file that looks into `cells` cells."""
-    import faiss
-
-    lists = int(4 * np.sqrt(len(vectors)))
-    index: Any = faiss.index_factory(
-        vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT
-    )
-    index.train(np.ascontiguousarray(vectors))
-    index.add(np.ascontiguousarray(vectors))
-    index.nprobe = cells
-    return index
-
-
-def _search(
-    index: Any, rows: Any, queries: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(n, k) inner products and rows, with as many cells looked into as it takes to find k.
-
-    Args:
-        index: What is searched.
-        rows: The same on the CPU.
-    """
-    import faiss
-
-    coarse: Any = faiss.downcast_index(rows)
-    parameters: Any = faiss.SearchParametersIVF
-    if not isinstance(coarse, faiss.IndexIVF):
-        return (index if k <= GPU_MOST else rows).search(queries, k)
-    # Two times what is wanted: cells differ in size.
-    cells = max(coarse.nprobe, int(np.ceil(2 * k * coarse.nlist / coarse.ntotal)))
-    while True:
-        looked = parameters(nprobe=min(cells, coarse.nlist))
-        try:
-            found = index.search(queries, k, params=looked)
-        except RuntimeError:  # a GPU's has a limit to k, copies on several take no parameters
-            found = coarse.search(queries, k, params=looked)
-        # What is not found has the number -1.
-        if cells >= coarse.nlist or (found[1] >= 0).all():
-            return found
-        cells *= 2
 
 
 class NeighbourhoodRetriever:
@@ -192,12 +34,19 @@ class NeighbourhoodRetriever:
         self.breadth = breadth
         self.pull = pull
         self.traits = PassageTraits(world, goal)
+        self._likes: dict[Taste, NDArray[np.bool_]] = {}
         self._found: dict[tuple[int, Taste | None], NDArray[np.int64]] = {}
+
+    def likes(self, taste: Taste) -> NDArray[np.bool_]:
+        """(P,) whether a passage is to the taste."""
+        if taste not in self._likes:
+            self._likes[taste] = self.traits.best(np.array(taste.worth), taste.share)
+        return self._likes[taste]
 
     def own(self, topic: int, taste: Taste | None = None) -> NDArray[np.int64]:
         """The topic's own training passages; with a taste, those that it likes, perhaps none."""
         own = self.world.passages_of(topic)
-        return own if taste is None else own[self.traits.likes(taste)[own]]
+        return own if taste is None else own[self.likes(taste)[own]]
 
     def neighbourhood(self, topic: int, taste: Taste | None = None) -> NDArray[np.int64]:
         """The topic's own training passages and the nearest others, `breadth` in all.
@@ -225,7 +74,7 @@ class NeighbourhoodRetriever:
             found = world.index.search(query[None].astype(np.float32), n)[0]
             others = found[~np.isin(found, own)]
             if taste is not None:
-                others = others[self.traits.likes(taste)[others]]
+                others = others[self.likes(taste)[others]]
             # Without a taste the topic's own passages fill what they take from the others.
             if taste is None or len(own) + len(others) >= self.breadth or n >= world.index.size:
                 return others

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.learner import MEASURED_WINDOWS, MeasuredText, WorldLearner
-from kncl_env.nucleus import Nucleus, nucleate
+from kncl_env.nucleus import Nucleus
 from kncl_env.reading_list import ReadingList
 from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.settings import LearnerSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
+from kncl_env.world.topics import nucleate
 from kncl_env.world.world import World
 from train_lm.files import cache_folder, hash_json, read_json, replacing, write_json
 from train_lm.windows import TokenStore

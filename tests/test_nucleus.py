@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from fakes import ring, table_of
 
-from kncl_env.nucleus import SOLID_SHARE, Nucleus, is_solid, nucleate
+from kncl_env.nucleus import SOLID_SHARE, Nucleus, is_solid
+from kncl_env.world.topics import nucleate
 
 
 def test_a_topic_is_solid_once_it_improves_by_less_than_a_quarter_of_its_first_drop() -> None:

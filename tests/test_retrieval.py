@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kncl_env import retrieval
-from kncl_env.retrieval import NeighbourhoodRetriever, PassageIndex
+from kncl_env.retrieval import NeighbourhoodRetriever
+from kncl_env.world import index as door
+from kncl_env.world.index import PassageIndex
 from kncl_env.world.world import World
 from rabbit_holes.walkers.over_world import WALKERS, simulate
 
@@ -33,8 +34,8 @@ def test_an_inverted_file_finds_as_many_as_asked_for(monkeypatch: pytest.MonkeyP
     vectors, queries = unit(3000, 16, 0), unit(5, 16, 1)
     exact = PassageIndex.build(vectors, np.arange(3000), "abc")
     for limit in ("EXACT", "EXACT_PAIRS"):
-        monkeypatch.setattr(retrieval, limit, 100)
-    monkeypatch.setattr(retrieval, "PROBED", 1)
+        monkeypatch.setattr(door, limit, 100)
+    monkeypatch.setattr(door, "PROBED", 1)
     coarse = PassageIndex.build(vectors, np.arange(3000), "abc")
     assert np.array_equal(coarse.vectors(), vectors)
     few = coarse.search(queries, 5)
@@ -57,7 +58,7 @@ def test_a_copy_is_the_nearest_other_in_an_inverted_file_too(
     assert exact[3:503] == pytest.approx(1, abs=1e-6)
     assert not exact[:3].any()
     assert not exact[2003:].any()
-    monkeypatch.setattr(retrieval, "EXACT_PAIRS", 100)
+    monkeypatch.setattr(door, "EXACT_PAIRS", 100)
     found = index.nearest_other(2010)
     assert found[3:503] == pytest.approx(1, abs=1e-6)
     assert (found <= exact + 1e-6).all()

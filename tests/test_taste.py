@@ -15,20 +15,20 @@ import pytest
 from fakes import corpus_of, fake_env
 
 import kncl_env  # noqa: F401
-from kncl_env import taste as module
-from kncl_env.retrieval import NeighbourhoodRetriever
-from kncl_env.snapshot import load_moment, save_moment
-from kncl_env.stage import topic_expansion
-from kncl_env.taste import (
+from kncl_env import passage_traits
+from kncl_env.passage_traits import (
     BACKOFF,
     GOAL_TRAITS,
     LEVELS,
     TEXT_TRAITS,
     TRAITS,
     PassageTraits,
-    Taste,
-    _text_traits,
+    text_traits,
 )
+from kncl_env.retrieval import NeighbourhoodRetriever
+from kncl_env.snapshot import load_moment, save_moment
+from kncl_env.stage import topic_expansion
+from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.vector import side_by_side
 from kncl_env.world.world import World
@@ -76,13 +76,13 @@ def taste(trait: str, share: float = 0.2, least: bool = False) -> Taste:
 def test_traits_of_tokens_are_those_of_plain_counting(
     noisy_world: World, dense: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DENSE", dense)
+    monkeypatch.setattr(passage_traits, "DENSE", dense)
     monkeypatch.setenv("KNCL_CACHE", str(tmp_path))
     world = noisy_world
     ids, starts = world.tokens()
     texts = [ids[a:b].tolist() for a, b in pairwise(starts)]
     training = world.passage_split == 0
-    found = _text_traits(world)
+    found = text_traits(world)
     vocabulary, size_of = world.tokenizer.get_vocab_size(), bytes_per_token(world.tokenizer)
     rng = np.random.default_rng(0)
     for passage in rng.choice(len(texts), 12, replace=False).tolist():
@@ -107,7 +107,7 @@ def test_similarities_are_plain_products(small_world: World) -> None:
     table = TopicTable.of(world)
     goal = Goal(table, world.target_topics())
     vectors = world.index.vectors()
-    found = _text_traits(world)[world.index.passages]
+    found = text_traits(world)[world.index.passages]
     own = world.topic_vectors[world.passage_topic[world.index.passages]]
     assert found[:, 3] == pytest.approx((vectors * own).sum(1), abs=1e-5)
     among = vectors @ vectors.T
@@ -122,7 +122,7 @@ def test_similarities_are_plain_products(small_world: World) -> None:
 def test_each_kind_of_junk_stands_out_by_some_trait(noisy_world: World) -> None:
     kinds = np.array([p.noise for p in noisy_world.passages()])
     training = noisy_world.passage_split == 0
-    traits = dict(zip(TEXT_TRAITS, _text_traits(noisy_world).T, strict=True))
+    traits = dict(zip(TEXT_TRAITS, text_traits(noisy_world).T, strict=True))
 
     def auc(trait: str, kind: str) -> float:
         """How often a passage of this kind has more of the trait than one that is no junk."""
@@ -140,10 +140,10 @@ def test_traits_are_kept_and_a_damaged_file_of_them_is_made_again(
     noisy_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KNCL_CACHE", str(tmp_path))
-    first = _text_traits(noisy_world)
+    first = text_traits(noisy_world)
     (file,) = tmp_path.glob("traits-*.npy")
     file.write_bytes(file.read_bytes()[:200])
-    assert np.array_equal(_text_traits(noisy_world), first)
+    assert np.array_equal(text_traits(noisy_world), first)
     assert np.array_equal(np.load(file), first)
 
 
@@ -157,7 +157,7 @@ def test_a_taste_likes_its_share_of_the_training_text_and_nothing_held_out(
     training = small_world.passage_split == 0
     worth = np.random.default_rng(0).normal(size=(len(TRAITS), LEVELS))
     for share in (0.1, 0.5, 1.0):
-        likes = traits.likes(Taste.of(worth, share))
+        likes = traits.best(worth, share)
         assert likes[training].mean() == pytest.approx(share, abs=0.02)
         assert share < 1 or likes[training].all()
         assert not likes[~training].any()
@@ -171,7 +171,7 @@ def test_a_taste_likes_its_share_of_the_training_text_and_nothing_held_out(
 def test_a_neighbourhood_is_filled_with_what_is_liked(small_world: World) -> None:
     retriever = NeighbourhoodRetriever(small_world, breadth=30)
     choosy = taste("distinct_tokens", share=0.3)
-    likes = retriever.traits.likes(choosy)
+    likes = retriever.likes(choosy)
     for topic in range(0, 40, 5):
         found = retriever.neighbourhood(topic, choosy)
         assert len(found) == len(set(found)) == 30
@@ -193,7 +193,7 @@ def test_a_neighbourhood_is_filled_with_what_is_liked(small_world: World) -> Non
 def test_an_episode_reads_to_its_taste_and_the_next_one_anything(small_world: World) -> None:
     env = topic_expansion(small_world, **SETTINGS)
     choosy = taste("unigram_loss", least=True)
-    likes = env.retriever.traits.likes(choosy)  # type: ignore[attr-defined]
+    likes = env.retriever.likes(choosy)  # type: ignore[attr-defined]
     consolidate = env.config.slots
 
     def read(options: dict[str, Any] | None) -> set[int]:
@@ -251,7 +251,7 @@ def test_a_moment_keeps_its_taste_in_memory_and_on_file(small_world: World, tmp_
 
 def test_episodes_that_follow_by_themselves_keep_the_taste(small_world: World) -> None:
     choosy = taste("unigram_loss", least=True)
-    likes = PassageTraits(small_world, None).likes(choosy)
+    likes = NeighbourhoodRetriever(small_world, breadth=1).likes(choosy)
     vec = make_vec_env(small_world, 2, taste=choosy, **SETTINGS)
     vec.seed(0)
     vec.reset()
@@ -283,7 +283,7 @@ def test_a_policy_keeps_its_taste_and_lends_it_to_baselines(
     found = reader_of(f"random+{tmp_path / 'p'}")
     assert (found.name, found.taste) == ("random+p", choosy)
     env = topic_expansion(small_world, **SETTINGS)
-    likes = env.retriever.traits.likes(choosy)  # type: ignore[attr-defined]
+    likes = env.retriever.likes(choosy)  # type: ignore[attr-defined]
     for arm in ("p", "random+{}/p", "uniform+{}/p", "oracle+{}/p"):
         name = arm.format(tmp_path) if "+" in arm else str(tmp_path / arm)
         record = play(env, small_world, name, 0)

@@ -12,10 +12,11 @@ import pytest
 from fakes import corpus_of
 
 from kncl_env.cli import main
-from kncl_env.world.build import BuildConfig, build_world, nearest_neighbours
+from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.leaks import faults
 from kncl_env.world.splits import SPLITS
+from kncl_env.world.topics import nearest_neighbours
 from kncl_env.world.world import World
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.nucleus import nucleate
-from kncl_env.retrieval import PassageIndex
 from kncl_env.world.corpus import Corpus, hash_texts
-from kncl_env.world.embedding import Embedder, unit_rows
+from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
+from kncl_env.world.index import PassageIndex
 from kncl_env.world.splits import SPLITS, Passage, cut_passages, split_article, unproved
+from kncl_env.world.topics import clusters, farthest_region, nearest_neighbours, transfer_regions
 from kncl_env.world.world import WORLD_FORMAT, World
 from train_lm.files import hash_file, hash_json, write_json
 from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer
@@ -134,7 +134,7 @@ def build_world(
     if graph.n_edges == 0:
         graph = nearest_neighbours(topic_vectors, k=10)
     if not any(labels):
-        labels = _clusters(topic_vectors, config.seed)
+        labels = clusters(topic_vectors, config.seed)
 
     say("writing")
     corpus_hash = hash_texts(
@@ -227,66 +227,6 @@ def _compression(tokenizer: object, encoded: list[NDArray[np.uint16]]) -> float:
     sizes = bytes_per_token(tokenizer)  # type: ignore[arg-type]
     counts = np.bincount(np.concatenate(encoded), minlength=len(sizes))
     return float((counts * sizes).sum() / counts.sum())
-
-
-def nearest_neighbours(vectors: NDArray[np.float32], k: int) -> TopicGraph:
-    """Links of type `similar` to the k nearest topics, for a corpus without links."""
-    kind = LINK_TYPES.index("similar")
-    rows = []
-    for topic in range(len(vectors)):
-        similarity = vectors @ vectors[topic]
-        similarity[topic] = -np.inf
-        nearest = np.argsort(-similarity, kind="stable")[: min(k, len(vectors) - 1)]
-        rows.append([(int(t), kind) for t in nearest])
-    return TopicGraph.from_links(len(vectors), rows)
-
-
-def _clusters(vectors: NDArray[np.float32], seed: int) -> list[list[str]]:
-    """One region label per topic by k-means, for a corpus without labels."""
-    from sklearn.cluster import KMeans
-
-    k = int(np.clip(len(vectors) // 20, 1, 100))
-    found = KMeans(k, n_init=3, random_state=seed).fit_predict(unit_rows(vectors))
-    return [[f"cluster.{c:02d}"] for c in found]
-
-
-def _fitting_regions(world: World) -> dict[str, NDArray[np.int64]]:
-    """Regions that can be a target: neither a handful of topics nor a quarter of the world."""
-    usable = world.has_held_out & ~world.topic_is_noise
-    least = max(8, world.n_topics // 40)
-    return {
-        name: topics
-        for name, topics in world.regions.items()
-        if usable[topics].sum() >= least and len(topics) <= world.n_topics // 4
-    }
-
-
-def farthest_region(world: World) -> str:
-    """The fitting region with the greatest mean number of links from the seed topics.
-
-    Raises:
-        ValueError: No region has enough topics with held-out text.
-    """
-    fitting = _fitting_regions(world)
-    if not fitting:
-        raise ValueError(
-            "expected a region of 8 or more topics with held-out text, up to a quarter of the "
-            "world, for the focused scenario, got none: use --scenario broad"
-        )
-    n = max(1, world.n_topics // 20)
-    seeds = nucleate(world.graph, world.topic_vectors, n, world.train_tokens_of > 0)
-    distance = world.graph.distances(seeds).astype(float)
-    distance[distance < 0] = distance.max() + 1
-    return max(sorted(fitting), key=lambda name: float(distance[fitting[name]].mean()))
-
-
-def transfer_regions(world: World, target: str | None, share: float = 0.2) -> list[str]:
-    """Regions on which no policy may be trained: about a share of the fitting ones, seeded."""
-    taken = set(world.regions[target].tolist()) if target else set()
-    free = [n for n, t in sorted(_fitting_regions(world).items()) if not taken & set(t.tolist())]
-    rng = np.random.default_rng(world.card["settings"]["seed"])
-    n = round(share * len(free))
-    return sorted(str(name) for name in rng.choice(free, n, replace=False)) if n else []
 
 
 def _write_tables(

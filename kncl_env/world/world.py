@@ -35,7 +35,7 @@ from train_lm.windows import TokenStore
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from kncl_env.retrieval import PassageIndex
+    from kncl_env.world.index import PassageIndex
 
 WORLD_FORMAT = 1
 
@@ -165,7 +165,7 @@ class World:
     @cached_property
     def index(self) -> PassageIndex:
         """The passage index. Raises: ValueError where it is of another corpus."""
-        from kncl_env.retrieval import PassageIndex
+        from kncl_env.world.index import PassageIndex
 
         return PassageIndex.open(self.path, self.corpus_hash)
 

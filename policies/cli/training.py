@@ -164,9 +164,9 @@ def _taste(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from kncl_env.passage_traits import TRAITS
     from kncl_env.retrieval import NeighbourhoodRetriever
     from kncl_env.stage import Setup
-    from kncl_env.taste import TRAITS
     from kncl_env.vector import side_by_side, worth_compiling
     from kncl_env.world.world import World
     from policies.cli.settings import settings_of
@@ -214,9 +214,9 @@ def _train(args: argparse.Namespace) -> int:
 
     from kncl_env.stage import Setup
     from kncl_env.surrogate import Surrogate
+    from kncl_env.taste import load_taste
     from kncl_env.vector import worth_compiling
     from kncl_env.world.world import World
-    from policies.arms.baselines import load_taste
     from policies.cli.settings import settings_of
     from policies.curiosity import CuriosityConfig, CuriosityPolicy
     from policies.learn.potentials import parse_potentials

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import WorldLearner
+from kncl_env.passage_traits import LEVELS, TRAITS, TRAITS_VERSION, PassageTraits
 from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.stage import NUCLEUS_VERSION, Setup
-from kncl_env.taste import LEVELS, TRAITS, TRAITS_VERSION, PassageTraits, Taste
+from kncl_env.taste import TASTE_FORMAT, Taste
 from kncl_env.vector import SideBySide
 from kncl_env.world.world import World
-from policies.arms.baselines import TASTE_FORMAT, reader_of
+from policies.arms.baselines import reader_of
 from train_lm.files import hash_json, replacing, write_json
 
 Floats = NDArray[np.float64]

@@ -20,8 +20,8 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import MEASURED_WINDOWS
+from kncl_env.passage_traits import TRAITS_VERSION
 from kncl_env.stage import NUCLEUS_VERSION, Setup
-from kncl_env.taste import TRAITS_VERSION
 from kncl_env.vector import side_by_side, worth_compiling
 from kncl_env.world.world import World
 from policies.arms.baselines import reader_of
