@@ -227,7 +227,7 @@ def test_what_cannot_run_is_one_clear_line(
     assert len(error) == 1
     expected = {
         "policy": "got 'wisdom'",
-        "setting": "others (seed)",
+        "setting": "others (seed is 0 there, 1 here)",
         "moment": "checkpoint.safetensors",
         "foreign": "expected a new place",
         "steps": "save_every >= 1",

@@ -309,7 +309,7 @@ def test_other_settings_are_refused_and_force_begins_again(
     out = tmp_path / "run"
     run_curriculum(small_world.path, curriculum, out, CONFIG, MACHINE)
     other = RunConfig(model="xxs", batch=4, seed=1)
-    with pytest.raises(ValueError, match=r"others \(seed\)"):
+    with pytest.raises(ValueError, match=r"others \(seed is 0 there, 1 here\)"):
         run_curriculum(small_world.path, curriculum, out, other, MACHINE)
     before = weights(out)
     own = RunConfig(model=str(out / "model"), batch=4)

@@ -253,7 +253,7 @@ def test_training_that_was_stopped_goes_on_and_ends_with_the_same_bytes(tmp_path
 def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     train(tmp_path / "run", PPOConfig(iterations=1, episodes=1, learners=1, epochs=1, batch=10))
     other = PPOConfig(iterations=2, episodes=1, learners=1, epochs=1, batch=10)
-    with pytest.raises(ValueError, match=r"others \(ppo\)"):
+    with pytest.raises(ValueError, match=r"others \(ppo.iterations is 1 there, 2 here\)"):
         train(tmp_path / "run", other)
 
 

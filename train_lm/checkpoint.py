@@ -6,7 +6,7 @@ A checkpoint counts from the moment its card names it, so a run may be killed at
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from train_lm.parallel import Parallel
 from train_lm.trainer import Trainer, load_snapshot, save_snapshot
 
 CARD = "checkpoint.json"
+LONGEST_SHOWN = 100  # characters of a setting in a message
+
+_MISSING = object()  # a setting that one side has not even as null
 
 
 def save_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> None:
@@ -70,11 +73,9 @@ def claim_run(run: Path, settings: Mapping[str, Any]) -> None:
     if file.is_file():
         found, wanted = read_json(file), json.loads(json.dumps(settings))
         if found != wanted:
-            none = object()  # a setting that the other has not even as null
-            differ = [k for k in {*found, *wanted} if found.get(k, none) != wanted.get(k, none)]
-            names = ", ".join(sorted(differ))
+            differ = "; ".join(_differences(found, wanted))
             raise ValueError(
-                f"expected the settings of the run in {run}, got others ({names}): "
+                f"expected the settings of the run in {run}, got others ({differ}): "
                 "name another --out, or add --force to begin again"
             )
         return
@@ -102,6 +103,26 @@ def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
         kept.append(line)
     with replacing(file) as part:
         part.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    """Every setting that differs, with both of its values; `steps.budget` is one inside another."""
+    if there == here:
+        return
+    sides = [{} if side is _MISSING else side for side in (there, here)]
+    if all(isinstance(side, dict) for side in sides) and any(sides):
+        before, now = sides
+        for key in sorted({*before, *now}):
+            inside = f"{name}.{key}" if name else key
+            yield from _differences(before.get(key, _MISSING), now.get(key, _MISSING), inside)
+    else:
+        yield f"{name} is {_shown(there)} there, {_shown(here)} here"
+
+
+def _shown(value: object) -> str:
+    """A setting's value, cut where it is long."""
+    text = "missing" if value is _MISSING else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _forget_others(file: Path) -> None:

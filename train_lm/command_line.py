@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from train_lm.allocator import keep_freed_memory
+from train_lm.provenance import version
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -24,9 +25,7 @@ class _Version(argparse.Action):
     """Prints the installed version; looked up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"{parser.prog} {version('kncl')}")
+        print(f"{parser.prog} {version()}")
         parser.exit()
 
 
