@@ -19,7 +19,7 @@ from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, Curios
 from policies.learn.clock import Clocked
 from policies.learn.cloning import CloningConfig, click_losses, click_places, clone, places
 from policies.learn.potentials import Shaped
-from policies.learn.ppo import CuriosityActorCritic, PPOConfig, masked_kl, train_ppo
+from policies.learn.ppo import CuriosityActorCritic, PPOConfig, Start, masked_kl, train_ppo
 from policies.learn.prediction import figures, predict
 from policies.verdict.statistics import permutation_test
 from rabbit_holes.demonstrations import Demonstrations
@@ -102,7 +102,7 @@ def test_training_never_plays_the_seeds_of_an_evaluation(tmp_path: Path) -> None
             seen.append(seed)
             return list(super().seed(seed))
 
-    train_ppo(Watched([fake_env]), 10, tmp_path / "run", SMALL, network=CuriosityConfig(width=16))
+    train_ppo(Watched([fake_env]), 10, tmp_path / "run", SMALL)
     starts = [s for s in seen if s is not None and s != SMALL.seed]
     assert len(set(starts)) == SMALL.iterations
     assert min(starts) >= 1_000_000
@@ -222,7 +222,7 @@ def train(
     out: Path, config: PPOConfig = SMALL, make: object = fake_env, **kwargs: object
 ) -> CuriosityPolicy:
     env = DummyVecEnv([make])
-    return train_ppo(env, 10, out, config, network=CuriosityConfig(width=16), **kwargs)
+    return train_ppo(env, 10, out, config, **kwargs)  # type: ignore[arg-type]
 
 
 def goal_env() -> TopicExpansionEnv:
@@ -262,7 +262,7 @@ def test_the_first_iterations_after_cloning_fit_only_the_value(tmp_path: Path) -
     config = PPOConfig(
         iterations=1, episodes=1, learners=1, epochs=2, batch=10, critic_iterations=1, sharpen=1.0
     )
-    trained = train(tmp_path / "run", config, init=init)
+    trained = train(tmp_path / "run", config, start=Start(init=init))
     before, after = init.network.state_dict(), trained.network.state_dict()
     changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
     assert changed == {"value"}

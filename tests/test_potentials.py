@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from fakes import fake_env, ring, table_of
@@ -19,6 +22,7 @@ from policies.learn.potentials import (
     novelty,
     parse_potentials,
 )
+from policies.learn.ppo import PPOConfig
 
 
 def moment(members: list[int], n_seeds: int = 1, **kwargs: object) -> State:
@@ -102,9 +106,31 @@ def test_a_wrong_potential_is_refused_with_an_example(wrong: str) -> None:
 
 
 def test_potentials_are_read_with_their_weights() -> None:
-    assert parse_potentials(("novelty:0.1", "information-gap:-2")) == {
-        "novelty": 0.1,
-        "information-gap": -2.0,
-    }
+    assert parse_potentials(("novelty:0.1", "information-gap:-2")) == (
+        ("novelty", 0.1),
+        ("information-gap", -2.0),
+    )
     with pytest.raises(ValueError, match="at most once"):
         parse_potentials(("novelty:0.1", "novelty:0.2"))
+
+
+def test_a_training_config_holds_checked_potentials_from_birth() -> None:
+    config = PPOConfig(potentials=[["novelty", 1], ("information-gap", -2.0)])  # type: ignore[arg-type]
+    assert config.potentials == (("novelty", 1.0), ("information-gap", -2.0))
+    assert PPOConfig(**json.loads(json.dumps(asdict(config)))) == config
+    assert Shaped(fake_env(), dict(config.potentials), config.gamma).weights["novelty"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("novelty:0.1",),  # as typed, not yet read
+        (("charm", 1.0),),
+        (("novelty", float("inf")),),
+        (("novelty", "0.1"),),
+        (("novelty", 0.1), ("novelty", 0.1)),
+    ],
+)
+def test_a_training_config_with_wrong_potentials_is_not_made(wrong: object) -> None:
+    with pytest.raises(ValueError, match="at most once and with a weight"):
+        PPOConfig(potentials=wrong)  # type: ignore[arg-type]

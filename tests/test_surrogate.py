@@ -177,8 +177,7 @@ def test_practice_raises_the_return_in_the_surrogate(tmp_path: Path) -> None:
     config = PPOConfig(
         iterations=10, episodes=6, learners=1, epochs=4, batch=30, learning_rate=5e-3
     )
-    network = CuriosityConfig(width=16)
-    trained = train_ppo(DummyVecEnv([make]), 10, tmp_path / "run", config, network=network)
+    trained = train_ppo(DummyVecEnv([make]), 10, tmp_path / "run", config)
 
     def returns(policy: CuriosityPolicy) -> list[float]:
         env, found = make(), []
@@ -192,7 +191,7 @@ def test_practice_raises_the_return_in_the_surrogate(tmp_path: Path) -> None:
             found.append(total)
         return found
 
-    start = returns(CuriosityPolicy(CuriosityNetwork(network)))
+    start = returns(CuriosityPolicy(CuriosityNetwork(CuriosityConfig())))
     practised = returns(CuriosityPolicy(trained.network))
     rng = np.random.default_rng(0)
     assert np.mean(practised) > np.mean(start)

@@ -220,7 +220,7 @@ def _train(args: argparse.Namespace) -> int:
     from policies.cli.settings import settings_of
     from policies.curiosity import CuriosityConfig, CuriosityPolicy
     from policies.learn.potentials import parse_potentials
-    from policies.learn.ppo import PPOConfig, starting_network, train_ppo
+    from policies.learn.ppo import PPOConfig, Start, starting_network, train_ppo
     from policies.learn.vec_env import make_practice_env, make_vec_env
     from train_lm.files import hash_file
 
@@ -233,7 +233,7 @@ def _train(args: argparse.Namespace) -> int:
         entropy=args.entropy,
         sharpen=args.sharpen,
         leash=args.leash,
-        potentials=tuple(args.potentials),
+        potentials=parse_potentials(args.potentials),
         seed=args.seed,
     )
     init = CuriosityPolicy.load(args.init) if args.init else None
@@ -263,7 +263,7 @@ def _train(args: argparse.Namespace) -> int:
     def train(
         out: Path, config: PPOConfig, practice: Surrogate | None, **start: Any
     ) -> CuriosityPolicy:
-        shared = config.learners, parse_potentials(config.potentials), config.gamma, taste
+        shared = config.learners, dict(config.potentials), config.gamma, taste
         env = (
             make_practice_env(practice, world, *shared, **settings)
             if practice
@@ -275,11 +275,9 @@ def _train(args: argparse.Namespace) -> int:
                 setup.steps,
                 out,
                 config,
-                provenance=provenance,
-                on_iteration=_teller("practice" if practice else "iteration", config.iterations),
-                noise=noise,
-                taste=taste,
-                **start,
+                Start(taste=taste, provenance=provenance, **start),
+                noise,
+                _teller("practice" if practice else "iteration", config.iterations),
             )
         finally:
             env.close()

@@ -7,7 +7,7 @@ Russell 1999). Each Φ is made of what the environment knows already: nothing mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -73,26 +73,49 @@ POTENTIALS: dict[str, Callable[[TopicTable, State], float]] = {
 }
 
 
-def parse_potentials(names: tuple[str, ...]) -> dict[str, float]:
-    """Weights by name from `("novelty:0.1", ...)`.
+# Names with their weights, checked: what `PPOConfig.potentials` holds.
+Weights = tuple[tuple[str, float], ...]
+
+
+def checked_potentials(weights: Iterable[tuple[str, float]]) -> Weights:
+    """The same pairs, their weights as floats.
 
     Raises:
-        ValueError: An unknown potential, no weight, or one twice.
+        ValueError: An unknown potential, no finite weight, or one twice.
     """
-    weights: dict[str, float] = {}
-    for entry in names:
+    found: dict[str, float] = {}
+    for entry in weights:
+        match entry:
+            case (str(name), int() | float() as weight) if (
+                name in POTENTIALS and name not in found and np.isfinite(weight)
+            ):
+                found[name] = float(weight)
+            case _:
+                raise ValueError(_expected(entry))
+    return tuple(found.items())
+
+
+def parse_potentials(entries: Iterable[str]) -> Weights:
+    """Names and weights from `("novelty:0.1", ...)`, as a command line has them.
+
+    Raises:
+        ValueError: See `checked_potentials`.
+    """
+    pairs = []
+    for entry in entries:
         name, _, number = entry.partition(":")
         try:
-            weight = float(number)
+            pairs.append((name, float(number)))
         except ValueError:
-            weight = float("nan")
-        if name not in POTENTIALS or not np.isfinite(weight) or name in weights:
-            raise ValueError(
-                f"expected each of {', '.join(POTENTIALS)} at most once and with a weight, as in "
-                f"novelty:0.1, got {entry!r}"
-            )
-        weights[name] = weight
-    return weights
+            raise ValueError(_expected(entry)) from None
+    return checked_potentials(pairs)
+
+
+def _expected(entry: object) -> str:
+    return (
+        f"expected each of {', '.join(POTENTIALS)} at most once and with a weight, as in "
+        f"novelty:0.1, got {entry!r}"
+    )
 
 
 class Shaped(gym.Wrapper[Any, Any, Any, Any]):

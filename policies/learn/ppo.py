@@ -11,8 +11,8 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPo
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
 from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.learn.potentials import parse_potentials
+from policies.learn.potentials import Weights, checked_potentials
 from train_lm.checkpoint import claim_run
 from train_lm.files import hash_json, read_json, replacing, write_json
 
@@ -59,8 +60,8 @@ class PPOConfig:
             wander, and a clone samples as they do; how far to trust its ranking is a choice.
         leash: Weight of the divergence [nats] from the policy that training started from; 0 is
             off (Ziegler et al. 2019, arXiv:1909.08593).
-        potentials: Intrinsic terms with their weights, as in `("novelty:0.1",)`; see
-            `potentials.py`.
+        potentials: Intrinsic terms with their weights, as in `(("novelty", 0.1),)`; see
+            `potentials.py`. Whoever builds the environments wraps them in `Shaped` with these.
         normalise: Divide rewards by the running deviation of their discounted return, so that
             the critic's targets are of one size in every world.
         seed: Seed of everything.
@@ -80,13 +81,12 @@ class PPOConfig:
     critic_iterations: int = 1
     sharpen: float = 4.0
     leash: float = 0.0
-    potentials: tuple[str, ...] = ()
+    potentials: Weights = ()
     normalise: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "potentials", tuple(self.potentials))
-        parse_potentials(self.potentials)
+        object.__setattr__(self, "potentials", checked_potentials(self.potentials))
         if not self.leash >= 0:
             raise ValueError(f"expected a leash of 0 or more, got {self.leash}")
         for name in ("iterations", "episodes", "learners", "epochs", "batch"):
@@ -101,8 +101,15 @@ class PPOConfig:
 # Training episodes take their seeds from here on; evaluations play 0, 1, 2, ….
 FIRST_SEED = 1_000_000
 
+# What an environment says of a step; SB3 and Gymnasium leave its values open.
+Info = dict[str, Any]
+
 # What SB3's running statistics of the discounted return consist of.
 MOMENTS = ("mean", "var", "count")
+
+
+# (B, A) which actions are allowed; SB3 hands over either kind.
+Mask = NDArray[np.bool_] | Tensor
 
 
 class _Flat(BaseFeaturesExtractor):
@@ -166,14 +173,16 @@ class CuriosityActorCritic(MaskableMultiInputActorCriticPolicy):
         self._leash = (weight, start.eval().requires_grad_(False))
 
     def evaluate_actions(
-        self, obs: Any, actions: Tensor, action_masks: Any = None
+        self, obs: PyTorchObs, actions: Tensor, action_masks: Mask | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        assert isinstance(obs, dict)
         logits, values = self.mlp_extractor(self.extract_features(obs))
-        distribution: Any = self._get_action_dist_from_latent(logits)
+        distribution = self._get_action_dist_from_latent(logits)
         if action_masks is not None:
             distribution.apply_masking(action_masks)
         entropy = distribution.entropy()
-        bonus = self._entropy * entropy
+        assert entropy is not None  # a masked categorical distribution always has one
+        bonus: Tensor = self._entropy * entropy
         weight, start = self._leash
         kl = torch.zeros_like(entropy)
         if start is not None and weight > 0:
@@ -209,7 +218,7 @@ class CuriosityActorCritic(MaskableMultiInputActorCriticPolicy):
         return self.mlp_extractor.network  # type: ignore[return-value]
 
 
-def masked_kl(logits: Tensor, other: Tensor, mask: Any = None) -> Tensor:
+def masked_kl(logits: Tensor, other: Tensor, mask: Mask | None = None) -> Tensor:
     """(B,) KL divergence [nats] of softmax(logits) from softmax(other), over allowed actions.
 
     Args:
@@ -230,11 +239,33 @@ class _Progress(BaseCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.infos: list[dict[str, Any]] = []
+        self.infos: list[Info] = []
 
     def _on_step(self) -> bool:
         self.infos.extend(i for i in self.locals["infos"] if "reward" in i)
         return True
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What training begins with.
+
+    Attributes:
+        init: Start from this policy's weights; its network's size is kept. A fresh network, if
+            None.
+        anchor: What the leash holds to; what training starts from, if None.
+        taste: That of the episodes that are played; the trained policy keeps it.
+        provenance: How the episodes came to be, ready for JSON; the run is claimed with it and the
+            trained policy keeps it.
+    """
+
+    init: CuriosityPolicy | None = None
+    anchor: CuriosityNetwork | None = None
+    taste: Taste | None = None
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+
+FRESH = Start()
 
 
 def train_ppo(
@@ -242,13 +273,9 @@ def train_ppo(
     steps: int,
     out: Path,
     config: PPOConfig,
-    init: CuriosityPolicy | None = None,
-    network: CuriosityConfig | None = None,
-    provenance: dict[str, Any] | None = None,
-    on_iteration: Callable[[dict[str, float]], None] = lambda _: None,
-    anchor: CuriosityNetwork | None = None,
+    start: Start = FRESH,
     noise: NDArray[np.bool_] | None = None,
-    taste: Taste | None = None,
+    on_iteration: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> CuriosityPolicy:
     """Train a policy; resumes from the last finished iteration in `out`.
 
@@ -256,26 +283,59 @@ def train_ppo(
         env: Vectorised environment of `config.learners` members.
         steps: Steps of an episode; every episode is assumed to run its full budget.
         out: Run and policy directory.
-        init: Start from this policy's weights; its network's size is kept.
-        on_iteration: Told the figures of each iteration.
-        anchor: What the leash holds to; what training starts from, if None.
         noise: (W,) truth about junk windows, for accounting only.
-        taste: That of the episodes in `env`; the trained policy keeps it.
+        on_iteration: Told the figures of each iteration.
 
     Raises:
         ValueError: `out` holds a run with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    shape = (
-        init.network.config if init is not None else network or CuriosityConfig(seed=config.seed)
-    )
-    started = {"ppo": asdict(config), "network": asdict(shape), **(provenance or {})}
-    if taste is not None:
-        started["taste"] = hash_json(taste.to_json())
+    init = start.init
+    shape = CuriosityConfig(seed=config.seed) if init is None else init.network.config
+    started = {"ppo": asdict(config), "network": asdict(shape), **start.provenance}
+    if start.taste is not None:
+        started["taste"] = hash_json(start.taste.to_json())
     _claim(out, started, init)
     if config.normalise:
         env = VecNormalize(env, norm_obs=False, gamma=config.gamma)
-    model = MaskablePPO(
+    model = _model(env, steps, config, shape)
+    policy: CuriosityActorCritic = model.policy  # type: ignore[assignment]
+    policy.network.load_state_dict(starting_network(shape, init, config.sharpen).state_dict())
+    anchor = policy.network if start.anchor is None else start.anchor
+    policy.hold(copy.deepcopy(anchor), config.leash)
+    done = 0
+    if (out / "checkpoint.json").is_file():
+        done = _load_checkpoint(out, policy, env)
+        log.info("going on after iteration %d of %d", done, config.iterations)
+    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
+    for iteration in range(done, config.iterations):
+        began = time.monotonic()
+        only_critic = init is not None and iteration < config.critic_iterations
+        for name, parameter in policy.network.named_parameters():
+            parameter.requires_grad_(name.startswith("value") or not only_critic)
+        infos = _iterate(model, steps, config, iteration)
+        at_once = getattr(env, "at_once", 1)  # plain vectors play one member after another
+        figures = _figures(infos, config.episodes, time.monotonic() - began, at_once)
+        figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
+        if noise is not None and noise.any():
+            figures["noise_share"] = float(np.mean([noise[i["windows"]] for i in infos]))
+        figures["iteration"] = iteration + 1
+        for key, value in figures.items():
+            model.logger.record(f"kncl/{key}", value)
+        model.logger.record("kncl/most_expanded", _most_expanded(infos))
+        model.logger.dump(model.num_timesteps)
+        _save_checkpoint(out, policy, env, iteration + 1)
+        with (out / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(figures) + "\n")
+        on_iteration(figures)
+    provenance = {**started, "iterations": config.iterations}
+    trained = CuriosityPolicy(policy.network, provenance, taste=start.taste)
+    trained.save(out)
+    return trained
+
+
+def _model(env: VecEnv, steps: int, config: PPOConfig, shape: CuriosityConfig) -> MaskablePPO:
+    return MaskablePPO(
         CuriosityActorCritic,
         env,
         learning_rate=config.learning_rate,
@@ -291,51 +351,22 @@ def train_ppo(
         seed=config.seed,
         device="cpu",
     )
-    policy: CuriosityActorCritic = model.policy  # type: ignore[assignment]
-    policy.network.load_state_dict(starting_network(shape, init, config.sharpen).state_dict())
-    policy.hold(copy.deepcopy(policy.network if anchor is None else anchor), config.leash)
-    done = 0
-    if (out / "checkpoint.json").is_file():
-        done = _load_checkpoint(out, policy, env)
-        log.info("going on after iteration %d of %d", done, config.iterations)
-    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
-    for iteration in range(done, config.iterations):
-        began = time.monotonic()
-        share = iteration / max(1, config.iterations)
-        rate = config.learning_rate * (1 - 0.9 * share)
-        model.lr_schedule = _constant(rate)
-        only_critic = init is not None and iteration < config.critic_iterations
-        for name, parameter in policy.network.named_parameters():
-            parameter.requires_grad_(name.startswith("value") or not only_critic)
-        # Fresh episodes with seeds of this iteration: what comes next depends on nothing that a
-        # checkpoint does not hold.
-        # Far from the small seeds that evaluations play.
-        first = FIRST_SEED + (config.seed * config.iterations + iteration) * config.learners
-        model.set_random_seed(first)
-        model._last_obs = None  # SB3 resets the environments where there is no last observation
-        model.num_timesteps = iteration * config.episodes * steps
-        seen = _Progress()
-        policy.seen.clear()
-        model.learn(config.episodes * steps, callback=seen, reset_num_timesteps=False)
-        at_once = getattr(env, "at_once", 1)  # plain vectors play one member after another
-        figures = _figures(seen.infos, config.episodes, time.monotonic() - began, at_once)
-        figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
-        if noise is not None and noise.any():
-            figures["noise_share"] = float(np.mean([noise[i["windows"]] for i in seen.infos]))
-        figures["iteration"] = iteration + 1
-        for key, value in figures.items():
-            model.logger.record(f"kncl/{key}", value)
-        model.logger.record("kncl/most_expanded", _most_expanded(seen.infos))
-        model.logger.dump(model.num_timesteps)
-        _save_checkpoint(out, policy, env, iteration + 1)
-        with (out / "metrics.jsonl").open("a") as stream:
-            stream.write(json.dumps(figures) + "\n")
-        on_iteration(figures)
-    trained = CuriosityPolicy(
-        policy.network, {**started, "iterations": config.iterations}, taste=taste
-    )
-    trained.save(out)
-    return trained
+
+
+def _iterate(model: MaskablePPO, steps: int, config: PPOConfig, iteration: int) -> list[Info]:
+    """Play fresh episodes and learn from them; what the environment said of each step."""
+    share = iteration / max(1, config.iterations)
+    model.lr_schedule = _constant(config.learning_rate * (1 - 0.9 * share))
+    # Seeds of this iteration: what comes next depends on nothing that a checkpoint does not hold.
+    # Far from the small seeds that evaluations play.
+    first = FIRST_SEED + (config.seed * config.iterations + iteration) * config.learners
+    model.set_random_seed(first)
+    model._last_obs = None  # SB3 resets the environments where there is no last observation
+    model.num_timesteps = iteration * config.episodes * steps
+    progress = _Progress()
+    model.policy.seen.clear()  # type: ignore[operator, union-attr]
+    model.learn(config.episodes * steps, callback=progress, reset_num_timesteps=False)
+    return progress.infos
 
 
 def starting_network(
@@ -353,9 +384,7 @@ def _constant(rate: float) -> Callable[[float], float]:
     return lambda _: rate
 
 
-def _figures(
-    infos: list[dict[str, Any]], episodes: int, seconds: float, at_once: int
-) -> dict[str, float]:
+def _figures(infos: list[Info], episodes: int, seconds: float, at_once: int) -> dict[str, float]:
     """Figures of one iteration; sums over steps are per episode."""
     found = {
         "return": float(np.sum([i["reward"]["total"] for i in infos])) / episodes,
@@ -373,12 +402,12 @@ def _figures(
     return found
 
 
-def _most_expanded(infos: list[dict[str, Any]], n: int = 10) -> str:
+def _most_expanded(infos: list[Info], n: int = 10) -> str:
     bought = Counter(i["title"] or "(consolidate)" for i in infos)
     return ", ".join(f"{count} {title}" for title, count in bought.most_common(n))
 
 
-def _claim(out: Path, started: dict[str, Any], init: CuriosityPolicy | None) -> None:
+def _claim(out: Path, started: Mapping[str, object], init: CuriosityPolicy | None) -> None:
     """Write the run's settings, or check that the run found here has the same."""
     weights = None
     if init is not None:
@@ -398,7 +427,7 @@ def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, itera
     file = out / f"checkpoint-{iteration:05d}.safetensors"
     with replacing(file) as temporary:
         save_file({k: v.contiguous() for k, v in arrays.items()}, temporary)
-    card: dict[str, Any] = {"iteration": iteration, "file": file.name}
+    card: dict[str, object] = {"iteration": iteration, "file": file.name}
     if isinstance(env, VecNormalize):
         # JSON keeps every bit of a double.
         card["returns"] = {k: float(v) for k, v in vars(env.ret_rms).items() if k in MOMENTS}
