@@ -62,8 +62,13 @@ def last_checkpoint(run: Path) -> str:
     return f"the last good checkpoint is {run / str(read_json(run / CARD)['file'])}"
 
 
-def claim_run(run: Path, settings: Mapping[str, Any]) -> None:
+def claim_run(
+    run: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> None:
     """Begin a run in a folder, or check that the one found there has the same settings.
+
+    Args:
+        defaults: What a setting that the run found there does not know yet stood for.
 
     Raises:
         FileExistsError: The folder holds something else.
@@ -72,8 +77,9 @@ def claim_run(run: Path, settings: Mapping[str, Any]) -> None:
     file = run / "config.json"
     if file.is_file():
         found, wanted = read_json(file), json.loads(json.dumps(settings))
+        found = _filled(found, json.loads(json.dumps(defaults or {})))
         if found != wanted:
-            differ = "; ".join(_differences(found, wanted))
+            differ = "; ".join(differences(found, wanted))
             raise ValueError(
                 f"expected the settings of the run in {run}, got others ({differ}): "
                 "name another --out, or add --force to begin again"
@@ -87,6 +93,14 @@ def claim_run(run: Path, settings: Mapping[str, Any]) -> None:
         )
     run.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
+
+
+def _filled(found: Any, defaults: Any) -> Any:
+    """The same with defaults in place of missing keys, inside of mappings, too."""
+    if not isinstance(found, dict) or not isinstance(defaults, dict):
+        return found
+    inside = {k: _filled(v, defaults.get(k)) for k, v in found.items()}
+    return {**{k: v for k, v in defaults.items() if k not in found}, **inside}
 
 
 def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
@@ -105,7 +119,7 @@ def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
         part.write_text("".join(f"{line}\n" for line in kept))
 
 
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
     """Every setting that differs, with both of its values; `steps.budget` is one inside another."""
     if there == here:
         return
@@ -114,7 +128,7 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
         before, now = sides
         for key in sorted({*before, *now}):
             inside = f"{name}.{key}" if name else key
-            yield from _differences(before.get(key, _MISSING), now.get(key, _MISSING), inside)
+            yield from differences(before.get(key, _MISSING), now.get(key, _MISSING), inside)
     else:
         yield f"{name} is {_shown(there)} there, {_shown(here)} here"
 

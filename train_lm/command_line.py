@@ -7,10 +7,12 @@ standard library, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +41,23 @@ def command(prog: str, description: str) -> argparse.ArgumentParser:
 
 
 def comma_separated(text: str) -> list[str]:
-    """The one spelling of lists on every command line: `a,b,c`. Give it as `type`.
+    """The one spelling of lists on every command line: `a,b,"c, d"`. Give it as `type`.
 
     Raises:
         argparse.ArgumentTypeError: Nothing is listed.
     """
-    items = [item.strip() for item in text.split(",") if item.strip()]
+    rows = csv.reader([text], skipinitialspace=True)
+    items = [item.strip() for row in rows for item in row if item.strip()]
     if not items:
         raise argparse.ArgumentTypeError(f"expected names by comma, such as a,b, got {text!r}")
     return items
+
+
+def by_comma(items: Iterable[str]) -> str:
+    """What `comma_separated` reads back."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(items)
+    return out.getvalue()
 
 
 def run(action: Callable[[], int | None]) -> int:

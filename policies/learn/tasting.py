@@ -9,10 +9,8 @@ Everything is paid for in `reward` windows; nothing else is measured.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.learner import WorldLearner
-from kncl_env.passage_traits import LEVELS, TRAITS, TRAITS_VERSION, PassageTraits
+from kncl_env.observation import Observation
+from kncl_env.passage_traits import TRAITS_VERSION, PassageTraits
 from kncl_env.retrieval import NeighbourhoodRetriever
-from kncl_env.stage import NUCLEUS_VERSION, Setup
-from kncl_env.taste import TASTE_FORMAT, Taste
-from kncl_env.vector import SideBySide
+from kncl_env.settings import Settings
+from kncl_env.stage import NUCLEUS_VERSION
+from kncl_env.taste import LEVELS, TASTE_FORMAT, TRAITS, Taste
+from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
-from policies.arms.baselines import reader_of
-from train_lm.files import hash_json, replacing, write_json
+from policies.arms.arm import Player, Rng, Stateless, Turn
+from policies.arms.registry import arm_of
+from policies.play.episodes import EpisodeTask, play_all
+from policies.play.journal import Journal
+from policies.play.seeds import TASTE_TRIALS, TASTING
+from train_lm.files import write_json
 
 Floats = NDArray[np.float64]
-
-# Tasting episodes play seeds that no training, evaluation or recording does.
-TASTE_SEED = 3_000_000
 
 # Rewards are measured on more windows than the environment's own: of a broad target, those stand
 # for a tenth of the topics, and a taste would be fitted to these.
@@ -45,87 +45,126 @@ SHARES = (1.0, 0.6, 0.4, 0.2, 0.1, 0.05)
 FOLDS = 4
 
 
+FORMAT = "kncl-tastings-2"
+
+
+@dataclass(frozen=True)
+class TastingPlan:
+    """What learning a taste plays.
+
+    Attributes:
+        episodes: Episodes of random tastes.
+        trials: Episodes at each share of `SHARES`.
+        arm: Chooses the topics of the trials, as `arm_of` takes it; its own taste is left aside.
+        seed: Of everything.
+        learners: Episodes played side by side.
+    """
+
+    episodes: int = 32
+    trials: int = 4
+    arm: str = "random"
+    seed: int = 0
+    learners: int = 4
+
+    def __post_init__(self) -> None:
+        if self.episodes < FOLDS or self.trials < 1:
+            raise ValueError(
+                f"expected at least {FOLDS} episodes and 1 trial, got {self.episodes} and "
+                f"{self.trials}"
+            )
+        if self.learners < 1 or self.seed < 0:
+            raise ValueError(
+                f"expected learners >= 1 and a seed >= 0, got {self.learners} and {self.seed}"
+            )
+
+    @property
+    def n_episodes(self) -> int:
+        """Of both kinds."""
+        return self.episodes + self.trials * len(SHARES)
+
+
 def learn_taste(
     world: World,
-    together: SideBySide,
+    settings: Settings,
+    plan: TastingPlan,
     out: Path,
-    *,
-    episodes: int = 32,
-    trials: int = 4,
-    arm: str = "random",
-    seed: int = 0,
     on_episode: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Learn a taste and write it to `out`; goes on after the episodes found beside it.
 
     Args:
-        together: Environments that play side by side.
-        episodes: Episodes of random tastes.
-        trials: Episodes at each share of `SHARES`.
-        arm: Chooses the topics of the trials, as `reader_of` takes it; its own taste is left aside.
-        seed: Of everything.
-        on_episode: Told of each episode, of `episodes + trials * len(SHARES)`.
+        on_episode: Told of each episode, of `plan.n_episodes`.
 
     Returns:
         What was written: the taste, how well it predicts rewards that it was not fitted to
         (`reward_r2`), the mean return at each share, and what the learning cost [tokens].
 
     Raises:
-        ValueError: Fewer than `FOLDS` episodes, no trial, an unknown arm, or the episodes beside
-            `out` are of another world or other settings.
+        ValueError: An unknown arm, or the episodes beside `out` are of another world or other
+            settings.
     """
-    if episodes < FOLDS or trials < 1:
-        raise ValueError(
-            f"expected at least {FOLDS} episodes and 1 trial, got {episodes} and {trials}"
-        )
-    reader = reader_of(arm)
-    config = together.envs[0].config
-    assert isinstance(config, Setup)
+    arm = arm_of(plan.arm)
     header = {
-        "format": "kncl-tastings",
+        "format": FORMAT,
         "world": world.hash,
-        "settings": json.loads(json.dumps(asdict(config))),
+        "settings": settings.to_json(),
         "versions": {"nucleus": NUCLEUS_VERSION, "traits": TRAITS_VERSION},
         "windows": WINDOWS,
         "read": READ,
-        "arm": [reader.name, reader.weights],
-        "seed": seed,
+        "arm": [arm.name, arm.origin],
+        "seed": plan.seed,
     }
-    journal = _Journal(out.with_name(out.name + ".episodes.jsonl"), header)
-    first = TASTE_SEED + seed * 10_000
-    found = journal.play(
-        together,
-        [(f"taste {i}", partial(_explore, seed=first + i)) for i in range(episodes)],
-        on_episode,
-    )
-    traits = np.array([episode["traits"] for episode in found])  # (E, S, TRAITS · LEVELS)
-    rewards = np.array([episode["rewards"] for episode in found])  # (E, S)
-    worth = fit_worth(traits, rewards).reshape(len(TRAITS), LEVELS)
-    tag = hash_json(worth.tolist())[:8]  # trials are of this worth and no other
-    tried = journal.play(
-        together,
+    journal = Journal(out.with_name(out.name + ".episodes.jsonl"), header)
+    updates = plan.n_episodes * settings.rules.steps * settings.rules.updates_per_step
+    compiled = worth_compiling(updates)
+    place, start = str(world.path), plan.seed * 10_000
+
+    found = play_all(
+        world,
         [
-            (
-                f"share {share} of {tag}, {i}",
-                partial(_try, act=reader.act, taste=Taste.of(worth, share), seed=first + 5_000 + i),
+            EpisodeTask(place, settings, EXPLORING, seed, TASTING.choices, TasteMeter(True))
+            for seed in TASTING(plan.episodes, start)
+        ],
+        journal,
+        learners=plan.learners,
+        compile=compiled,
+        on_record=lambda _: on_episode(),
+    )
+    traits = np.array([episode.measured.traits for episode in found])  # (E, S, TRAITS · LEVELS)
+    rewards = np.array([episode.measured.rewards for episode in found])  # (E, S)
+    worth = fit_worth(traits, rewards).reshape(len(TRAITS), LEVELS)
+    tried = play_all(
+        world,
+        [
+            EpisodeTask(
+                place,
+                settings,
+                plan.arm,
+                seed,
+                TASTE_TRIALS.choices,
+                TasteMeter(False),
+                Taste.of(worth, share),
             )
             for share in SHARES
-            for i in range(trials)
+            for seed in TASTE_TRIALS(plan.trials, start)
         ],
-        on_episode,
+        journal,
+        learners=plan.learners,
+        compile=compiled,
+        on_record=lambda _: on_episode(),
     )
-    returns = np.array([episode["return"] for episode in tried]).reshape(len(SHARES), trials)
+    returns = np.array([r.measured.rewards[0] for r in tried]).reshape(len(SHARES), plan.trials)
     best = SHARES[int(returns.mean(1).argmax())]
     card = {
         "format": TASTE_FORMAT,
         "taste": Taste.of(worth, best).to_json(),
         "reward_r2": held_out_r2(traits, rewards),
         "returns": dict(zip(map(str, SHARES), returns.mean(1).tolist(), strict=True)),
-        "tokens": (episodes + returns.size) * config.tokens_per_episode,
+        "tokens": plan.n_episodes * settings.tokens_per_episode,
         "world": world.hash,
         "settings": header["settings"],
-        "arm": arm,
-        "seed": seed,
+        "arm": plan.arm,
+        "seed": plan.seed,
     }
     write_json(out, card)
     return card
@@ -157,95 +196,90 @@ def held_out_r2(traits: Floats, rewards: Floats) -> float:
     return 1 - missed / max(total, 1e-12)
 
 
-def _explore(env: TopicExpansionEnv, seed: int) -> dict[str, Any]:
-    """An episode whose every step reads by another random taste."""
-    retriever = env.retriever
+def _traits(env: TopicExpansionEnv) -> PassageTraits:
+    retriever = env.stage.retriever
     assert isinstance(retriever, NeighbourhoodRetriever)
-    traits: PassageTraits = retriever.traits
-    rng = np.random.default_rng([seed, 9])
-    env.reset(seed=seed)
-    assert env.episode is not None
-    reading = env.episode.reading
-    store, n = reading.store, env.config.windows_per_step
-    meter = _Meter(env)
-    shares, rewards = [], []
-    over = False
-    while not over:
-        passages = np.flatnonzero(traits.best(rng.normal(size=(len(TRAITS), LEVELS)), READ))
-        windows = reading.rehearse(passages, n, rng)
-        _, over, _ = env.read(windows)
-        shares.append(traits.shares(store.document[windows]).ravel().tolist())
-        rewards.append(meter.reward())
-    return {"traits": shares, "rewards": rewards}
+    return retriever.traits
 
 
-def _try(env: TopicExpansionEnv, act: Any, taste: Taste, seed: int) -> dict[str, Any]:
-    rng = np.random.default_rng([seed, 7])
-    observation, _ = env.reset(seed=seed, options={"taste": taste})
-    meter = _Meter(env)
-    over = False
-    while not over:
-        _, over, _, observation = act(env, observation, rng)
-    return {"return": meter.reward()}
+class RandomTastes:
+    """The arm that explores: it reads every step by another random taste, off the graph."""
+
+    def begin(self, env: TopicExpansionEnv, rng: Rng) -> Player:
+        return _RandomTastes(env, rng)
 
 
-class _Meter:
-    """Rewards since the one before, on `WINDOWS` windows of the `reward` split."""
+# As an arm of anybody's own is found: by import path.
+EXPLORING = f"{__name__}:{RandomTastes.__name__}"
 
-    def __init__(self, env: TopicExpansionEnv) -> None:
-        self.env = env
+
+class _RandomTastes(Stateless):
+    def __init__(self, env: TopicExpansionEnv, rng: Rng) -> None:
+        self.env, self.rng, self.traits = env, rng, _traits(env)
+
+    def act(self, seen: Observation) -> Turn:
+        assert self.env.episode is not None
+        worth = self.rng.normal(size=(len(TRAITS), LEVELS))
+        passages = np.flatnonzero(self.traits.best(worth, READ))
+        n = self.env.settings.windows_per_step
+        windows = self.env.episode.reading_list.rehearse(passages, n, self.rng)
+        reward, over, info = self.env.feed(windows)
+        return Turn(reward, over, info, seen)
+
+
+@dataclass(frozen=True)
+class Tasted:
+    """What a tasting episode tells.
+
+    Attributes:
+        traits: Share of each trait's levels in what each step read; empty in a trial.
+        rewards: Of each step; of the whole episode in a trial.
+    """
+
+    traits: list[list[float]]
+    rewards: list[float]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TasteMeter:
+    """Measures rewards on `WINDOWS` windows of the `reward` split.
+
+    Attributes:
+        by_step: Whether each step has a reward of its own, and traits.
+    """
+
+    by_step: bool
+
+    def begin(self, env: TopicExpansionEnv) -> _TasteWatch:
+        return _TasteWatch(env, self.by_step)
+
+    def from_json(self, line: dict[str, Any]) -> Tasted:
+        return Tasted(line["traits"], line["rewards"])
+
+
+class _TasteWatch:
+    def __init__(self, env: TopicExpansionEnv, by_step: bool) -> None:
+        self.env, self.by_step = env, by_step
+        self.found = Tasted([], [])
         self.loss = self._measure()
 
-    def _measure(self) -> float:
-        learner = self.env.learner
-        assert isinstance(learner, WorldLearner)
-        return learner.held_out_loss("reward", WINDOWS)
+    def after(self, turn: Turn) -> None:
+        if self.by_step:
+            read = self.env.stage.store.document[turn.info["windows"]]
+            self.found.traits.append(_traits(self.env).shares(read).ravel().tolist())
+            self._pay()
 
-    def reward(self) -> float:
+    def finish(self) -> Tasted:
+        if not self.by_step:
+            self._pay()
+        return self.found
+
+    def _pay(self) -> None:
         before, self.loss = self.loss, self._measure()
-        return (before - self.loss) / self.env.reducible
+        self.found.rewards.append((before - self.loss) / self.env.stage.reducible)
 
-
-class _Journal:
-    """Episodes on file, each once: a stopped run goes on after the last whole line."""
-
-    def __init__(self, file: Path, header: dict[str, Any]) -> None:
-        self.file = file
-        self.known: dict[str, dict[str, Any]] = {}
-        if file.is_file():
-            whole = file.read_text().split("\n")[:-1]
-            first, *lines = whole or [json.dumps(header)]
-            if first != json.dumps(header):
-                raise ValueError(
-                    f"expected tastings of this world and these settings in {file}, got others: "
-                    "name another --out, or remove the file"
-                )
-            self.known = {line["what"]: line for line in map(json.loads, lines)}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # What a stopped run left of a line must not run into the next one.
-        kept = [header, *self.known.values()]
-        with replacing(file) as part:
-            part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-
-    def play(
-        self,
-        together: SideBySide,
-        tasks: Sequence[tuple[str, Callable[[TopicExpansionEnv], dict[str, Any]]]],
-        on_episode: Callable[[], None],
-    ) -> list[dict[str, Any]]:
-        """The episode of every named task, in order."""
-        waiting = [(name, task) for name, task in tasks if name not in self.known]
-        for _ in range(len(tasks) - len(waiting)):
-            on_episode()
-        for i in range(0, len(waiting), len(together)):
-            wave = waiting[i : i + len(together)]
-            played = together.run(
-                [partial(task, env) for env, (_, task) in zip(together.envs, wave, strict=False)]
-            )
-            with self.file.open("a") as stream:
-                for (name, _), episode in zip(wave, played, strict=True):
-                    self.known[name] = {"what": name, **episode}
-                    stream.write(json.dumps(self.known[name]) + "\n")
-            for _ in wave:
-                on_episode()
-        return [self.known[name] for name, _ in tasks]
+    def _measure(self) -> float:
+        return self.env.learner.held_out_loss("reward", WINDOWS)

@@ -1,37 +1,42 @@
 """Closes the loop: the policy decides what a larger model reads while that model trains.
 
 One episode of the environment with the larger model as its learner. Every few steps an exact
-moment is kept, so a run that is killed goes on from there and, on a CPU with as many threads, ends
+snapshot is kept, so a run that is killed goes on from there and, on a CPU with as many threads, ends
 with the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kncl_env.snapshot import load_moment, save_moment
-from kncl_env.stage import NUCLEUS_VERSION, Setup, topic_expansion
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.settings import Settings
+from kncl_env.snapshot import load_env_snapshot, save_env_snapshot
+from kncl_env.stage import NUCLEUS_VERSION, open_stage
 from kncl_env.world.world import World
-from policies.arms.baselines import Reader, reader_of
+from policies.arms.arm import Arm
+from policies.arms.registry import arm_of
 from policies.curiosity import CLOSED, CuriosityPolicy
+from policies.play.episodes import Playing
+from policies.play.seeds import EVALUATION
 from train_lm.checkpoint import CARD, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
 from train_lm.files import hash_json, sweep, write_json
 from train_lm.model import save_model
 from train_lm.tokenizer import as_transformers
 
-MOMENT = "checkpoint.safetensors"
+SNAPSHOT = "checkpoint.safetensors"
 
 
 def run_closed_loop(
     world: World,
     policy: str,
-    settings: Mapping[str, Any],
+    settings: Settings,
     out: Path,
     *,
     seed: int = 0,
@@ -44,8 +49,8 @@ def run_closed_loop(
     events, `summary.json` and, at the end, a Hugging Face model directory.
 
     Args:
-        policy: An arm, as `reader_of` takes it.
-        settings: Fields of `Setup`; its `model` is what is trained.
+        policy: An arm, as `arm_of` takes it.
+        settings: The learner's model is what is trained.
         seed: Of slots, of the order of text and of the policy's own choices.
         save_every: Steps between checkpoints.
         on_step: Told each line of `metrics.jsonl` as it is written.
@@ -70,105 +75,108 @@ def run_closed_loop(
 
 
 class _Loop:
-    """Everything that a run binds together; a moment of the episode and `record` are its state."""
+    """Everything that a run binds together; the episode and `record` are its state."""
 
-    def __init__(
-        self, world: World, policy: str, settings: Mapping[str, Any], out: Path, seed: int
-    ) -> None:
-        self.world, self.out = world, out
-        self.reader = reader_of(policy)
+    def __init__(self, world: World, policy: str, settings: Settings, out: Path, seed: int) -> None:
+        self.world, self.out, self.settings = world, out, settings
+        arm = arm_of(policy)
         self.policy = CuriosityPolicy.load(policy) if Path(policy).is_dir() else None
-        self.setup = Setup.from_settings(dict(settings))
-        claim_run(out, _plan(world, policy, self.reader, self.setup, seed))
+        plan = _plan(world, policy, arm, settings, seed)
+        claim_run(out, plan, defaults={"settings": Settings().to_json()})
         sweep(out)
-        self.env = topic_expansion(world, progress=True, **settings)
-        self.rng = np.random.default_rng([seed, 7])
-        self.observation, _ = self.env.reset(seed=seed, options=self.reader.options)
+        stage = open_stage(world, settings)
+        self.learner = stage.learner()
+        self.env = TopicExpansionEnv(stage, self.learner)
+        self.episode = Playing(self.env, arm, seed, EVALUATION.choices)
         self.record: dict[str, Any] = {"topics": [], "passages": [], "over": False}
-        self.record["select_before"] = self.env.learner.held_out_loss("select")
+        self.record["select_before"] = self.learner.held_out_loss("select")
 
     def go_on(self, save_every: int, on_step: Callable[[dict[str, Any]], None]) -> None:
         self._restore()
         done = len(self.record["topics"])
         cut_metrics(self.out / "metrics.jsonl", done, "step")
         writer = _events(self.out / "tensorboard", done)
-        while not self.record["over"]:
+        while not self.episode.over:
             line = self._step()
             with (self.out / "metrics.jsonl").open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
             _write_events(writer, line)
-            if line["step"] % save_every == 0 or self.record["over"]:
+            if line["step"] % save_every == 0 or self.episode.over:
                 self._save()
             on_step(line)
         writer.close()
 
     def _step(self) -> dict[str, Any]:
         entropy = self._entropy()
-        reward, over, info, self.observation = self.reader.act(self.env, self.observation, self.rng)
-        documents = self.env.reading_store.document[info["windows"]]
-        self.record["topics"].append(int(info["topic"]))
+        turn = self.episode.step()
+        topic = int(turn.info["topic"])
+        documents = self.env.stage.store.document[turn.info["windows"]]
+        self.record["topics"].append(topic)
         self.record["passages"].append(np.unique(documents).tolist())
-        self.record["over"] = over
         return {
             "step": len(self.record["topics"]),
-            "tokens": info["tokens"],
-            "loss": info["held_out_loss"],
-            "reward": reward,
+            "tokens": turn.info["tokens"],
+            "loss": turn.info["held_out_loss"],
+            "reward": turn.reward,
             "entropy": entropy,
-            "topic": int(info["topic"]),
-            "title": info["title"],
+            "topic": topic,
+            "title": turn.info["title"],
         }
 
     def _entropy(self) -> float | None:
         """Entropy of the policy's choice [nats]: how sure it is of what to read next."""
         if self.policy is None:
             return None
-        logits = self.policy.logits(self.observation)
+        logits = self.policy.logits(self.episode.observation)
         logits = np.where(self.env.action_masks(), logits, CLOSED)
         log_p = logits - np.logaddexp.reduce(logits)
         return float(-(np.exp(log_p) * log_p).sum())
 
     def _save(self) -> None:
-        self.record["rng"] = self.rng.bit_generator.state
-        # The moment after it: what lies before a moment is not written again.
+        self.record["over"] = self.episode.over
+        self.record["rng"] = self.episode.rng.bit_generator.state
+        self.record["player"] = self.episode.player.state()
+        # The snapshot after it: what lies before a snapshot is not written again.
         write_curriculum(
             self.out / "curriculum.jsonl",
             self.world.hash,
-            self.setup.tokens_per_step,
+            self.settings.tokens_per_step,
             self.record["topics"],
             self.record["passages"],
         )
-        save_moment(self.out / MOMENT, self.env.snapshot(), self.record)
-        write_json(self.out / CARD, {"steps": len(self.record["topics"]), "file": MOMENT})
+        save_env_snapshot(self.out / SNAPSHOT, self.env.snapshot(), self.record)
+        write_json(self.out / CARD, {"steps": len(self.record["topics"]), "file": SNAPSHOT})
 
     def _restore(self) -> None:
-        if (self.out / MOMENT).is_file():
-            moment, self.record = load_moment(self.out / MOMENT, self.env)
-            self.observation = self.env.restore(moment)
-            self.rng.bit_generator.state = self.record["rng"]
+        if (self.out / SNAPSHOT).is_file():
+            snapshot, self.record = load_env_snapshot(self.out / SNAPSHOT, self.env)
+            self.episode.observation = self.env.restore(snapshot)
+            self.episode.over = self.record["over"]
+            self.episode.rng.bit_generator.state = self.record["rng"]
+            self.episode.player.restore(self.record["player"])
 
     def finish(self) -> Path:
         assert self.env.episode is not None
-        losses = self.env.episode.readings.loss
+        losses = self.env.episode.measurements.loss
         summary = {
-            "tokens": len(self.record["topics"]) * self.setup.tokens_per_step,
-            "reward": (losses[0] - losses[-1]) / self.env.reducible,
+            "tokens": len(self.record["topics"]) * self.settings.tokens_per_step,
+            "reward": (losses[0] - losses[-1]) / self.env.stage.reducible,
             "select_before": self.record["select_before"],
-            "select_after": self.env.learner.held_out_loss("select"),
+            "select_after": self.learner.held_out_loss("select"),
         }
         write_json(self.out / "summary.json", summary)
-        model = self.env.learner.trainer.model  # type: ignore[attr-defined]
+        model = self.learner.trainer.model  # type: ignore[union-attr]
         return save_model(self.out / "model", model, as_transformers(self.world.tokenizer))
 
 
-def _plan(world: World, policy: str, reader: Reader, setup: Setup, seed: int) -> dict[str, Any]:
+def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) -> dict[str, Any]:
     return {
         "world": world.hash,
-        "policy": reader.weights or policy,
-        "settings": {k: v for k, v in vars(setup).items() if k != "context"},
+        "policy": arm.origin or policy,
+        "settings": settings.to_json(),
         "seed": seed,
         "nucleus": NUCLEUS_VERSION,
-        "taste": hash_json(reader.taste.to_json()) if reader.taste else None,
+        "taste": hash_json(arm.taste.to_json()) if arm.taste else None,
     }
 
 

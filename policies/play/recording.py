@@ -1,137 +1,194 @@
 """Episodes on file: what was read at each step and what was measured of the learner after it.
 
 A file is a line about the world and the untouched learner, then one line per episode. A surrogate
-learner is fitted to them (`kncl_env/surrogate.py`).
+learner is fitted to them (`policies/learn/surrogate_fit.py`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.stage import Setup
-from kncl_env.vector import SideBySide
+from kncl_env.settings import Settings
+from kncl_env.stage import Stage, open_stage
+from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
-from policies.arms.baselines import Reader, reader_of
+from policies.arms.arm import Turn
+from policies.arms.registry import arm_of
+from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
+from policies.play.journal import Journal, read_lines
+from policies.play.seeds import RECORDING
 
-FORMAT = {"format": "kncl-episodes", "version": 1}
+FORMAT = "kncl-episodes-2"
 
-# Recorded episodes play seeds that neither a training nor an evaluation does.
-RECORD_SEED = 2_000_000
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """One step as a surrogate needs it.
+
+    Attributes:
+        topic: Expanded; -1 where none was.
+        windows: Windows read, by topic.
+        held_out: Loss of the target mix after it [bits per byte].
+        probes: Loss of the topics that were probed, by topic [bits per byte].
+    """
+
+    topic: int
+    windows: dict[int, int]
+    held_out: float
+    probes: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """An episode step by step."""
+
+    steps: list[RecordedStep]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"steps": [asdict(step) for step in self.steps]}
+
+
+@dataclass(frozen=True)
+class StepMeter:
+    """Measures what a surrogate needs.
+
+    Attributes:
+        seed: Of the episode; draws the topics to probe.
+        probes: Topics, drawn anew at each step, that are probed beside those of the environment.
+    """
+
+    seed: int
+    probes: int
+
+    def begin(self, env: TopicExpansionEnv) -> _StepWatch:
+        return _StepWatch(env, self)
+
+    def from_json(self, line: dict[str, Any]) -> Steps:
+        return Steps(
+            [
+                RecordedStep(
+                    topic=step["topic"],
+                    windows={int(t): n for t, n in step["windows"].items()},
+                    held_out=step["held_out"],
+                    probes={int(t): x for t, x in step["probes"].items()},
+                )
+                for step in line["steps"]
+            ]
+        )
+
+
+class _StepWatch:
+    def __init__(self, env: TopicExpansionEnv, meter: StepMeter) -> None:
+        self.env, self.probes = env, meter.probes
+        # A generator of its own: probes must not change what is played.
+        self.rng = np.random.default_rng([meter.seed, 8])
+        self.topic_of_window = env.stage.world.passage_topic[env.stage.store.document]
+        self.steps: list[RecordedStep] = []
+
+    def after(self, turn: Turn) -> None:
+        env = self.env
+        assert env.episode is not None
+        read, counts = np.unique(self.topic_of_window[turn.info["windows"]], return_counts=True)
+        known, n_topics = env.episode.measurements, len(env.stage.table)
+        measured = np.flatnonzero(known.measured_at == env.episode.steps)
+        drawn = self.rng.choice(n_topics, min(self.probes, n_topics))
+        extra = np.setdiff1d(drawn, measured)
+        topics = np.concatenate([measured, extra])
+        losses = np.concatenate([known.probe[measured], env.learner.probe(extra)])
+        found = zip(topics.tolist(), losses.tolist(), strict=True)
+        self.steps.append(
+            RecordedStep(
+                topic=int(turn.info["topic"]),
+                windows=dict(zip(read.tolist(), counts.tolist(), strict=True)),
+                held_out=float(turn.info["held_out_loss"]),
+                probes={topic: loss for topic, loss in found if not np.isnan(loss)},
+            )
+        )
+
+    def finish(self) -> Steps:
+        return Steps(self.steps)
+
+
+@dataclass(frozen=True)
+class RecordingPlan:
+    """What is recorded.
+
+    Attributes:
+        arms: As `arm_of` takes them.
+        episodes: Of every arm.
+        start: Number of the first episode.
+        probes: See `StepMeter`.
+        learners: Episodes played side by side.
+    """
+
+    arms: Sequence[str]
+    episodes: int = 4
+    start: int = 0
+    probes: int = 32
+    learners: int = 4
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("start", 0), ("probes", 0), ("learners", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
 
 
 def record(
     world: World,
-    together: SideBySide,
-    arms: Sequence[str],
-    episodes: int,
+    settings: Settings,
+    plan: RecordingPlan,
     out: Path,
-    probes: int = 32,
-    first_seed: int = RECORD_SEED,
-    on_episode: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> None:
+    on_episode: Callable[[EpisodeRecord[Steps]], None] = lambda _: None,
+) -> list[EpisodeRecord[Steps]]:
     """Play the arms in turn and append each episode to `out`; goes on after those found there.
-
-    Args:
-        together: Environments that play side by side.
-        arms: As `reader_of` takes them.
-        episodes: Episodes of every arm.
-        probes: Topics, drawn anew at each step, that are probed beside those of the environment.
 
     Raises:
         ValueError: An unknown arm, or `out` holds episodes of another world or other settings.
     """
-    players = {arm: reader_of(arm) for arm in arms}
-    env = together.envs[0]
-    assert isinstance(env.config, Setup)
-    (start,) = together.run([partial(_start, env, world.n_topics)])
-    header = {
-        **FORMAT,
-        "world": world.hash,
-        "settings": json.loads(json.dumps(asdict(env.config))),
-        **start,
-    }
-    done = set()
-    if out.is_file():
-        found, known = read_episodes([out])
-        if any(found[k] != header[k] for k in ("world", "settings")):
-            raise ValueError(
-                f"expected episodes of this world and these settings in {out}, got others: "
-                "name another --out"
-            )
-        done = {(e["arm"], e.get("digest", "base"), e["seed"]) for e in known}
-        # A line that a stopped run left unfinished must not run into the next one.
-        lines = [found, *known]
-    else:
-        lines = [header]
-    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    seeds = range(first_seed, first_seed + episodes)
-    waiting = [
-        (arm, seed)
-        for seed in seeds
-        for arm, reader in players.items()
-        if (arm, reader.digest, seed) not in done
-    ]
-    for i in range(0, len(waiting), len(together)):
-        wave = waiting[i : i + len(together)]
-        played = together.run(
-            [
-                partial(_play, world, env, players[arm], seed, probes)
-                for env, (arm, seed) in zip(together.envs, wave, strict=False)
-            ]
+    for arm in plan.arms:
+        arm_of(arm)
+    rules = settings.rules
+    updates = len(plan.arms) * plan.episodes * rules.steps * rules.updates_per_step
+    header = {"format": FORMAT, "world": world.hash, "settings": settings.to_json()}
+    start = _start(open_stage(world, settings))
+    journal = Journal(out, header, about=start)
+    tasks = [
+        EpisodeTask(
+            world=str(world.path),
+            settings=settings,
+            arm=arm,
+            seed=seed,
+            choices=RECORDING.choices,
+            meter=StepMeter(seed, plan.probes),
         )
-        for (arm, seed), steps in zip(wave, played, strict=True):
-            episode = {"arm": arm, "digest": players[arm].digest, "seed": seed, "steps": steps}
-            with out.open("a") as stream:
-                stream.write(json.dumps(episode) + "\n")
-            on_episode(episode)
+        for seed in RECORDING(plan.episodes, plan.start)
+        for arm in plan.arms
+    ]
+    return play_all(
+        world,
+        tasks,
+        journal,
+        learners=plan.learners,
+        compile=worth_compiling(updates),
+        on_record=on_episode,
+    )
 
 
-def _start(env: TopicExpansionEnv, n_topics: int) -> dict[str, Any]:
+def _start(stage: Stage) -> dict[str, Any]:
+    """What is known of the learner before an episode."""
+    env = TopicExpansionEnv(stage, stage.learner())
     env.reset(seed=0)
-    probes = env.learner.probe(np.arange(n_topics)).tolist()
+    probes = env.learner.probe(np.arange(len(stage.table))).tolist()
     return {
         "held_out": env.learner.held_out_loss(),
         "probes": [None if np.isnan(x) else x for x in probes],
     }
-
-
-def _play(
-    world: World, env: TopicExpansionEnv, reader: Reader, seed: int, probes: int
-) -> list[dict[str, Any]]:
-    rng = np.random.default_rng([seed, 7])
-    drawing = np.random.default_rng([seed, 8])  # of its own: probes must not change what is played
-    topic_of_window = world.passage_topic[env.reading_store.document]
-    observation, _ = env.reset(seed=seed, options=reader.options)
-    steps = []
-    over = False
-    while not over:
-        _, over, info, observation = reader.act(env, observation, rng)
-        read, counts = np.unique(topic_of_window[info["windows"]], return_counts=True)
-        assert env.episode is not None
-        readings = env.episode.readings
-        measured = np.flatnonzero(readings.measured_at == env.episode.steps)
-        extra = np.setdiff1d(drawing.choice(world.n_topics, min(probes, world.n_topics)), measured)
-        topics = np.concatenate([measured, extra])
-        losses = np.concatenate([readings.probe[measured], env.learner.probe(extra)])
-        steps.append(
-            {
-                "topic": info["topic"],
-                "windows": dict(zip(read.tolist(), counts.tolist(), strict=True)),
-                "held_out": info["held_out_loss"],
-                "probes": {
-                    t: x for t, x in zip(topics.tolist(), losses.tolist(), strict=True) if x == x
-                },
-            }
-        )
-    return steps
 
 
 def read_episodes(files: Iterable[Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -143,16 +200,10 @@ def read_episodes(files: Iterable[Path]) -> tuple[dict[str, Any], list[dict[str,
     header: dict[str, Any] | None = None
     episodes: list[dict[str, Any]] = []
     for file in files:
-        lines = file.read_text().split("\n")[:-1]
         try:
-            first, *rest = [json.loads(line) for line in lines]
+            first, rest = read_lines(file, FORMAT)
         except ValueError as error:
-            raise ValueError(f"expected recorded episodes in {file}, got {error}") from None
-        if not isinstance(first, dict) or {k: first.get(k) for k in FORMAT} != FORMAT:
-            raise ValueError(
-                f"expected recorded episodes in {file}, got another kind of file: "
-                "make one with `kncl-policy record`"
-            )
+            raise ValueError(f"{error}: make one with `kncl-policy record`") from None
         if header is not None and any(header[k] != first[k] for k in ("world", "settings")):
             raise ValueError(f"expected files of one world and its settings, got others in {file}")
         header = header or first

@@ -1,0 +1,81 @@
+"""What an evaluation measures of an episode: its curve on `select`, and `test` at both ends."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kncl_env.env import TopicExpansionEnv
+from policies.arms.arm import Turn
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What an evaluation knows of an episode.
+
+    Attributes:
+        tokens: Trained until each measurement, from 0 on.
+        loss: Held-out loss on `select` at each [bits per byte]: a policy was paid for `reward`.
+        topics: Expanded in each step; -1 where none was.
+        passages: Read in each step.
+        test_before, test_after: Held-out loss on `test` [bits per byte].
+        noise_share: Junk's share of the windows; None where the world has no junk.
+        flops_per_token: Of the learner's training.
+    """
+
+    tokens: list[int]
+    loss: list[float]
+    topics: list[int]
+    passages: list[list[int]]
+    test_before: float
+    test_after: float
+    noise_share: float | None
+    flops_per_token: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class CurveMeter:
+    """Measures the curve of an episode, and `test` before and after it."""
+
+    def begin(self, env: TopicExpansionEnv) -> _CurveWatch:
+        return _CurveWatch(env)
+
+    def from_json(self, line: dict[str, Any]) -> Curve:
+        return Curve(**{name: line[name] for name in Curve.__dataclass_fields__})
+
+
+class _CurveWatch:
+    def __init__(self, env: TopicExpansionEnv) -> None:
+        self.env = env
+        self.junk = 0
+        self.before = env.learner.held_out_loss("test")
+        self.tokens, self.loss = [0], [env.learner.held_out_loss("select")]
+        self.topics: list[int] = []
+        self.passages: list[list[int]] = []
+
+    def after(self, turn: Turn) -> None:
+        read = self.env.stage.store.document[turn.info["windows"]]
+        self.tokens.append(turn.info["tokens"])
+        self.loss.append(self.env.learner.held_out_loss("select"))
+        self.topics.append(int(turn.info["topic"]))
+        self.passages.append(np.unique(read).tolist())
+        self.junk += int(self.env.stage.world.passage_is_noise[read].sum())
+
+    def finish(self) -> Curve:
+        windows = len(self.topics) * self.env.settings.windows_per_step
+        noisy = self.env.stage.world.passage_is_noise.any()
+        return Curve(
+            tokens=self.tokens,
+            loss=self.loss,
+            topics=self.topics,
+            passages=self.passages,
+            test_before=self.before,
+            test_after=self.env.learner.held_out_loss("test"),
+            noise_share=self.junk / windows if noisy else None,
+            flops_per_token=self.env.learner.flops_per_token,
+        )

@@ -1,0 +1,204 @@
+"""The one room where episodes are played: by evaluation, recording, tasting and the closed loop.
+
+A task is data, so that a thread, a process or a node of a cluster can play it; a record is what
+came of it. What is measured on the way is the task's meter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.settings import Settings
+from kncl_env.stage import open_stage
+from kncl_env.taste import Taste
+from kncl_env.vector import side_by_side
+from kncl_env.world.world import World
+from policies.arms.arm import Arm, Turn
+from policies.arms.registry import arm_of
+from policies.play.journal import Journal, Key, key_of
+
+
+class Measured(Protocol):
+    """What a meter found in one episode."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+M = TypeVar("M", bound=Measured)
+M_co = TypeVar("M_co", bound=Measured, covariant=True)
+
+
+class Watch(Protocol[M_co]):
+    """A meter in the middle of one episode."""
+
+    def after(self, turn: Turn) -> None:
+        """Told each step."""
+
+    def finish(self) -> M_co:
+        """The episode is over."""
+
+
+class Meter(Protocol[M_co]):
+    """What is measured in an episode: a frozen value, part of the task."""
+
+    def begin(self, env: TopicExpansionEnv) -> Watch[M_co]:
+        """The environment was reset and nothing was read yet."""
+
+    def from_json(self, line: dict[str, Any]) -> M_co:
+        """What `to_json` of its result gave."""
+
+
+@dataclass(frozen=True)
+class EpisodeTask(Generic[M]):
+    """One episode to play.
+
+    Attributes:
+        world: Directory of the world.
+        settings: Of the environment; they name the initial learner, too.
+        arm: As `arm_of` takes it.
+        seed: Of slots and of the order of text.
+        choices: Joins the seed in the generator of the arm's own choices.
+        meter: What is measured.
+        taste: In the place of the arm's own, if any.
+    """
+
+    world: str
+    settings: Settings
+    arm: str
+    seed: int
+    choices: int
+    meter: Meter[M]
+    taste: Taste | None = None
+
+
+@dataclass(frozen=True)
+class EpisodeRecord(Generic[M]):
+    """What came of a task.
+
+    Attributes:
+        arm: Its name.
+        digest: Of what it played by: weights, source, taste.
+        seed: Of the task.
+        learner_seed: Of the initial learner.
+        measured: What the meter found.
+    """
+
+    arm: str
+    digest: str
+    seed: int
+    learner_seed: int
+    measured: M
+
+    def to_json(self) -> dict[str, Any]:
+        own = {"arm": self.arm, "digest": self.digest, "seed": self.seed}
+        return {**own, "learner_seed": self.learner_seed, **self.measured.to_json()}
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any], meter: Meter[M]) -> EpisodeRecord[M]:
+        own = {name: line[name] for name in ("arm", "digest", "seed", "learner_seed")}
+        return cls(**own, measured=meter.from_json(line))
+
+
+class Playing:
+    """An episode under way.
+
+    The environment's seed decides slots and the order of text; the arm's own choices have a
+    generator of their own, so that arms with the same seed are paired.
+    """
+
+    def __init__(self, env: TopicExpansionEnv, arm: Arm, seed: int, choices: int) -> None:
+        self.env = env
+        self.rng = np.random.default_rng([seed, choices])
+        self.observation, _ = env.reset(seed=seed, options=arm.options)
+        self.player = arm.begin(env, self.rng)
+        self.over = False
+
+    def step(self) -> Turn:
+        """One step, until it is over."""
+        turn = self.player.act(self.observation)
+        self.observation, self.over = turn.observation, turn.over
+        return turn
+
+
+def play(
+    env: TopicExpansionEnv, arm: Arm, seed: int, choices: int, meter: Meter[M]
+) -> EpisodeRecord[M]:
+    """One whole episode."""
+    episode = Playing(env, arm, seed, choices)
+    watch = meter.begin(env)
+    while not episode.over:
+        watch.after(episode.step())
+    learner_seed = env.settings.learner.seed
+    return EpisodeRecord(arm.name, arm.digest, seed, learner_seed, watch.finish())
+
+
+def play_all(
+    world: World,
+    tasks: Sequence[EpisodeTask[M]],
+    journal: Journal,
+    *,
+    learners: int = 4,
+    compile: bool = False,
+    on_record: Callable[[EpisodeRecord[M]], None] = lambda _: None,
+) -> list[EpisodeRecord[M]]:
+    """Play the tasks that the journal does not hold yet; returns all records, in their order.
+
+    Args:
+        world: The tasks' own, opened.
+        journal: Each record is appended as its episode ends.
+        learners: Episodes played side by side, their learners in one bank.
+        compile: Whether the learners' program is compiled.
+        on_record: Told each record, those found in the journal first.
+    """
+    if learners < 1:
+        raise ValueError(f"expected learners >= 1, got {learners}")
+    keyed = [(_key(task), task) for task in tasks]
+    records: dict[Key, EpisodeRecord[M]] = {}
+    for key, task in keyed:
+        if key in journal.lines:
+            records[key] = EpisodeRecord.from_json(journal.lines[key], task.meter)
+            on_record(records[key])
+    waiting = [task for key, task in keyed if key not in records]
+    for wave in _waves(world, waiting, learners, compile):
+        for record in wave:
+            line = record.to_json()
+            journal.append(line)
+            records[key_of(line)] = record
+            on_record(record)
+    return [records[key] for key, _ in keyed]
+
+
+def _waves(
+    world: World, waiting: Sequence[EpisodeTask[M]], learners: int, compile: bool
+) -> Iterable[list[EpisodeRecord[M]]]:
+    # A bank is built for one initial learner.
+    for settings, same in groupby(waiting, key=lambda task: task.settings):
+        tasks = list(same)
+        stage = open_stage(world, settings)
+        together = side_by_side(stage, min(learners, len(tasks)), compile=compile)
+        for i in range(0, len(tasks), len(together)):
+            wave = tasks[i : i + len(together)]
+            yield together.run(
+                [
+                    partial(play, env, _arm(task), task.seed, task.choices, task.meter)
+                    for env, task in zip(together.envs, wave, strict=False)
+                ]
+            )
+
+
+def _arm(task: EpisodeTask[M]) -> Arm:
+    arm = arm_of(task.arm)
+    return arm if task.taste is None else Arm(arm.name, arm.begin, task.taste, arm.origin)
+
+
+def _key(task: EpisodeTask[M]) -> Key:
+    arm = _arm(task)
+    own = {"arm": arm.name, "digest": arm.digest, "seed": task.seed}
+    return key_of({**own, "learner_seed": task.settings.learner.seed})

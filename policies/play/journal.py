@@ -1,0 +1,107 @@
+"""Episodes on file: a line about what they are of, then one line each, only ever appended.
+
+A process may be killed at any moment: what it left of a line is dropped by the next one, and
+everything before it counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kncl_env.settings import Settings
+from train_lm.checkpoint import differences
+from train_lm.files import replacing
+
+Key = tuple[str, ...]
+Line = dict[str, Any]
+
+
+class Journal:
+    """Lines by key, each written once.
+
+    Args:
+        file: Made with its first line, if it is not there.
+        header: What the lines are of; `format` is among it, and `settings` are those of
+            `Settings.to_json`.
+        about: More for the first line, which need not agree with what is found there.
+
+    Raises:
+        ValueError: The file is another kind of file, or holds lines of something else.
+    """
+
+    def __init__(
+        self, file: Path, header: Mapping[str, Any], about: Mapping[str, Any] | None = None
+    ) -> None:
+        self.file = file
+        self.header: Line = json.loads(json.dumps({**header, **(about or {})}))
+        self.lines: dict[Key, Line] = {}
+        if file.is_file() and (whole := _whole_lines(file)):
+            self._check(whole[0], json.loads(json.dumps(header)))
+            self.header = whole[0]
+            self.lines = {key_of(line): line for line in whole[1:]}
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._rewrite()
+        if not file.read_bytes().endswith(b"\n"):  # torn: it must not run into the next line
+            self._rewrite()
+
+    def append(self, line: Line) -> None:
+        """Add a line; it counts from the moment that it is whole."""
+        self.lines[key_of(line)] = line
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def _rewrite(self) -> None:
+        with replacing(self.file) as part:
+            lines = [self.header, *self.lines.values()]
+            part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def _check(self, found: Line, wanted: Line) -> None:
+        if found.get("format") != wanted["format"]:
+            raise ValueError(
+                f"expected a file of {wanted['format']} at {self.file}, got another kind of file: "
+                "name another --out"
+            )
+        there = {name: value for name, value in found.items() if name in wanted}
+        if "settings" in there and "settings" in wanted:  # what it does not know is the default
+            there["settings"] = Settings.from_json(there["settings"], self.file).to_json()
+        differ = "; ".join(differences(there, wanted))
+        if differ:
+            raise ValueError(
+                f"expected episodes of the same world and settings in {self.file}, got others "
+                f"({differ}): name another --out, or remove the file"
+            )
+
+
+def key_of(line: Mapping[str, Any]) -> Key:
+    """What tells one episode from another."""
+    return tuple(str(line[name]) for name in ("arm", "digest", "seed", "learner_seed"))
+
+
+def read_lines(file: Path, format: str) -> tuple[Line, list[Line]]:
+    """Header and lines of a journal; an unfinished last line is left out.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Another kind of file.
+    """
+    whole = _whole_lines(file)
+    if not whole or whole[0].get("format") != format:
+        raise ValueError(f"expected a file of {format} at {file}, got another kind of file")
+    return whole[0], whole[1:]
+
+
+def _whole_lines(file: Path) -> list[Line]:
+    lines: list[Line] = []
+    for number, line in enumerate(file.read_text().split("\n")[:-1], 1):
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"expected a line of JSON at {file}:{number}, got {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"expected an object at {file}:{number}, got {line[:40]!r}")
+        lines.append(found)
+    return lines

@@ -1,0 +1,140 @@
+"""What an evaluation leaves: scores, curves, curricula and the report."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kncl_env.picture import positions, thinned_edges
+from kncl_env.settings import Settings
+from kncl_env.stage import seed_topics
+from kncl_env.world.world import World
+from policies.play.curves import Curve
+from policies.play.episodes import EpisodeRecord
+from policies.play.plan import Plan, command_of
+from policies.verdict.growth_map import Growth
+from policies.verdict.report import RunInfo, write_report
+from policies.verdict.scores import ArmRun, Summary, summarise
+from train_lm.curriculum import write_curriculum
+from train_lm.files import replacing, write_json
+from train_lm.provenance import commit, version
+
+
+def write_results(
+    world: World,
+    settings: Settings,
+    plan: Plan,
+    records: Sequence[EpisodeRecord[Curve]],
+    out: Path,
+) -> Summary:
+    """Write `scores.json`, `curves.csv`, `report.html` and the curricula; returns the summary."""
+    runs = [_arm_run(record) for record in records]
+    names = list(dict.fromkeys(record.arm for record in records))
+    oracle = "oracle" if "oracle" in names else None
+    rival = "random" if "random" in names else None
+    summary = summarise(runs, "uniform", oracle, rival, rng=np.random.default_rng(0))
+    info = _run_info(world, settings, plan, records, out)
+    write_json(
+        out / "scores.json",
+        {
+            **summary.to_json(),
+            "world": world.hash,
+            "settings": settings.to_json(),
+            "version": version(),
+            "commit": info.commit,
+            "command": info.command,
+        },
+    )
+    _write_curves(records, out / "curves.csv")
+    _write_curricula(world, settings, records, out / "curricula")
+    growth = _growth(world, settings, records)
+    write_report(out / "report.html", summary, runs, info, growth, subject=plan.subject)
+    return summary
+
+
+def _arm_run(record: EpisodeRecord[Curve]) -> ArmRun:
+    curve = record.measured
+    return ArmRun(
+        arm=record.arm,
+        seed=record.seed,
+        tokens=np.array(curve.tokens, dtype=float),
+        loss=np.array(curve.loss),
+        test_before=curve.test_before,
+        test_after=curve.test_after,
+        noise_share=float("nan") if curve.noise_share is None else curve.noise_share,
+    )
+
+
+def _run_info(
+    world: World,
+    settings: Settings,
+    plan: Plan,
+    records: Sequence[EpisodeRecord[Curve]],
+    out: Path,
+) -> RunInfo:
+    parameters = records[0].measured.flops_per_token / 6
+    return RunInfo(
+        world=f"{world.card['source']} ({_scenario(world)})",
+        source=str(world.card["source"]),
+        licence=str(world.card["licence"]),
+        world_hash=world.hash,
+        learner=f"{settings.learner.model} (Llama, {parameters:,.0f} parameters)",
+        commit=commit(),
+        curve_split="select",
+        command=command_of(world, settings, plan, out),
+        details={
+            "Learners": f"{plan.inits} initial learner(s); seeds vary slots and the order of text",
+            "Citation": str(world.card["citation"]) or "none asked for",
+            "Settings": ", ".join(f"{k}={v}" for k, v in settings.to_json().items()),
+        },
+    )
+
+
+def _write_curves(records: Sequence[EpisodeRecord[Curve]], file: Path) -> None:
+    with replacing(file) as part, part.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["arm", "seed", "step", "tokens", "select_bits_per_byte", "topic"])
+        for record in records:
+            curve = record.measured
+            topics = [-1, *curve.topics]
+            for step, row in enumerate(zip(curve.tokens, curve.loss, topics, strict=True)):
+                writer.writerow([record.arm, record.seed, step, *row])
+
+
+def _write_curricula(
+    world: World, settings: Settings, records: Sequence[EpisodeRecord[Curve]], folder: Path
+) -> None:
+    """What each episode read, in order: what `train-lm run` trains a larger model on."""
+    folder.mkdir(exist_ok=True)
+    for record in records:
+        file = folder / f"{record.arm}-{record.seed}.jsonl"
+        curve = record.measured
+        write_curriculum(file, world.hash, settings.tokens_per_step, curve.topics, curve.passages)
+
+
+def _growth(world: World, settings: Settings, records: Sequence[EpisodeRecord[Curve]]) -> Growth:
+    """The first seed's episode of every arm that grew a nucleus."""
+    first = min(record.seed for record in records)
+    expansions = {
+        record.arm: [t for t in record.measured.topics if t >= 0]
+        for record in records
+        if record.seed == first and any(t >= 0 for t in record.measured.topics)
+    }
+    focused = settings.region is not None or world.target_region is not None
+    return Growth(
+        positions=positions(world.topic_vectors),
+        nucleus=seed_topics(world, settings).tolist(),
+        expansions=expansions,
+        target=world.target_topics(settings.region).tolist() if focused else (),
+        edges=thinned_edges(world.graph, 1500),
+        titles=world.titles,
+    )
+
+
+def _scenario(world: World) -> str:
+    scenario = world.card["scenario"]
+    name = str(scenario["name"])
+    return f"{name}: {scenario['region']}" if scenario["region"] else name
