@@ -1,7 +1,7 @@
 """Episodes on file: what was read at each step and what was measured of the learner after it.
 
 A file is a line about the world and the untouched learner, then one line per episode. A surrogate
-learner is fitted to them (`kncl_env/surrogate.py`).
+learner is fitted to them (`policies/learn/surrogate_fit.py`).
 """
 
 from __future__ import annotations
