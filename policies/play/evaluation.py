@@ -28,6 +28,7 @@ from policies.arms.baselines import reader_of
 from policies.verdict.growth_map import Growth
 from policies.verdict.report import RunInfo, write_report
 from policies.verdict.scores import ArmRun, summarise
+from policies.verdict.summary import Summary
 from train_lm.checkpoint import claim_run
 from train_lm.curriculum import write_curriculum
 from train_lm.files import read_json, write_json
@@ -96,7 +97,7 @@ def evaluate(
     learners: int = 4,
     subject: str | None = None,
     on_episode: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Summary:
     """Evaluate arms; write `scores.json`, `curves.csv`, `report.html` and what each episode read.
 
     Args:
@@ -180,7 +181,7 @@ def _write(
     names: list[str],
     out: Path,
     subject: str | None,
-) -> dict[str, Any]:
+) -> Summary:
     runs = [
         ArmRun(
             arm=r["arm"],
@@ -215,7 +216,7 @@ def _write(
     write_json(
         out / "scores.json",
         {
-            **summary,
+            **summary.to_json(),
             "world": world.hash,
             "settings": settings,
             "commit": info.commit,
