@@ -264,6 +264,6 @@ class Summary:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"expected the scores of an evaluation, got a record without {error}: give the "
-                "scores.json that `kncl-policy evaluate` wrote"
+                f"expected the scores of an evaluation, got a record that is not whole ({error}): "
+                "give the scores.json that `kncl-policy evaluate` wrote"
             ) from None
