@@ -16,8 +16,10 @@ import pytest
 
 from policies.verdict.figures import nice_ticks
 from policies.verdict.growth_map import Growth
-from policies.verdict.report import RunInfo, Section, headline, write_report
+from policies.verdict.report import RunInfo, headline, write_report
 from policies.verdict.scores import ArmRun, summarise
+from policies.verdict.summary import Summary
+from policies.verdict.table import table
 
 INFO = RunInfo(
     world="synthetic, focused",
@@ -61,7 +63,7 @@ def some_runs() -> list[ArmRun]:
     ]
 
 
-def summary_of(runs: list[ArmRun], oracle: str | None = None) -> dict[str, Any]:
+def summary_of(runs: list[ArmRun], oracle: str | None = None) -> Summary:
     return summarise(runs, oracle=oracle, rng=np.random.default_rng(0), reps=300)
 
 
@@ -143,29 +145,64 @@ def test_figures_of_the_table_are_those_of_the_summary(tmp_path: Path) -> None:
     runs = some_runs()
     summary = summary_of(runs, "oracle")
     page = page_of(tmp_path, summary, runs, INFO)
-    rows = {row[0].strip(): row for row in page.rows if row[0].strip() in summary["arms"]}
-    assert list(rows) == list(summary["arms"])
-    for arm, found in summary["arms"].items():
+    rows = {row[0].strip(): row for row in page.rows if row[0].strip() in summary.arms}
+    assert list(rows) == list(summary.arms)
+    for arm, found in summary.arms.items():
         _, test, gap, area, speed, closed, noise, word = rows[arm]
-        assert number(test) == round(found["test"]["iqm"], 4)
-        assert f"[{found['test']['low']:.4f}, {found['test']['high']:.4f}]" in test
-        assert number(area) == round(found["area"]["iqm"], 4)
-        assert word.strip() == found["verdict"]
-        if arm == "uniform":
+        assert number(test) == round(found.test.centre, 4)
+        assert f"[{found.test.low:.4f}, {found.test.high:.4f}]" in test
+        assert number(area) == round(found.area.centre, 4)
+        assert word.strip() == found.verdict
+        if found.difference is None:
+            assert arm == "uniform"
             assert gap.strip() == closed.strip() == "\u2013"
             continue
-        assert number(gap) == round(found["difference"]["mean"], 4)
-        low, high = (f"{found['difference'][end]:+.4f}" for end in ("low", "high"))
-        assert f"[{low}, {high}]".replace("-", "\u2212") in gap
-        assert f"p = {found['difference']['p']:.2g}" in gap
-        if found["speed_up"]["iqm"] == 0:
+        mean = found.difference.mean
+        assert number(gap) == round(mean.centre, 4)
+        assert f"[{mean.low:+.4f}, {mean.high:+.4f}]".replace("-", "\u2212") in gap
+        assert f"p = {found.difference.p:.2g}" in gap
+        if found.speed_up.centre == 0:
             assert speed.strip().startswith("never")
         else:
-            assert number(speed) == round(found["speed_up"]["iqm"], 2)
-        if found["gap_closed"]:
-            assert number(closed) == round(100 * found["gap_closed"]["share"])
-        if found["noise_share"] is not None:
-            assert number(noise) == round(100 * found["noise_share"], 1)
+            assert number(speed) == round(found.speed_up.centre, 2)
+        if found.gap_closed:
+            assert number(closed) == round(100 * found.gap_closed.centre)
+        if found.noise_share is not None:
+            assert number(noise) == round(100 * found.noise_share, 1)
+
+
+def test_a_page_from_a_score_file_is_the_page_from_the_runs(tmp_path: Path) -> None:
+    runs = some_runs()
+    summary = summary_of(runs, "oracle")
+    again = Summary.from_json(json.loads(json.dumps(summary.to_json())))
+    pages = [
+        write_report(tmp_path / f"{i}.html", found, runs, INFO).read_bytes()
+        for i, found in enumerate((summary, again))
+    ]
+    assert pages[0] == pages[1]
+
+
+def test_the_table_of_a_terminal_has_every_figure_with_its_interval() -> None:
+    summary = summary_of(some_runs())
+    head, *rows, note = table(summary).splitlines()
+    assert head.split() == ["arm", "test", "bits/byte", "minus", "uniform", "speed-up", "verdict"]
+    assert [row.split()[0] for row in rows] == list(summary.arms)
+    assert {len(row) - len(row.split("  ")[-1]) for row in [head, *rows]} == {16 + 25 + 29 + 23 + 2}
+    goal = summary.arms["goal"]
+    row = rows[list(summary.arms).index("goal")]
+    for found, form in ((goal.test, ".4f"), (goal.difference.mean, "+.4f"), (goal.speed_up, ".2f")):
+        figures = (format(x, form) for x in (found.centre, found.low, found.high))
+        assert "{} [{}, {}]".format(*figures) in row
+    assert row.endswith("  better")
+    assert "4 paired seeds" in note
+    assert "120,000 tokens each; 95 % intervals" in note
+    assert "uniform's tokens / the arm's to uniform's final loss" in note
+
+
+def test_the_table_of_one_seed_has_no_brackets() -> None:
+    rows = table(summary_of(arm_runs("uniform", [3.0]) + arm_runs("goal", [2.0]))).splitlines()
+    assert rows[2].split() == ["goal", "2.0000", "-1.0000", *rows[2].split()[3:]]
+    assert "[" not in "".join(rows)
 
 
 def test_columns_without_a_figure_are_left_out(tmp_path: Path) -> None:
@@ -191,10 +228,9 @@ def test_every_text_is_escaped(tmp_path: Path) -> None:
     growth = some_growth((NASTY,))
     growth = Growth(**(vars(growth) | {"titles": [NASTY] * 60}))
     summary = summary_of(runs)
-    extra = Section(NASTY, [NASTY], [NASTY], [[NASTY]])
     clean = page_of(tmp_path, summary_of(some_runs()), some_runs(), INFO, some_growth())
-    page = page_of(tmp_path, summary, runs, info, growth, [extra], subject=NASTY)
-    assert set(page.tags) - set(clean.tags) <= {"td"}
+    page = page_of(tmp_path, summary, runs, info, growth, subject=NASTY)
+    assert set(page.tags) <= set(clean.tags)
     assert "<script>alert('x')</script>" in page.text
     assert "\ufffd" in page.text
     assert "\x07" not in page.text
@@ -208,8 +244,8 @@ def test_headline_of_each_verdict_follows_the_interval() -> None:
     assert worse.startswith("random does worse than uniform: +")
     assert same.startswith("No difference between same and uniform is shown")
     for arm, line in (("goal", better), ("random", worse), ("same", same)):
-        gap = summary["arms"][arm]["difference"]
-        span = f"interval {gap['low']:+.4f} to {gap['high']:+.4f}".replace("-", "\u2212")
+        gap = summary.arms[arm].difference.mean
+        span = f"interval {gap.low:+.4f} to {gap.high:+.4f}".replace("-", "\u2212")
         assert span in line
 
 
@@ -367,7 +403,7 @@ def test_a_browser_renders_the_page_without_complaint_and_without_overflow(tmp_p
     long = "runs/policy-trained-on-people-and-models-then-by-reward-for-a-very-long-time"
     runs = some_runs() + arm_runs(long, [2.91, 2.92, 2.90, 2.88])
     write_report(
-        tmp_path / "report.html", summary_of(runs, "oracle"), runs, INFO, some_growth(), (), long
+        tmp_path / "report.html", summary_of(runs, "oracle"), runs, INFO, some_growth(), long
     )
     page, console = open_in_browser(tmp_path / "report.html", tmp_path / "one")
     assert console == ""

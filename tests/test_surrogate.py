@@ -18,13 +18,9 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.stage import topic_expansion
 from kncl_env.surrogate import (
     Dynamics,
-    Recorded,
     Surrogate,
     SurrogateLearner,
     Transfer,
-    errors,
-    fit,
-    gains,
     surrogate_learner,
 )
 from kncl_env.topic_table import TopicTable
@@ -34,6 +30,7 @@ from policies.arms.baselines import BASELINES
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.ppo import PPOConfig, train_ppo
+from policies.learn.surrogate_fit import Recorded, errors, fit, gains
 from policies.play.recording import read_episodes, record
 from policies.verdict.statistics import permutation_test
 

@@ -96,6 +96,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from policies.arms.baselines import place_of
     from policies.cli.settings import settings_of
     from policies.play.evaluation import check_arms, evaluate
+    from policies.verdict.table import table
 
     torch.set_num_threads(1)
     world = World.open(args.world)
@@ -174,35 +175,6 @@ def _run_loop(args: argparse.Namespace) -> int:
     print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
     print(f"{args.out / 'curriculum.jsonl'}: what it read, for `train-lm run`")
     return 0
-
-
-def table(summary: dict[str, Any]) -> str:
-    """The score table for a terminal; every figure with its interval."""
-    lines = [
-        f"{'arm':16s} {'test bits/byte':>24s} {'minus uniform':>28s} {'speed-up':>22s}  verdict"
-    ]
-    for name, arm in summary["arms"].items():
-        test, speed, gap = arm["test"], arm["speed_up"], arm["difference"]
-        lines.append(
-            f"{name[:16]:16s} {_span(test, 'iqm'):>24s} "
-            f"{_span(gap, 'mean', '+') if gap else '':>28s} "
-            f"{_span(speed, 'iqm', digits=2):>22s}  {arm['verdict']}"
-        )
-    lines.append(
-        f"{len(summary['seeds'])} paired seeds (slots and order of text; one training of each "
-        f"policy), {summary['budget_tokens']:,.0f} tokens each; "
-        "95 % intervals in brackets; speed-up: uniform's tokens / the arm's to uniform's final loss"
-    )
-    return "\n".join(lines)
-
-
-def _span(found: dict[str, Any], centre: str, sign: str = "", digits: int = 4) -> str:
-    if found[centre] is None:
-        return "-"
-    if found["low"] is None or found["high"] is None:
-        return f"{found[centre]:{sign}.{digits}f}"
-    low, high = (f"{found[side]:{sign}.{digits}f}" for side in ("low", "high"))
-    return f"{found[centre]:{sign}.{digits}f} [{low}, {high}]"
 
 
 def _demo(args: argparse.Namespace) -> int:

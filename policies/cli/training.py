@@ -139,8 +139,9 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _surrogate(args: argparse.Namespace) -> int:
-    from kncl_env.surrogate import Transfer, fit
+    from kncl_env.surrogate import Transfer
     from kncl_env.world.world import World
+    from policies.learn.surrogate_fit import fit
     from policies.play.recording import read_episodes
 
     claim_output(args.out, args.force)

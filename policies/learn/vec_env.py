@@ -2,52 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from copy import copy, deepcopy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.stage import topic_expansion
+from kncl_env.learner import Learner
+from kncl_env.observation import Observation
+from kncl_env.stage import Stage
 from kncl_env.surrogate import Surrogate, surrogate_learner
 from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
-from kncl_env.world.world import World
-from policies.learn.clock import Clocked
 from policies.learn.potentials import Shaped
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Info = dict[str, Any]
+Env = gym.Env[Observation, np.int64]
+Wrapper = gym.Wrapper[Observation, np.int64, Observation, np.int64]
+Stepped = tuple[Observation, SupportsFloat, bool, bool, Info]
 
-class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
+
+class ClockedLearner:
+    """A learner, and the seconds spent in it so far: the rest of a step is what can be saved.
+
+    Where several share a bank, waiting for the others counts.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.seconds = 0.0
+
+    @property
+    def flops_per_token(self) -> float:
+        return self.learner.flops_per_token
+
+    def begin(self, tokens: int) -> None:
+        with self._timed():
+            self.learner.begin(tokens)
+
+    def train(self, windows: Ints) -> None:
+        with self._timed():
+            self.learner.train(windows)
+
+    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
+        with self._timed():
+            return self.learner.held_out_loss(split, windows)
+
+    def probe(self, topics: Ints) -> Floats:
+        with self._timed():
+            return self.learner.probe(topics)
+
+    def losses(self, windows: Ints) -> Floats:
+        with self._timed():
+            return self.learner.losses(windows)
+
+    def snapshot(self) -> object:
+        return self.learner.snapshot()
+
+    def restore(self, snapshot: object) -> None:
+        self.learner.restore(snapshot)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+class Clocked(Wrapper):
+    """Tells in `info["learner_seconds"]` what the learner took since the step before."""
+
+    def __init__(self, env: TopicExpansionEnv) -> None:
+        super().__init__(env)
+        assert isinstance(env.learner, ClockedLearner)
+        self._clock = env.learner
+        self._told = 0.0
+
+    def step(self, action: np.int64) -> Stepped:
+        result = self.env.step(action)
+        result[4]["learner_seconds"] = self._clock.seconds - self._told
+        self._told = self._clock.seconds
+        return result
+
+
+class BudgetEnds(Wrapper):
     """Reports a spent budget to SB3 as the end of the task.
 
     SB3 bootstraps a truncated episode with the value of its last state. Here the budget is a part
     of the task and of the observation, and nothing can be earned after it.
     """
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Stepped:
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated or truncated, False, info
 
-    def action_masks(self) -> Any:
-        return self.env.unwrapped.action_masks()  # type: ignore[attr-defined]
+    def action_masks(self) -> NDArray[np.bool_]:
+        env = self.env.unwrapped
+        assert isinstance(env, TopicExpansionEnv)
+        return env.action_masks()
 
 
-class Tasteful(gym.Wrapper[Any, Any, Any, Any]):
+class Tasteful(Wrapper):
     """Begins every episode with a taste; SB3 resets what has ended without any option."""
 
-    def __init__(self, env: gym.Env[Any, Any], taste: Taste) -> None:
+    def __init__(self, env: Env, taste: Taste) -> None:
         super().__init__(env)
         self.taste = taste
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[Observation, Info]:
         return self.env.reset(seed=seed, options={"taste": self.taste, **(options or {})})
 
 
@@ -60,9 +137,7 @@ class SideBySideVecEnv(DummyVecEnv):
     """
 
     def __init__(
-        self,
-        together: SideBySide,
-        wrap: Callable[[TopicExpansionEnv], gym.Env[Any, Any]] = BudgetEnds,
+        self, together: SideBySide, wrap: Callable[[TopicExpansionEnv], Env] = BudgetEnds
     ) -> None:
         super().__init__([partial(wrap, env) for env in together.envs])
         self._together = together
@@ -90,7 +165,7 @@ class SideBySideVecEnv(DummyVecEnv):
             deepcopy(self.buf_infos),
         )
 
-    def _step(self, i: int) -> tuple[Any, float, bool, dict[str, Any]]:
+    def _step(self, i: int) -> tuple[Observation, float, bool, Info]:
         env = self.envs[i]
         observation, reward, terminated, truncated, info = env.step(self.actions[i])
         done = terminated or truncated
@@ -101,52 +176,37 @@ class SideBySideVecEnv(DummyVecEnv):
         return observation, float(reward), done, info
 
 
-def make_vec_env(
-    world: str | Path | World,
-    n: int,
-    potentials: Mapping[str, float] | None = None,
-    gamma: float = 1.0,
-    taste: Taste | None = None,
-    **settings: Any,
-) -> DummyVecEnv:
-    """N environments of one world for SB3.
+@dataclass(frozen=True)
+class View:
+    """What SB3 sees of each environment beside the rules.
 
-    Args:
-        potentials: Weights of intrinsic terms by name; `gamma` is the discount they go with.
+    Attributes:
+        potentials: Weights of intrinsic terms by name.
+        gamma: The discount they go with.
         taste: Which passages are read in every episode; all, if None.
-        settings: See `kncl_env.vector.side_by_side`.
     """
 
-    return SideBySideVecEnv(side_by_side(world, n, **settings), _wrap(potentials, gamma, taste))
+    potentials: Mapping[str, float] | None = None
+    gamma: float = 1.0
+    taste: Taste | None = None
+
+    def of(self, env: TopicExpansionEnv) -> Env:
+        timed = Clocked(env)
+        ends = BudgetEnds(timed if self.taste is None else Tasteful(timed, self.taste))
+        return Shaped(ends, self.potentials, self.gamma) if self.potentials else ends
 
 
-def make_practice_env(
-    surrogate: Surrogate,
-    world: str | Path | World,
-    n: int,
-    potentials: Mapping[str, float] | None = None,
-    gamma: float = 1.0,
-    taste: Taste | None = None,
-    **settings: Any,
-) -> VecEnv:
+def make_vec_env(stage: Stage, n: int, view: View, compile: bool = False) -> VecEnv:
+    """N environments of one stage for SB3, their learners in one bank."""
+    together = side_by_side(stage, n, compile=compile, watch=ClockedLearner)
+    return SideBySideVecEnv(together, view.of)
+
+
+def make_practice_env(surrogate: Surrogate, stage: Stage, n: int, view: View) -> VecEnv:
     """The same with a formula in the place of every learner: nothing is shared, nothing waits."""
-    first = topic_expansion(world, **settings)
-    first.learner = surrogate_learner(surrogate, first)
-    envs = []
-    for _ in range(n):
-        env = copy(first)
-        env.learner = copy(first.learner)
-        envs.append(env)
-    wrap = _wrap(potentials, gamma, taste)
-    return DummyVecEnv([partial(wrap, env) for env in envs])
 
+    def env() -> Env:
+        learner = ClockedLearner(surrogate_learner(surrogate, stage))
+        return view.of(TopicExpansionEnv(stage, learner))
 
-def _wrap(
-    potentials: Mapping[str, float] | None, gamma: float, taste: Taste | None
-) -> Callable[[TopicExpansionEnv], gym.Env[Any, Any]]:
-    def wrap(env: TopicExpansionEnv) -> gym.Env[Any, Any]:
-        plain: gym.Env[Any, Any] = env if taste is None else Tasteful(env, taste)
-        ends = BudgetEnds(Clocked(plain))
-        return Shaped(ends, potentials, gamma) if potentials else ends
-
-    return wrap
+    return DummyVecEnv([env] * n)

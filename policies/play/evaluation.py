@@ -22,7 +22,7 @@ from policies.play.journal import Journal
 from policies.play.plan import Plan
 from policies.play.results import write_results
 from policies.play.seeds import EVALUATION
-from policies.verdict.scores import Summary
+from policies.verdict.summary import Summary
 from train_lm.checkpoint import claim_run
 from train_lm.files import read_json
 

@@ -17,7 +17,8 @@ from policies.play.episodes import EpisodeRecord
 from policies.play.plan import Plan, command_of
 from policies.verdict.growth_map import Growth
 from policies.verdict.report import RunInfo, write_report
-from policies.verdict.scores import ArmRun, Summary, summarise
+from policies.verdict.scores import ArmRun, summarise
+from policies.verdict.summary import Summary
 from train_lm.curriculum import write_curriculum
 from train_lm.files import replacing, write_json
 from train_lm.provenance import commit, version

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.verdict.style_sheet import N_COLOURS
+from policies.verdict.summary import Interval, Summary
 from policies.verdict.wording import MINUS, amount, escaped, short
 
 FloatArray = NDArray[np.float64]
@@ -33,14 +34,14 @@ class Curve(Protocol):
     def loss(self) -> FloatArray: ...  # (S + 1,) [bits per byte]
 
 
-def looks_of(summary: Mapping[str, Any]) -> dict[str, str]:
+def looks_of(summary: Summary) -> dict[str, str]:
     """CSS class of every arm: the reference grey, the oracle ink, the others by the palette."""
     looks = {}
     turn = 0
-    for arm in summary["arms"]:
-        if arm == summary["reference"]:
+    for arm in summary.arms:
+        if arm == summary.reference:
             looks[arm] = "ref"
-        elif arm == summary["oracle"]:
+        elif arm == summary.oracle:
             looks[arm] = "oracle"
         else:
             looks[arm] = f"c{turn % N_COLOURS + 1}" + (" again" if turn >= N_COLOURS else "")
@@ -85,14 +86,14 @@ def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> lis
 
 
 def curves_section(
-    summary: Mapping[str, Any], curves: Sequence[Curve], looks: Mapping[str, str], split: str
+    summary: Summary, curves: Sequence[Curve], looks: Mapping[str, str], split: str
 ) -> str:
     """The part of the page with the learning curves; empty where there are none."""
     by_arm = {arm: [c for c in curves if c.arm == arm] for arm in looks}
     bands = {arm: _band(runs) for arm, runs in by_arm.items() if runs}
     if not bands:
         return ""
-    reference = summary["reference"]
+    reference = summary.reference
     goal = float(bands[reference][1][-1]) if reference in bands else None
     room = 34 + min(170, 7 * max(map(len, bands)))
     by_end = sorted(bands, key=lambda arm: -bands[arm][1][-1])
@@ -171,14 +172,14 @@ def _curves_svg(
     return "".join([*out, "</svg>"])
 
 
-def seeds_section(summary: Mapping[str, Any], looks: Mapping[str, str]) -> str:
+def seeds_section(summary: Summary, looks: Mapping[str, str]) -> str:
     """The part of the page that shows every seed, and each difference to the reference."""
-    arms, reference = summary["arms"], summary["reference"]
-    finals = [(arm, f["test"]["values"], f["test"], f["test"]["iqm"]) for arm, f in arms.items()]
+    reference = summary.reference
+    finals = [(arm, score.test) for arm, score in summary.arms.items()]
     gaps = [
-        (arm, f["difference"]["values"], f["difference"], f["difference"]["mean"])
-        for arm, f in arms.items()
-        if f["difference"] is not None
+        (arm, score.difference.mean)
+        for arm, score in summary.arms.items()
+        if score.difference is not None
     ]
     panels = [_dots_svg(finals, looks, "final test loss [bits per byte]", None)]
     if gaps:
@@ -191,20 +192,20 @@ def seeds_section(summary: Mapping[str, Any], looks: Mapping[str, str]) -> str:
 
 
 def _dots_svg(
-    rows: Sequence[tuple[str, Sequence[float], Mapping[str, Any], float]],
+    rows: Sequence[tuple[str, Interval]],
     looks: Mapping[str, str],
     label: str,
     zero: float | None,
 ) -> str:
     width, step, top, left, right = 460, 44, 24, 14, 446
-    values = [v for _, seen, _, _ in rows for v in seen] + ([] if zero is None else [zero])
+    values = [v for _, found in rows for v in found.values] + ([] if zero is None else [zero])
     reach = 1.5 * (max(values) - min(values)) or 0.01
     # An interval of two seeds can be a hundred times wider than the seeds: cut it, do not zoom out.
     bounds = [
-        min(max(v[end], min(values) - reach), max(values) + reach)
-        for _, _, v, _ in rows
-        for end in ("low", "high")
-        if v[end] is not None
+        min(max(end, min(values) - reach), max(values) + reach)
+        for _, found in rows
+        for end in (found.low, found.high)
+        if end is not None
     ]
     low, high = min(values + bounds), max(values + bounds)
     pad = 0.05 * (high - low) or 0.01
@@ -217,17 +218,18 @@ def _dots_svg(
         out.append(f"<text class='mid' x='{x(tick)}' y='{bottom + 18}'>{words}</text>")
     if zero is not None:
         out.append(f"<path class='axis' d='M{x(zero)} {top}V{bottom}'/>")
-    for k, (arm, seen, found, centre) in enumerate(rows):
+    for k, (arm, found) in enumerate(rows):
         y = top + step * k + 31
         name = escaped(short(arm, 60))
         out.append(f"<text class='row' x='{left}' y='{y - 15}'>{name}</text>")
-        if found["low"] is not None:
-            start, end = (x(min(max(found[e], low - pad), high + pad)) for e in ("low", "high"))
+        if found.low is not None and found.high is not None:
+            start, end = (x(min(max(e, low - pad), high + pad)) for e in (found.low, found.high))
             out.append(f"<path class='bar {looks[arm]}' d='M{start} {y}H{end}'/>")
-        out.append(f"<path class='tick' d='M{x(centre)} {y - 8}v16'/>")
+        if found.centre is not None:
+            out.append(f"<path class='tick' d='M{x(found.centre)} {y - 8}v16'/>")
         out += [
             f"<circle class='seed {looks[arm]}' cx='{x(v)}' cy='{y + (i % 3 - 1) * 3}' r='4'/>"
-            for i, v in enumerate(seen)
+            for i, v in enumerate(found.values)
         ]
     return "".join([*out, "</svg>"])
 

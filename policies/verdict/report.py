@@ -11,12 +11,20 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from policies.verdict.figures import Curve, curves_section, looks_of, seeds_section
 from policies.verdict.growth_map import Growth, growth_section
-from policies.verdict.scores import BETTER, NO_DIFFERENCE, REFERENCE, WORSE
 from policies.verdict.style_sheet import STYLE_SHEET
+from policies.verdict.summary import (
+    BETTER,
+    INTERVALS,
+    NO_DIFFERENCE,
+    REFERENCE,
+    WORSE,
+    ArmScore,
+    Difference,
+    Summary,
+)
 from policies.verdict.wording import (
     MINUS,
     NEVER,
@@ -61,23 +69,12 @@ class RunInfo:
                 raise ValueError(f"expected {name} of the run, got nothing: write 'unknown' if so")
 
 
-@dataclass(frozen=True)
-class Section:
-    """A further part of the page: paragraphs and, if there is a header, a table."""
-
-    heading: str
-    paragraphs: Sequence[str] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[object]] = ()
-
-
 def write_report(
     file: Path | str,
-    summary: Mapping[str, Any],
+    summary: Summary,
     curves: Sequence[Curve],
     run_info: RunInfo,
     growth: Growth | None = None,
-    extra_sections: Sequence[Section] = (),
     subject: str | None = None,
 ) -> Path:
     """Write the page to `file`, in one move, and return its path.
@@ -91,7 +88,7 @@ def write_report(
     Raises:
         ValueError: `subject`, a curve or `growth` names an arm that the summary lacks.
     """
-    arms = list(summary["arms"])
+    arms = list(summary.arms)
     named = {c.arm for c in curves} | set(growth.expansions if growth else ())
     unknown = sorted((named | ({subject} if subject else set())) - set(arms))
     if unknown:
@@ -107,7 +104,6 @@ def write_report(
         _table_section(summary, looks),
         seeds_section(summary, looks),
         growth_section(growth, looks) if growth is not None else "",
-        *(_extra_section(section) for section in extra_sections),
         _origin_section(summary, run_info),
     ]
     page = (
@@ -126,13 +122,15 @@ def write_report(
     return path
 
 
-def headline(summary: Mapping[str, Any], subject: str | None = None) -> list[str]:
+def headline(summary: Summary, subject: str | None = None) -> list[str]:
     """Sentences that say what the intervals allow, and no more."""
-    reference, arms, n = summary["reference"], summary["arms"], len(summary["seeds"])
+    reference, arms, n = summary.reference, summary.arms, len(summary.seeds)
     others = [arm for arm in arms if arm not in (reference, subject)]
-    lines = [] if subject in (None, reference) else [_sentence(summary, str(subject))]
+    lines = []
+    if subject is not None and (gap := arms[subject].difference) is not None:
+        lines.append(_sentence(summary, subject, gap))
     groups = [
-        (label, [arm for arm in others if arms[arm]["verdict"] == word])
+        (label, [arm for arm in others if arms[arm].verdict == word])
         for word, label in (
             (BETTER, f"Better than {reference}"),
             (WORSE, f"Worse than {reference}"),
@@ -148,42 +146,39 @@ def headline(summary: Mapping[str, Any], subject: str | None = None) -> list[str
         lines.append("One seed has no interval, so no difference can be shown.")
     else:
         lines.append(
-            f"A verdict follows from the {summary['level']:.0%} interval of the difference in "
+            f"A verdict follows from the {summary.level:.0%} interval of the difference in "
             f"final test loss over the same {n} seeds; each arm is judged on its own, without a "
             "correction for the number of arms."
         )
-    return lines + [f"Note: {note}." for note in summary["notes"]]
+    return lines + [f"Note: {note}." for note in summary.notes]
 
 
-def _sentence(summary: Mapping[str, Any], arm: str) -> str:
-    reference, found = summary["reference"], summary["arms"][arm]
-    gap, n, word = found["difference"], len(summary["seeds"]), found["verdict"]
-    if gap["low"] is None:
-        return (
-            f"One seed shows nothing yet: {arm} ended {signed(gap['mean'])} bits per byte from "
-            f"{reference}."
-        )
-    span = f"{summary['level']:.0%} interval {signed(gap['low'])} to {signed(gap['high'])}"
+def _sentence(summary: Summary, arm: str, gap: Difference) -> str:
+    reference, found = summary.reference, summary.arms[arm]
+    n, word, centre = len(summary.seeds), found.verdict, signed(gap.mean.centre)
+    if gap.mean.low is None:
+        return f"One seed shows nothing yet: {arm} ended {centre} bits per byte from {reference}."
+    ends = f"{signed(gap.mean.low)} to {signed(gap.mean.high)}"
+    span = f"{summary.level:.0%} interval {ends}"
     if word == NO_DIFFERENCE:
         start = f"No difference between {arm} and {reference} is shown"
     else:
         start = f"{arm} does {word} than {reference}"
-    speed = found["speed_up"]
+    speed = found.speed_up
     tail = ""
-    if word == BETTER and speed["low"] is not None:
-        least = "with fewer tokens" if speed["low"] > 1 else "though not surely with fewer tokens"
+    if word == BETTER and speed.low is not None:
+        least = "with fewer tokens" if speed.low > 1 else "though not surely with fewer tokens"
         tail = (
             f"; it reaches {reference}'s final loss {least} (speed-up {speed_up(found)}, "
-            f"{speed['low']:.2f} to {speed['high']:.2f})"
+            f"{speed.low:.2f} to {speed.high:.2f})"
         )
     return (
-        f"{start}: {signed(gap['mean'])} bits per byte of test loss ({span}, {n} seeds, lower is "
-        f"better){tail}."
+        f"{start}: {centre} bits per byte of test loss ({span}, {n} seeds, lower is better){tail}."
     )
 
 
-def _table_section(summary: Mapping[str, Any], looks: Mapping[str, str]) -> str:
-    arms, reference = summary["arms"], summary["reference"]
+def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
+    arms, reference = summary.arms, summary.reference
     columns = [
         ("arm", ""),
         ("final test loss", "bits per byte"),
@@ -191,10 +186,10 @@ def _table_section(summary: Mapping[str, Any], looks: Mapping[str, str]) -> str:
         ("loss averaged over the budget", "bits per byte"),
         (f"speed-up to {reference}'s final loss", "times"),
     ]
-    with_gap = any(found["gap_closed"] for found in arms.values())
-    with_noise = any(found["noise_share"] is not None for found in arms.values())
+    with_gap = any(found.gap_closed is not None for found in arms.values())
+    with_noise = any(found.noise_share is not None for found in arms.values())
     if with_gap:
-        columns.append((f"gap to {summary['oracle']} closed", "share"))
+        columns.append((f"gap to {summary.oracle} closed", "share"))
     if with_noise:
         columns.append(("noise bought", "share of tokens"))
     columns.append(("verdict", ""))
@@ -210,21 +205,20 @@ def _table_section(summary: Mapping[str, Any], looks: Mapping[str, str]) -> str:
             f"{f'<small>{escaped(small)}</small>' if small else ''}</td>"
             for (name, _), (big, small) in zip(columns[1:-1], cells, strict=True)
         )
-        word = found["verdict"]
+        word = found.verdict
         rows.append(
             f"<tr><th scope='row'><i class='swatch {looks[arm]}'></i>{escaped(arm)}</th>{body}"
             f"<td data-label='verdict'><b class='word {word.split()[0]}'>{escaped(word)}</b></td>"
             "</tr>"
         )
-    before = [value for found in arms.values() for value in found["test_before"]]
+    before = [value for found in arms.values() for value in found.test_before]
     start = bits(min(before))
     if max(before) - min(before) > 5e-5:
         start += f" to {bits(max(before))}"
-    n, brackets = len(summary["seeds"]), ""
+    n, brackets = len(summary.seeds), ""
     if n > 1:
         brackets = (
-            f" In brackets: {summary['level']:.0%} intervals over {n} seeds by "
-            f"{escaped(summary['interval'])}."
+            f" In brackets: {summary.level:.0%} intervals over {n} seeds by {escaped(INTERVALS)}."
         )
     return (
         "<section><h2>Scores: final loss on the test split, the rest from the curves</h2>"
@@ -238,59 +232,46 @@ def _table_section(summary: Mapping[str, Any], looks: Mapping[str, str]) -> str:
     )
 
 
-def _cells(found: Mapping[str, Any], with_gap: bool, with_noise: bool) -> Iterable[tuple[str, str]]:
+def _cells(found: ArmScore, with_gap: bool, with_noise: bool) -> Iterable[tuple[str, str]]:
     """(figure, small print) per column between the arm's name and the verdict."""
-    yield bits(found["test"]["iqm"]), bracketed(found["test"], bits)
-    gap = found["difference"]
+    yield bits(found.test.centre), bracketed(found.test, bits)
+    gap = found.difference
     if gap is None:
         yield NOTHING, ""
     else:
-        least = "\n(lowest possible)" if gap["p"] == gap["smallest_p"] else ""
-        yield signed(gap["mean"]), f"{bracketed(gap, signed)}\np = {gap['p']:.2g}{least}".strip()
-    yield bits(found["area"]["iqm"]), bracketed(found["area"], bits)
-    ratio = found["tokens_ratio"]
-    times, n = speed_up(found), found["n"]
-    small = []
-    if found["verdict"] != REFERENCE and ratio["never"] < n:
-        small.append(bracketed(found["speed_up"], "{:.2f}".format))
-    if ratio["never"]:
-        small.append(f"{'' if times == NEVER else 'never '}in {ratio['never']} of {n} seeds")
-    if ratio["undefined"]:
-        small.append(f"undefined in {ratio['undefined']} of {n} seeds")
-    yield times, "\n".join(line for line in small if line)
+        least = "\n(lowest possible)" if gap.p == gap.smallest_p else ""
+        small = f"{bracketed(gap.mean, signed)}\np = {gap.p:.2g}{least}"
+        yield signed(gap.mean.centre), small.strip()
+    yield bits(found.area.centre), bracketed(found.area, bits)
+    times, n = speed_up(found), len(found.test.values)
+    lines = []
+    if found.verdict != REFERENCE and found.never < n:
+        lines.append(bracketed(found.speed_up, "{:.2f}".format))
+    if found.never:
+        lines.append(f"{'' if times == NEVER else 'never '}in {found.never} of {n} seeds")
+    if found.undefined:
+        lines.append(f"undefined in {found.undefined} of {n} seeds")
+    yield times, "\n".join(line for line in lines if line)
     if with_gap:
-        closed = found["gap_closed"]
-        if closed is None or closed["share"] is None:
+        closed = found.gap_closed
+        if closed is None or closed.centre is None:
             yield NOTHING, ""
         else:
-            yield f"{closed['share']:.0%}".replace("-", MINUS), bracketed(closed, "{:.0%}".format)
+            yield f"{closed.centre:.0%}".replace("-", MINUS), bracketed(closed, "{:.0%}".format)
     if with_noise:
-        yield (NOTHING if found["noise_share"] is None else f"{found['noise_share']:.1%}"), ""
+        yield (NOTHING if found.noise_share is None else f"{found.noise_share:.1%}"), ""
 
 
-def _extra_section(section: Section) -> str:
-    text = "".join(f"<p>{escaped(line)}</p>" for line in section.paragraphs)
-    table = ""
-    if section.header:
-        head = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in section.header)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>"
-            for row in section.rows
-        )
-        table = f"<div class='scroll'><table><tr>{head}</tr>{body}</table></div>"
-    return f"<section><h2>{escaped(section.heading)}</h2>{text}{table}</section>"
-
-
-def _origin_section(summary: Mapping[str, Any], info: RunInfo) -> str:
+def _origin_section(summary: Summary, info: RunInfo) -> str:
     rows = {
         "World": info.world,
         "Text": info.source,
         "Licence of the text": info.licence,
         "World hash": info.world_hash,
         "Learner": info.learner,
-        "Token budget per run": f"{summary['budget_tokens']:,.0f} tokens",
-        "Seeds": ", ".join(map(str, summary["seeds"])),
-        "Intervals": f"{summary['interval']}, {summary['reps']} resamples",
+        "Token budget per run": f"{summary.budget_tokens:,.0f} tokens",
+        "Seeds": ", ".join(map(str, summary.seeds)),
+        "Intervals": f"{INTERVALS}, {summary.reps} resamples",
         "Commit": info.commit,
         **info.details,
     }

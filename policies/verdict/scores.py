@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,8 +24,16 @@ from policies.verdict.statistics import (
     probability_of_improvement,
     stratified_bootstrap_ci,
 )
-
-BETTER, WORSE, NO_DIFFERENCE, REFERENCE = "better", "worse", "no difference shown", "reference"
+from policies.verdict.summary import (
+    BETTER,
+    NO_DIFFERENCE,
+    REFERENCE,
+    WORSE,
+    ArmScore,
+    Difference,
+    Interval,
+    Summary,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +49,6 @@ class ArmRun:
         test_after: Test loss after the last step [bits per byte].
         noise_share: Share of the trained tokens that came from known junk, 0 to 1; nan where the
             world cannot tell.
-        select: Optional (S + 1,) curve on the `select` split [bits per byte].
-        extra: Anything else worth keeping beside the run; never read here.
 
     Raises:
         ValueError: A curve is too short, of unequal length, not finite or not rising in tokens.
@@ -56,8 +61,6 @@ class ArmRun:
     test_before: float
     test_after: float
     noise_share: float = math.nan
-    select: FloatArray | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.arm.strip():
@@ -70,23 +73,19 @@ class ArmRun:
                 f"{tokens.tolist()[:5]}…: measure once before the first step"
             )
         object.__setattr__(self, "tokens", tokens)
-        for name in ("loss", "select"):
-            given = getattr(self, name)
-            if given is None:
-                continue
-            curve = _frozen_array(given)
-            if curve.shape != tokens.shape:
-                raise ValueError(
-                    f"expected {len(tokens)} values in {name} of {who}, one per measurement, "
-                    f"got shape {curve.shape}"
-                )
-            if not (np.isfinite(curve) & (curve >= 0)).all():
-                bad = int(np.flatnonzero(~(np.isfinite(curve) & (curve >= 0)))[0])
-                raise ValueError(
-                    f"expected finite losses >= 0 in {name} of {who}, got {curve[bad]} at "
-                    f"measurement {bad}: the run diverged, train it again"
-                )
-            object.__setattr__(self, name, curve)
+        curve = _frozen_array(self.loss)
+        if curve.shape != tokens.shape:
+            raise ValueError(
+                f"expected {len(tokens)} values in loss of {who}, one per measurement, "
+                f"got shape {curve.shape}"
+            )
+        if not (np.isfinite(curve) & (curve >= 0)).all():
+            bad = int(np.flatnonzero(~(np.isfinite(curve) & (curve >= 0)))[0])
+            raise ValueError(
+                f"expected finite losses >= 0 in loss of {who}, got {curve[bad]} at "
+                f"measurement {bad}: the run diverged, train it again"
+            )
+        object.__setattr__(self, "loss", curve)
         for name in ("test_before", "test_after"):
             value = float(getattr(self, name))
             if not (math.isfinite(value) and value >= 0):
@@ -172,20 +171,14 @@ def summarise(
     rng: np.random.Generator,
     reps: int = 2000,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """Everything that the score table says, ready for JSON (what has no value is None).
+) -> Summary:
+    """Everything that the score table says.
 
     Args:
         runs: Of all arms, on the same seeds.
         reference: Every arm is compared with it.
         oracle: What could be had; the share of the gap to it is told.
         rival: Another arm that tokens are counted against, besides the reference.
-
-    Per arm: per-seed values, interquartile mean and interval of the final test loss, the area and
-    the speed-up (1 / tokens ratio; a run that never reaches the reference's final loss counts as
-    0, the worst it could be; the ratio's interval is the speed-up's, inverted, and open above
-    where that one touches 0); mean difference to the reference over shared seeds with its interval
-    and permutation p; and a verdict that follows from that interval alone.
 
     Raises:
         ValueError: A missing arm, a doubled run, arms with other seeds than the reference, or an
@@ -204,97 +197,96 @@ def summarise(
     notes: list[str] = []
     for arm, by_seed in table.items():
         _check_comparable(arm, by_seed, seeds, base, notes)
-    finals = {arm: [by_seed[s].test_after for s in seeds] for arm, by_seed in table.items()}
-
-    def interval(values: Sequence[float]) -> dict[str, Any]:
-        low, high = stratified_bootstrap_ci(values, iqm, rng, reps, level)
-        return {"values": [*values], "iqm": iqm(values), "low": _none(low), "high": _none(high)}
-
-    def difference(arm: str) -> dict[str, Any]:
-        own, theirs = finals[arm], finals[reference]
-        centre, low, high = paired_difference(own, theirs, rng, reps, level)
-        return {
-            "values": [x - y for x, y in zip(own, theirs, strict=True)],
-            "mean": centre,
-            "low": _none(low),
-            "high": _none(high),
-            "p": permutation_test(own, theirs, True, rng),
-            "smallest_p": 0.5 ** len(seeds) if len(seeds) <= EXACT_PAIRS else None,
-            "probability_of_improvement": probability_of_improvement(own, theirs),
-        }
-
-    def speed_of(values: Sequence[float]) -> dict[str, Any]:
-        known = [x for x in values if not math.isnan(x)]
-        result: dict[str, Any] = {"values": known, "iqm": None, "low": None, "high": None}
-        if known:
-            result |= interval(known)
-            result["low"] = None if result["low"] is None else max(0.0, result["low"])
-        return result
-
-    def ratio(ratios: Sequence[float], speed: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "values": ["never" if math.isinf(r) else _none(r) for r in ratios],
-            "never": sum(map(math.isinf, ratios)),
-            "undefined": sum(map(math.isnan, ratios)),
-            "estimate": 1 / speed["iqm"] if speed["iqm"] else None,
-            "low": 1 / speed["high"] if speed["high"] else None,
-            "high": 1 / speed["low"] if speed["low"] else None,
-        }
-
-    def over_rival(arm: str) -> dict[str, Any] | None:
-        if rival is None or arm == rival:
-            return None
-        own, theirs, goal = table[arm], table[rival], table[reference]
-        return speed_of([speed_over(own[s], theirs[s], goal[s]) for s in seeds])
-
-    def gap(arm: str) -> dict[str, Any] | None:
-        # A share of a gap that was not shown to exist would be noise over noise.
-        if oracle is None or arm in (reference, oracle) or not oracle_is_better:
-            return None
-        columns = np.array([finals[arm], finals[reference], finals[oracle]]).T
-        share = gap_closed(*columns.T)
-        low, high = paired_bootstrap_ci(columns, lambda x: gap_closed(*x.T), rng, reps, level)
-        return {"share": _none(share), "low": _none(low), "high": _none(high)}
-
-    differences = {arm: difference(arm) for arm in table if arm != reference}
-    words = {reference: REFERENCE}
-    for arm, found in differences.items():
-        known = found["low"] is not None
-        words[arm] = verdict(found["low"], found["high"]) if known else NO_DIFFERENCE
-    oracle_is_better = oracle is not None and words[oracle] == BETTER
-    arms: dict[str, Any] = {}
-    for arm, by_seed in table.items():
-        ordered = [by_seed[seed] for seed in seeds]
-        ratios = [tokens_ratio(x, y) for x, y in zip(ordered, base, strict=True)]
-        speed = speed_of([1 / r for r in ratios])  # 0 where it never gets there
-        shares = [x.noise_share for x in ordered if not math.isnan(x.noise_share)]
-        arms[arm] = {
-            "n": len(seeds),
-            "test": interval(finals[arm]),
-            "test_before": [x.test_before for x in ordered],
-            "area": interval([area_under_curve(x.tokens, x.loss) for x in ordered]),
-            "tokens": [float(x.tokens[-1]) for x in ordered],
-            "speed_up": speed,
-            "tokens_ratio": ratio(ratios, speed),
-            "speed_over_rival": over_rival(arm),
-            "difference": differences.get(arm),
-            "gap_closed": gap(arm),
-            "noise_share": mean(shares) if shares else None,
-            "verdict": words[arm],
-        }
-    return {
-        "metric": "held-out loss on the test split [bits per byte], lower is better",
-        "reference": reference,
-        "oracle": oracle,
-        "rival": rival,
-        "seeds": seeds,
-        "budget_tokens": float(max(run.tokens[-1] for run in base)),
-        "level": level,
-        "reps": reps,
-        "interval": "stratified bootstrap over seeds, widened for few seeds as Student's t is",
-        "notes": notes,
-        "arms": arms,
+    rows = {arm: [by_seed[seed] for seed in seeds] for arm, by_seed in table.items()}
+    finals = {arm: [run.test_after for run in row] for arm, row in rows.items()}
+    estimate = _Estimates(rng, reps, level)
+    differences = {
+        arm: estimate.difference(finals[arm], finals[reference]) for arm in rows if arm != reference
     }
+    words = {arm: _word(differences.get(arm)) for arm in rows}
+    arms: dict[str, ArmScore] = {}
+    for arm, row in rows.items():
+        ratios = [tokens_ratio(x, y) for x, y in zip(row, base, strict=True)]
+        speed = estimate.speed([1 / r for r in ratios])  # 0 where it never gets there
+        test = estimate.middle(finals[arm])
+        area = estimate.middle([area_under_curve(x.tokens, x.loss) for x in row])
+        over_rival = gap = None
+        if rival is not None and arm != rival:
+            pairs = zip(row, rows[rival], base, strict=True)
+            over_rival = estimate.speed([speed_over(*three) for three in pairs])
+        # A share of a gap that was not shown to exist would be noise over noise.
+        if oracle is not None and words[oracle] == BETTER and arm not in (reference, oracle):
+            gap = estimate.gap(finals[arm], finals[reference], finals[oracle])
+        shares = [x.noise_share for x in row if not math.isnan(x.noise_share)]
+        arms[arm] = ArmScore(
+            test=test,
+            test_before=tuple(x.test_before for x in row),
+            area=area,
+            tokens=tuple(float(x.tokens[-1]) for x in row),
+            speed_up=speed,
+            tokens_ratio=_inverse(speed, ratios),
+            speed_over_rival=over_rival,
+            difference=differences.get(arm),
+            gap_closed=gap,
+            noise_share=mean(shares) if shares else None,
+            verdict=words[arm],
+        )
+    budget = float(max(run.tokens[-1] for run in base))
+    return Summary(reference, oracle, rival, tuple(seeds), budget, level, reps, tuple(notes), arms)
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Estimates with their intervals, all from one generator."""
+
+    rng: np.random.Generator
+    reps: int
+    level: float
+
+    def middle(self, values: Sequence[float]) -> Interval:
+        low, high = stratified_bootstrap_ci(values, iqm, self.rng, self.reps, self.level)
+        return Interval(iqm(values), _none(low), _none(high), tuple(values))
+
+    def speed(self, values: Sequence[float]) -> Interval:
+        """The same of speeds: what has no meaning is left out, and no speed is below 0."""
+        known = [x for x in values if not math.isnan(x)]
+        if not known:
+            return Interval(None, None, None)
+        found = self.middle(known)
+        return replace(found, low=None if found.low is None else max(0.0, found.low))
+
+    def difference(self, own: Sequence[float], theirs: Sequence[float]) -> Difference:
+        centre, low, high = paired_difference(own, theirs, self.rng, self.reps, self.level)
+        values = tuple(x - y for x, y in zip(own, theirs, strict=True))
+        return Difference(
+            Interval(centre, _none(low), _none(high), values),
+            p=permutation_test(own, theirs, True, self.rng),
+            smallest_p=0.5 ** len(own) if len(own) <= EXACT_PAIRS else None,
+            probability_of_improvement=probability_of_improvement(own, theirs),
+        )
+
+    def gap(
+        self, own: Sequence[float], reference: Sequence[float], oracle: Sequence[float]
+    ) -> Interval:
+        columns = np.array([own, reference, oracle]).T
+        share = gap_closed(*columns.T)
+        low, high = paired_bootstrap_ci(
+            columns, lambda x: gap_closed(*x.T), self.rng, self.reps, self.level
+        )
+        return Interval(_none(share), _none(low), _none(high))
+
+
+def _inverse(speed: Interval, ratios: Sequence[float]) -> Interval:
+    """The tokens ratio of a speed-up; open above where that one touches 0."""
+    centre, low, high = (1 / x if x else None for x in (speed.centre, speed.high, speed.low))
+    return Interval(centre, low, high, tuple(ratios))
+
+
+def _word(difference: Difference | None) -> str:
+    if difference is None:
+        return REFERENCE
+    low, high = difference.mean.low, difference.mean.high
+    return NO_DIFFERENCE if low is None or high is None else verdict(low, high)
 
 
 def _check_comparable(

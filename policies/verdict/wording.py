@@ -6,8 +6,9 @@ It knows no page and no plot. What has no value is a dash, never a zero.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+
+from policies.verdict.summary import ArmScore, Interval
 
 MINUS, TIMES, NOTHING, NEVER = "\u2212", "\u00d7", "\u2013", "never"
 
@@ -33,21 +34,21 @@ def bits(value: float | None, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.4f}".replace("-", MINUS)
 
 
-def signed(value: float) -> str:
+def signed(value: float | None) -> str:
     """A difference [bits per byte], with its sign even where it is positive."""
     return bits(value, sign=True)
 
 
-def bracketed(found: Mapping[str, Any], show: Callable[[float], str]) -> str:
+def bracketed(found: Interval, show: Callable[[float], str]) -> str:
     """The interval from `low` to `high`, or nothing where one run gave none."""
-    if found["low"] is None:
+    if found.low is None or found.high is None:
         return ""
-    return f"[{show(found['low'])}, {show(found['high'])}]".replace("-", MINUS)
+    return f"[{show(found.low)}, {show(found.high)}]".replace("-", MINUS)
 
 
-def speed_up(found: Mapping[str, Any]) -> str:
+def speed_up(found: ArmScore) -> str:
     """An arm's speed-up [times]; 0 says that it never reached the reference's final loss."""
-    middle = found["speed_up"]["iqm"]
+    middle = found.speed_up.centre
     if middle is None:
         return NOTHING
     return f"{middle:.2f}{TIMES}" if middle > 0 else NEVER

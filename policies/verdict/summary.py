@@ -1,0 +1,269 @@
+"""What an evaluation found, as values: an interval, an arm's score, the summary of all arms.
+
+They are computed in `scores.py` and drawn by the report and the table. `to_json` is what stands in
+`scores.json`; inside the program no figure is looked up by a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BETTER, WORSE, NO_DIFFERENCE, REFERENCE = "better", "worse", "no difference shown", "reference"
+
+METRIC = "held-out loss on the test split [bits per byte], lower is better"
+INTERVALS = "stratified bootstrap over seeds, widened for few seeds as Student's t is"
+
+Record = Mapping[str, Any]  # a JSON object
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate over seeds with its interval.
+
+    Attributes:
+        centre: The estimate; None where no seed has a value.
+        low: Lower end; None where one run says nothing about the spread.
+        high: Upper end; None there, too, and where it is open.
+        values: One per seed that has one, in the order of seeds.
+    """
+
+    centre: float | None
+    low: float | None
+    high: float | None
+    values: tuple[float, ...] = ()
+
+    def to_json(self, centre: str) -> dict[str, object]:
+        """With the estimate under the name that says what it is."""
+        return {"values": [*self.values], centre: self.centre, "low": self.low, "high": self.high}
+
+    @classmethod
+    def from_json(cls, record: Record, centre: str) -> Interval:
+        values = tuple(record.get("values", ()))
+        return cls(record[centre], record["low"], record["high"], values)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Final test loss of an arm minus the reference's, over seeds that they share.
+
+    Attributes:
+        mean: Its mean [bits per byte]; below 0 the arm is better.
+        p: One-sided, from flipping the signs of pairs: the arm has the lower loss by chance alone.
+        smallest_p: The least that so many pairs can give; None where p was sampled.
+        probability_of_improvement: Chance that a run of the arm ends below one of the reference.
+    """
+
+    mean: Interval
+    p: float
+    smallest_p: float | None
+    probability_of_improvement: float
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **self.mean.to_json("mean"),
+            "p": self.p,
+            "smallest_p": self.smallest_p,
+            "probability_of_improvement": self.probability_of_improvement,
+        }
+
+    @classmethod
+    def from_json(cls, record: Record) -> Difference:
+        return cls(
+            Interval.from_json(record, "mean"),
+            record["p"],
+            record["smallest_p"],
+            record["probability_of_improvement"],
+        )
+
+
+@dataclass(frozen=True)
+class ArmScore:
+    """What the runs of one arm say.
+
+    Attributes:
+        test: Interquartile mean of the final test loss [bits per byte].
+        test_before: Test loss of each seed before the first step [bits per byte].
+        area: Interquartile mean of the loss averaged over the budget [bits per byte].
+        tokens: Trained by each seed.
+        speed_up: 1 / tokens ratio, interquartile mean [times]. A run that never reaches the
+            reference's final loss counts as 0, the worst it could be.
+        tokens_ratio: Tokens to the reference's final loss, over the reference's own. A value is
+            inf where the run never gets there, nan where the question has no meaning. Its interval
+            is the speed-up's, inverted, and open above where that one touches 0.
+        speed_over_rival: As `speed_up`, against the rival's tokens; None without a rival.
+        difference: To the reference; None for the reference itself.
+        gap_closed: Share of the way from the reference to the oracle; None where there is no
+            oracle, or it is not shown to be better, or this arm is one of the two.
+        noise_share: Of the trained tokens; None where no run can tell.
+        verdict: One cautious word; it follows from the difference's interval alone.
+    """
+
+    test: Interval
+    test_before: tuple[float, ...]
+    area: Interval
+    tokens: tuple[float, ...]
+    speed_up: Interval
+    tokens_ratio: Interval
+    speed_over_rival: Interval | None
+    difference: Difference | None
+    gap_closed: Interval | None
+    noise_share: float | None
+    verdict: str
+
+    def __post_init__(self) -> None:
+        if self.verdict not in (BETTER, WORSE, NO_DIFFERENCE, REFERENCE):
+            raise ValueError(f"expected a verdict of `scores.py`, got {self.verdict!r}")
+        if (self.difference is None) != (self.verdict == REFERENCE):
+            raise ValueError(
+                f"expected a difference for every arm but the reference, got {self.verdict!r} "
+                f"with {self.difference}"
+            )
+
+    @property
+    def never(self) -> int:
+        """Seeds that never reached the reference's final loss."""
+        return sum(map(math.isinf, self.tokens_ratio.values))
+
+    @property
+    def undefined(self) -> int:
+        """Seeds for which there was nothing to reach."""
+        return sum(map(math.isnan, self.tokens_ratio.values))
+
+    def to_json(self) -> dict[str, object]:
+        rival, gap = self.speed_over_rival, self.gap_closed
+        return {
+            "n": len(self.test.values),
+            "test": self.test.to_json("iqm"),
+            "test_before": [*self.test_before],
+            "area": self.area.to_json("iqm"),
+            "tokens": [*self.tokens],
+            "speed_up": self.speed_up.to_json("iqm"),
+            "tokens_ratio": {
+                "values": [_ratio_to_json(ratio) for ratio in self.tokens_ratio.values],
+                "never": self.never,
+                "undefined": self.undefined,
+                "estimate": self.tokens_ratio.centre,
+                "low": self.tokens_ratio.low,
+                "high": self.tokens_ratio.high,
+            },
+            "speed_over_rival": None if rival is None else rival.to_json("iqm"),
+            "difference": None if self.difference is None else self.difference.to_json(),
+            "gap_closed": gap and {"share": gap.centre, "low": gap.low, "high": gap.high},
+            "noise_share": self.noise_share,
+            "verdict": self.verdict,
+        }
+
+    @classmethod
+    def from_json(cls, record: Record) -> ArmScore:
+        rival, gap, difference = (
+            record[name] for name in ("speed_over_rival", "gap_closed", "difference")
+        )
+        ratio = record["tokens_ratio"]
+        return cls(
+            test=Interval.from_json(record["test"], "iqm"),
+            test_before=tuple(record["test_before"]),
+            area=Interval.from_json(record["area"], "iqm"),
+            tokens=tuple(record["tokens"]),
+            speed_up=Interval.from_json(record["speed_up"], "iqm"),
+            tokens_ratio=Interval(
+                ratio["estimate"],
+                ratio["low"],
+                ratio["high"],
+                tuple(_ratio_from_json(value) for value in ratio["values"]),
+            ),
+            speed_over_rival=None if rival is None else Interval.from_json(rival, "iqm"),
+            difference=None if difference is None else Difference.from_json(difference),
+            gap_closed=None if gap is None else Interval.from_json(gap, "share"),
+            noise_share=record["noise_share"],
+            verdict=record["verdict"],
+        )
+
+
+def _ratio_to_json(ratio: float) -> float | str | None:
+    return "never" if math.isinf(ratio) else None if math.isnan(ratio) else ratio
+
+
+def _ratio_from_json(value: float | str | None) -> float:
+    return math.inf if value == "never" else math.nan if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that the score table says.
+
+    Attributes:
+        reference: The arm that every other is compared with.
+        oracle: The arm that shows what could be had, if one was played.
+        rival: Another arm that tokens are counted against, if any.
+        seeds: Played by every arm.
+        budget_tokens: That the reference trained per run.
+        level: Of all intervals, 0 to 1.
+        reps: Resamples of each.
+        notes: What a reader must know before comparing, one sentence each.
+        arms: Scores by name, in the order of the table.
+    """
+
+    reference: str
+    oracle: str | None
+    rival: str | None
+    seeds: tuple[int, ...]
+    budget_tokens: float
+    level: float
+    reps: int
+    notes: tuple[str, ...]
+    arms: Mapping[str, ArmScore]
+
+    def __post_init__(self) -> None:
+        for name in (self.reference, self.oracle, self.rival):
+            if name is not None and name not in self.arms:
+                raise ValueError(f"expected a score of {name!r}, got {sorted(self.arms)}")
+        for arm, score in self.arms.items():
+            if len(score.test.values) != len(self.seeds):
+                raise ValueError(
+                    f"expected {len(self.seeds)} final losses of {arm!r}, one per seed, got "
+                    f"{len(score.test.values)}"
+                )
+
+    def to_json(self) -> dict[str, object]:
+        """What `scores.json` holds of it; what has no value is None."""
+        return {
+            "metric": METRIC,
+            "reference": self.reference,
+            "oracle": self.oracle,
+            "rival": self.rival,
+            "seeds": [*self.seeds],
+            "budget_tokens": self.budget_tokens,
+            "level": self.level,
+            "reps": self.reps,
+            "interval": INTERVALS,
+            "notes": [*self.notes],
+            "arms": {arm: score.to_json() for arm, score in self.arms.items()},
+        }
+
+    @classmethod
+    def from_json(cls, record: Record) -> Summary:
+        """Inverse of `to_json`; what else a `scores.json` holds is left out.
+
+        Raises:
+            ValueError: A part is missing or of another kind.
+        """
+        try:
+            return cls(
+                reference=record["reference"],
+                oracle=record["oracle"],
+                rival=record["rival"],
+                seeds=tuple(record["seeds"]),
+                budget_tokens=record["budget_tokens"],
+                level=record["level"],
+                reps=record["reps"],
+                notes=tuple(record["notes"]),
+                arms={arm: ArmScore.from_json(found) for arm, found in record["arms"].items()},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"expected the scores of an evaluation, got a record that is not whole ({error}): "
+                "give the scores.json that `kncl-policy evaluate` wrote"
+            ) from None

@@ -1,0 +1,33 @@
+"""The score table for a terminal; every figure with its interval."""
+
+from __future__ import annotations
+
+from policies.verdict.summary import Interval, Summary
+
+
+def table(summary: Summary) -> str:
+    """One line per arm, and one that says what the figures are."""
+    reference = summary.reference
+    head = ("arm", "test bits/byte", f"minus {reference}", "speed-up")
+    lines = ["{:16s} {:>24s} {:>28s} {:>22s}  verdict".format(*head)]
+    for name, arm in summary.arms.items():
+        gap = "" if arm.difference is None else _span(arm.difference.mean, "+")
+        lines.append(
+            f"{name[:16]:16s} {_span(arm.test):>24s} {gap:>28s} "
+            f"{_span(arm.speed_up, digits=2):>22s}  {arm.verdict}"
+        )
+    lines.append(
+        f"{len(summary.seeds)} paired seeds (slots and order of text; one training of each "
+        f"policy), {summary.budget_tokens:,.0f} tokens each; {100 * summary.level:.0f} % intervals "
+        f"in brackets; speed-up: {reference}'s tokens / the arm's to {reference}'s final loss"
+    )
+    return "\n".join(lines)
+
+
+def _span(found: Interval, sign: str = "", digits: int = 4) -> str:
+    if found.centre is None:
+        return "-"
+    centre = f"{found.centre:{sign}.{digits}f}"
+    if found.low is None or found.high is None:
+        return centre
+    return f"{centre} [{found.low:{sign}.{digits}f}, {found.high:{sign}.{digits}f}]"
