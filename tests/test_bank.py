@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from train_lm.bank.bank import LearnerBank
-from train_lm.bank.programs import adamw_, can_compile
+from train_lm.bank.programs import adamw_
 from train_lm.bank.stacks import StackedLlama, StackedModule, stack_of
+from train_lm.compiling import can_compile
 from train_lm.model import ModelConfig, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 
@@ -112,15 +113,18 @@ def test_an_unknown_architecture_is_mapped_instead() -> None:
     bank.begin_phase(5, decay=True)
     for step in range(5):
         windows = text(1, 4, step)
-        found = bank.update(np.repeat(windows, 2, 0))
+        found = bank.train(np.repeat(windows, 2, 0))
         assert found == pytest.approx(np.full(2, trainer.update(windows[0])), rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["llama", "vmap"])
-def test_a_bank_of_one_follows_the_trainer_for_200_updates(variant: str) -> None:
+def test_a_bank_of_one_follows_the_trainer_for_200_updates(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = Trainer(llama(), CONFIG, "cpu")
-    stack = StackedModule(llama()) if variant == "vmap" else None
-    bank = LearnerBank([llama()], CONFIG, "cpu", stack=stack)
+    if variant == "vmap":
+        monkeypatch.setattr("train_lm.bank.bank.stack_of", StackedModule)
+    bank = LearnerBank([llama()], CONFIG, "cpu")
     updates = 200
     trainer.begin_phase(updates, decay=True)
     bank.begin_phase(updates, decay=True)
@@ -128,7 +132,7 @@ def test_a_bank_of_one_follows_the_trainer_for_200_updates(variant: str) -> None
     for step in range(updates):
         windows = text(1, 4, step)
         expected.append(trainer.update(windows[0]))
-        found.append(float(bank.update(windows)[0]))
+        found.append(float(bank.train(windows)[0]))
     assert expected[-1] < 0.8 * expected[0], "nothing was learnt, so nothing was compared"
     assert found == pytest.approx(expected, rel=1e-5)
 
@@ -143,8 +147,8 @@ def test_every_learner_of_a_bank_follows_a_bank_of_one_for_200_updates(
         b.begin_phase(200, decay=True)
     for step in range(200):
         windows = text(3, 4, step)
-        expected = [float(b.update(windows[i : i + 1])[0]) for i, b in enumerate(alone)]
-        assert bank.update(windows).tolist() == pytest.approx(expected, rel=1e-5)
+        expected = [float(b.train(windows[i : i + 1])[0]) for i, b in enumerate(alone)]
+        assert bank.train(windows).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_banks_own_adamw_equals_that_of_torch() -> None:
@@ -184,8 +188,9 @@ def test_learners_have_learning_rates_and_clips_of_their_own() -> None:
     for step in range(5):
         windows = text(2, 4, step)
         expected = [t.update(windows[i]) for i, t in enumerate(trainers)]
-        assert bank.update(windows).tolist() == pytest.approx(expected, rel=1e-5)
-    assert bank.learning_rates() == pytest.approx([t.learning_rate() for t in trainers])
+        assert bank.train(windows).tolist() == pytest.approx(expected, rel=1e-5)
+    for schedule, updates, trainer in zip(bank.schedules, bank.updates, trainers, strict=True):
+        assert schedule.rate(int(updates)) == trainer.learning_rate()
     for i, trainer in enumerate(trainers):
         expected_state = trainer.snapshot()
         for key, value in bank.snapshot(i).items():
@@ -229,8 +234,8 @@ def test_learners_that_are_not_chosen_stay_as_they_are(chunk: int) -> None:
         b.begin_phase(9, decay=True)
     windows = text(3, 4)
     before = bank.snapshot(1)
-    found = bank.update(windows[[0, 2]], [0, 2])
-    expected = whole.update(windows)
+    found = bank.train(windows[[0, 2]], [0, 2])
+    expected = whole.train(windows)
     assert found.tolist() == expected[[0, 2]].tolist()
     assert same(bank.snapshot(1), before)
     assert same(bank.snapshot(0), whole.snapshot(0))
@@ -322,20 +327,18 @@ def test_impossible_banks_are_refused() -> None:
 def test_windows_of_a_wrong_shape_are_refused() -> None:
     bank = bank_of(2)
     with pytest.raises(RuntimeError, match="begin_phase"):
-        bank.update(text(2, 4))
+        bank.train(text(2, 4))
     bank.begin_phase(9, decay=True)
     with pytest.raises(ValueError, match="shape"):
-        bank.update(text(1, 4))
+        bank.train(text(1, 4))
     with pytest.raises(ValueError, match="at most 12 tokens"):
-        bank.update(np.zeros((2, 4, 14), dtype=np.int64))
+        bank.train(np.zeros((2, 4, 14), dtype=np.int64))
     with pytest.raises(ValueError, match="multiple of 4"):
         bank.train(text(2, 6))
     with pytest.raises(ValueError, match="multiple of 4"):
         bank.train(text(2, 0))
-    with pytest.raises(ValueError, match="4 windows per learner"):
-        bank.update(text(2, 8))
     with pytest.raises(ValueError, match="ascending learners"):
-        bank.update(text(2, 4), [1, 0])
+        bank.train(text(2, 4), [1, 0])
 
 
 def test_the_weights_given_to_a_bank_are_left_alone() -> None:
@@ -363,7 +366,7 @@ def test_a_compiled_bank_follows_the_trainer() -> None:
         for step in range(40):
             windows = text(2, 4, step)
             expected = [t.update(windows[i]) for i, t in enumerate(trainers)]
-            assert bank.update(windows).tolist() == pytest.approx(expected, rel=1e-5)
+            assert bank.train(windows).tolist() == pytest.approx(expected, rel=1e-5)
         held_out = text(2, 6)
         expected_nll = [t.nll(held_out[i]) for i, t in enumerate(trainers)]
         assert bank.nll(held_out) == pytest.approx(np.array(expected_nll), rel=1e-5)

@@ -36,7 +36,7 @@ def live(trainer: Trainer | Member, seed: int, pause: float = 0.0) -> list[float
         found.append(trainer.train(windows(4 + 4 * (seed % 2), seed + round)))
         found.append(float(trainer.nll(windows(3 + seed, 9)).sum()))
     trainer.restore(start)
-    found.append(trainer.update(windows(4, seed)))
+    found.append(trainer.train(windows(4, seed)))
     return found
 
 
@@ -84,9 +84,11 @@ def test_a_member_tells_its_place_as_a_trainer_does() -> None:
     for one in (member, trainer):
         one.begin_phase(9, decay=True)
         one.train(windows(8, 0))
-    for name in ("updates", "phase_updates", "flops_per_token", "config", "n_parameters"):
+    for name in ("updates", "flops_per_token", "config", "n_parameters"):
         assert getattr(member, name) == getattr(trainer, name), name
     assert member.learning_rate() == trainer.learning_rate()
+    assert member.flops_per_token == 6 * sum(p.numel() for p in models(1)[0].parameters())
+    assert member.nll(windows(3, 1)) == pytest.approx(trainer.nll(windows(3, 1)), rel=1e-5)
 
 
 def test_an_error_reaches_its_caller_and_nobody_is_left_waiting() -> None:

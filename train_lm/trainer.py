@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train_lm.bank.programs import compile_for
+from train_lm.compiling import compile_for
 from train_lm.files import replacing
 from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of
 from train_lm.parallel import Alone, Parallel, put, whole
 from train_lm.schedule import Schedule
 
 PRECISIONS = ("fp32", "bf16")
+MEASURED_AT_ONCE = 64  # [windows] of a forward pass without gradients
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,6 @@ class Trainer:
             raise ValueError(f"expected a phase of at least one update, got {updates}")
         self.schedule = replace(self.schedule, start=self.updates, length=updates, decays=decay)
 
-    @property
-    def phase_updates(self) -> int:
-        """Length of the present phase."""
-        return self.schedule.length
-
     def learning_rate(self) -> float:
         """Learning rate of the next update."""
         return self.schedule.rate(self.updates)
@@ -194,13 +190,13 @@ class Trainer:
         return float(np.mean(losses))
 
     @torch.inference_mode()
-    def nll(self, windows: NDArray[np.int64], rows: int = 64) -> NDArray[np.float64]:
+    def nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) negative log-likelihood [nats] summed over each window's T predicted tokens."""
         check_length(self.model, windows)
         self.model.eval()
         parts = []
-        for i in range(0, len(windows), rows):
-            batch = torch.from_numpy(windows[i : i + rows]).to(self.device)
+        for i in range(0, len(windows), MEASURED_AT_ONCE):
+            batch = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(self.device)
             with self._autocast():
                 logits = self.model(input_ids=batch[:, :-1]).logits.float()  # (b, T, V)
             loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_lm.bank.programs import compiled, plain
-from train_lm.bank.stacks import Stack, stack_of, trainable
+from train_lm.bank.stacks import stack_of, trainable
 from train_lm.optimizers import BETAS
 from train_lm.schedule import Schedule
 from train_lm.trainer import Snapshot, TrainerConfig, check_length, check_snapshot, not_finite
@@ -48,7 +48,6 @@ class LearnerBank:
             activations then stay in the cache.
         threads: Programs run side by side on a CPU, each on one core; PyTorch's number of
             threads, if not stated.
-        stack: How the forward pass is computed; the fastest that fits, if not stated.
 
     Raises:
         ValueError: The models differ in architecture or the settings in their batch, or there is
@@ -64,7 +63,6 @@ class LearnerBank:
         compile: bool = False,
         chunk: int | None = None,
         threads: int | None = None,
-        stack: Stack | None = None,
     ) -> None:
         if not models:
             raise ValueError("expected at least one model, got none")
@@ -76,7 +74,7 @@ class LearnerBank:
         self.n_parameters = sum(p.numel() for p in self.model.parameters())
         self._shapes = {n: tuple(p.shape) for n, p in trainable(self.model)}
         self._compiled = compile
-        stack = stack or stack_of(self.model)
+        stack = stack_of(self.model)
         self._programs = compiled(stack, self.device) if compile else plain(stack)
 
         self._weights = torch.stack([self._row(m) for m in models])  # (N, P)
@@ -109,24 +107,6 @@ class LearnerBank:
             self.schedules[i] = replace(
                 self.schedules[i], start=int(self.updates[i]), length=updates, decays=decay
             )
-
-    def learning_rates(self) -> Floats:
-        """(N,) learning rate of each learner's next update."""
-        rates = [s.rate(int(u)) for s, u in zip(self.schedules, self.updates, strict=True)]
-        return np.array(rates)
-
-    def update(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
-        """One optimiser step of every learner on windows of its own; see `train`.
-
-        Args:
-            windows: (n, B, T + 1) token ids, a batch for each of the n learners.
-
-        Returns:
-            (n,) mean losses [nats per token] before the step.
-        """
-        if windows.ndim == 3 and windows.shape[1] != self.batch:
-            raise ValueError(f"expected {self.batch} windows per learner, got {windows.shape[1]}")
-        return self.train(windows, learners)
 
     def train(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
         """Updates of every learner over windows of its own, in order, B at a time.

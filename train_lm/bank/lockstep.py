@@ -135,7 +135,7 @@ class Lockstep:
 
 
 class Member:
-    """One learner of a bank, with the methods of a `Trainer`."""
+    """One learner of a bank, with what an episode needs of a `Trainer`."""
 
     def __init__(self, lockstep: Lockstep, learner: int) -> None:
         self.lockstep = lockstep
@@ -156,10 +156,6 @@ class Member:
         return int(self.bank.updates[self.learner])
 
     @property
-    def phase_updates(self) -> int:
-        return self.bank.schedules[self.learner].length
-
-    @property
     def flops_per_token(self) -> float:
         return self.bank.flops_per_token
 
@@ -168,12 +164,6 @@ class Member:
 
     def learning_rate(self) -> float:
         return self.bank.schedules[self.learner].rate(self.updates)
-
-    def update(self, windows: Ints) -> float:
-        """As `Trainer.update`: (B, T + 1) token ids to their mean loss [nats per token]."""
-        if len(windows) != self.config.batch:
-            raise ValueError(f"expected {self.config.batch} windows, got {len(windows)}")
-        return self.train(windows)
 
     def train(self, windows: Ints) -> float:
         """As `Trainer.train`: (n, T + 1) token ids, B at a time, to their mean loss [nats]."""

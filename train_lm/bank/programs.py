@@ -6,8 +6,6 @@ learner a row belongs to, so one compiled program serves every learner of an arc
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train_lm.bank.stacks import Stack, leaves_of
+from train_lm.compiling import can_compile, compile_for
 from train_lm.optimizers import BETAS, EPSILON
 
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -76,20 +75,6 @@ def compiled(stack: Stack, device: torch.device) -> Programs:
 
     compile = compile_for(device)
     return Programs(compile(gradient), compile(_measure(stack)), compile(adamw_))
-
-
-def compile_for(device: torch.device) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`torch.compile` for fixed shapes, with what pays on the device."""
-    # A C++ wrapper leaves Python's lock alone for a whole pass, so threads run side by side.
-    options: dict[str, Any] = {"cpp_wrapper": True} if device.type == "cpu" else {}
-    return lambda function: torch.compile(function, dynamic=False, options=options)
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether PyTorch finds what it compiles with: a C++ compiler, or Triton on CUDA."""
-    if device.type == "cpu":
-        return any(shutil.which(c) for c in (os.environ.get("CXX"), "g++", "clang++") if c)
-    return bool(torch.utils._triton.has_triton())
 
 
 def token_losses(stack: Stack, leaves: Any, windows: Tensor) -> Tensor:
