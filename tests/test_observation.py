@@ -12,8 +12,8 @@ from fakes import FakeLearner, corpus_of, fake_env, ring, table_of
 from numpy.typing import NDArray
 
 from kncl_env.env import EnvConfig
-from kncl_env.network_measures import betti_1
 from kncl_env.measurements import Measurements
+from kncl_env.network_measures import betti_1
 from kncl_env.observation import (
     CANDIDATE_FEATURES,
     CONTEXT_FEATURES,

@@ -2,76 +2,83 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Small enough for minutes on two cores, large enough that arms differ by many times the noise.
 SETTINGS = (
-    "--nucleus-topics 80 --nucleus-updates 400 --steps 30 --updates-per-step 5 "
-    "--breadth 128 --slots 32"
+    *("--nucleus-topics", "80", "--nucleus-updates", "400", "--steps", "30"),
+    *("--updates-per-step", "5", "--breadth", "128", "--slots", "32"),
 )
 ARMS = "uniform,random,rule,oracle"
 
 
-def demo(out: Path, seeds: int) -> int:
-    """Build, walk, pretrain, taste, train, evaluate; what is already there is used again."""
-    from kncl_env.cli import main as kncl_env
-    from policies.cli.main import main as kncl_policy
-    from rabbit_holes.cli import main as rabbit_holes
+Command = Callable[[list[str]], int]
 
-    world, holes = out / "world", out / "holes.jsonl"
-    cloned, learned, run = out / "cloned", out / "learned", out / "evaluation"
-    taste = out / "taste.json"
-    stages: list[tuple[str, Callable[[list[str]], int], str, Path | None]] = [
-        (
-            "kncl-env",
-            kncl_env,
-            f"build pydoc --scenario focused --out {world}",
-            world / "world.json",
-        ),
-        (
-            "rabbit-holes",
-            rabbit_holes,
-            f"walk --world {world} --walker wayfinder --walks 2000 --out {holes}",
-            holes,
-        ),
-        (
-            "kncl-policy",
-            kncl_policy,
-            f"pretrain --world {world} --holes {holes} --out {cloned}",
-            cloned / "policy.json",
-        ),
-        (
-            "kncl-policy",
-            kncl_policy,
-            f"taste --world {world} --policy {cloned} --out {taste} --episodes 18 --trials 1 "
-            f"--learners 6 {SETTINGS}",
-            taste,
-        ),
-        (
-            "kncl-policy",
-            kncl_policy,
-            f"train --world {world} --init {cloned} --taste {taste} --out {learned} "
-            f"--iterations 6 --episodes 6 --learners 6 {SETTINGS}",
-            learned / "policy.json",
-        ),
-        (
-            "kncl-policy",
-            kncl_policy,
-            f"evaluate --world {world} --policies {ARMS},rule+{taste},{cloned},{learned} "
-            f"--seeds {seeds} --learners 6 --out {run} {SETTINGS}",
-            None,  # goes on with the episodes that are there
-        ),
-    ]
+
+def demo(out: Path, seeds: int, commands: Mapping[str, Command]) -> int:
+    """Build, walk, pretrain, taste, train, evaluate; what is already there is used again.
+
+    Args:
+        commands: `kncl-env`, `rabbit-holes` and `kncl-policy` by name.
+    """
     began = time.monotonic()
-    for name, command, line, result in stages:
+    for line, result in _stages(out, seeds):
         if result is not None and result.is_file():
             print(f"found {result}")
             continue
-        print(f"\n$ {name} {line}", flush=True)
-        code = command(line.split())
+        print(f"\n$ {shlex.join(line)}", flush=True)
+        code = commands[line[0]](line[1:])
         if code:
             return code
     print(f"{time.monotonic() - began:.0f} s in all")
     return 0
+
+
+def _stages(out: Path, seeds: int) -> list[tuple[list[str], Path | None]]:
+    """Each command, and the file that tells that it is done."""
+    world, holes, taste = str(out / "world"), str(out / "holes.jsonl"), str(out / "taste.json")
+    cloned, learned = str(out / "cloned"), str(out / "learned")
+    return [
+        (
+            ["kncl-env", "build", "pydoc", "--scenario", "focused", "--out", world],
+            Path(world, "world.json"),
+        ),
+        (
+            [
+                *("rabbit-holes", "walk", "--world", world, "--walker", "wayfinder"),
+                *("--walks", "2000", "--out", holes),
+            ],
+            Path(holes),
+        ),
+        (
+            ["kncl-policy", "pretrain", "--world", world, "--holes", holes, "--out", cloned],
+            Path(cloned, "policy.json"),
+        ),
+        (
+            [
+                *("kncl-policy", "taste", "--world", world, "--policy", cloned, "--out", taste),
+                *("--episodes", "18", "--trials", "1", "--learners", "6", *SETTINGS),
+            ],
+            Path(taste),
+        ),
+        (
+            [
+                *("kncl-policy", "train", "--world", world, "--init", cloned, "--taste", taste),
+                *("--out", learned, "--iterations", "6", "--episodes", "6", "--learners", "6"),
+                *SETTINGS,
+            ],
+            Path(learned, "policy.json"),
+        ),
+        (
+            [
+                *("kncl-policy", "evaluate", "--world", world),
+                *("--policies", f"{ARMS},rule+{taste},{cloned},{learned}"),
+                *("--seeds", str(seeds), "--learners", "6", "--out", str(out / "evaluation")),
+                *SETTINGS,
+            ],
+            None,  # goes on with the episodes that are there
+        ),
+    ]

@@ -6,122 +6,166 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from policies.cli.runs import begin, warm_up
+from policies.cli.demo import demo
+from policies.cli.runs import begin
+from policies.cli.settings import add_settings, settings_of
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
-from train_lm.command_line import again, run
+from train_lm.command_line import again, comma_separated, command, run
+
+if TYPE_CHECKING:
+    from policies.play.closed_loop import Line
+
+ARMS = (
+    "by comma: baselines (uniform, proportional, random, breadth-first, nearest, degree, goal, "
+    "rule, coverage, oracle), policy directories, arms of your own by import path "
+    "(my_package.arms:MyArm), and any of them with the taste of another place (random+POLICY)"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     # Several processes play side by side; threads of one would only take cores from the others.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    parser = _parser(argv if argv is not None else sys.argv[1:])
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else argv
     return run(lambda: args.action(args))
 
 
-def _parser(argv: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kncl-policy",
-        description="Learn which topic a language model should read next, and find out whether "
-        "it helps: pretrain on rabbit holes, train by reward, evaluate against baselines.",
+def _parser() -> argparse.ArgumentParser:
+    parser = command(
+        "kncl-policy",
+        "Learn which topic a language model should read next, and find out whether it helps: "
+        "pretrain on rabbit holes, train by reward, evaluate against baselines.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     pretrain_parser(verbs)
     predict_parser(verbs)
-    # The environment's options are read off its settings, which takes imports that the other
-    # verbs and a plain --help can do without.
-    wanted = argv[0] if argv else ""
-    record_parser(verbs, wanted == "record")
+    record_parser(verbs)
     surrogate_parser(verbs)
-    taste_parser(verbs, wanted == "taste")
-    train_parser(verbs, wanted == "train")
-    _evaluate_parser(verbs, wanted == "evaluate")
-    _run_parser(verbs, wanted == "run")
+    taste_parser(verbs)
+    train_parser(verbs)
+    _evaluate_parser(verbs)
+    _run_parser(verbs)
     walk_parser(verbs)
-    demo = verbs.add_parser("demo", help="the whole story on the embedded default corpus")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
-    demo.add_argument("--seeds", type=int, default=3)
-    demo.set_defaults(action=_demo)
+    _demo_parser(verbs)
     return parser
 
 
-def _evaluate_parser(verbs: Any, with_settings: bool) -> None:
-    verb = verbs.add_parser("evaluate", help="policies against baselines, with a report")
-    verb.add_argument("--world", type=Path, required=True)
+def _evaluate_parser(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "evaluate",
+        help="policies against baselines, with a report",
+        description="Play arms with paired seeds and write scores.json, curves.csv, report.html "
+        "and what each episode read. The same command goes on where it was stopped.",
+        epilog="Example: kncl-policy evaluate --world worlds/wiki "
+        "--policies uniform,random,rule,runs/learned --seeds 8 --out runs/wiki-run",
+    )
+    verb.add_argument("--world", type=Path, required=True, help="directory of the world to play in")
     verb.add_argument(
         "--policies",
+        type=comma_separated,
         required=True,
-        help="arms, by comma: baselines (uniform, proportional, random, breadth-first, nearest, "
-        "degree, goal, rule, coverage, oracle), policy directories, and baselines with the taste "
-        "of another place (random+POLICY)",
+        metavar="A,B",
+        help=f"arms to play, uniform among them, {ARMS}",
     )
-    verb.add_argument("--seeds", type=int, default=5, help="paired seeds (5)")
-    verb.add_argument("--inits", type=int, default=1, help="initial learners among them (1)")
-    verb.add_argument("--out", type=Path, required=True, metavar="RUN")
-    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
-    verb.add_argument("--force", action="store_true", help="begin again")
+    verb.add_argument(
+        "--seeds", type=int, default=5, metavar="N", help="paired seeds, an episode of each arm (5)"
+    )
+    verb.add_argument(
+        "--inits",
+        type=int,
+        default=1,
+        metavar="N",
+        help="initial learners that the seeds are spread over (1)",
+    )
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
+    )
+    verb.add_argument(
+        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
+    )
+    verb.add_argument(
+        "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
+    )
     verb.set_defaults(action=_evaluate)
-    if with_settings:
-        from policies.cli.settings import add_settings
-
-        add_settings(verb)
+    add_settings(verb)
 
 
-def _run_parser(verbs: Any, with_settings: bool) -> None:
+def _run_parser(verbs: Any) -> None:
     verb = verbs.add_parser(
-        "run", help="close the loop: a policy decides while a larger model trains"
+        "run",
+        help="close the loop: a policy decides while a larger model trains",
+        description="Let a policy choose what a larger model reads while it trains. The same "
+        "command goes on where it was stopped.",
+        epilog="Example: kncl-policy run --world worlds/wiki --policy runs/learned --model s "
+        "--out runs/closed",
     )
-    verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--policy", required=True, help="an arm: as for evaluate")
-    verb.add_argument("--out", type=Path, required=True, metavar="RUN")
-    verb.add_argument("--save-every", type=int, default=5, help="steps between checkpoints (5)")
-    verb.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU (all)")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--force", action="store_true", help="begin again")
+    verb.add_argument("--world", type=Path, required=True, help="directory of the world to read in")
+    verb.add_argument("--policy", required=True, help="one arm, as for evaluate")
+    verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
+    verb.add_argument(
+        "--save-every", type=int, default=5, metavar="N", help="steps between checkpoints (5)"
+    )
+    verb.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="threads of the CPU (all cores)",
+    )
+    verb.add_argument("--seed", type=int, default=0, help="of slots, order of text and choices (0)")
+    verb.add_argument(
+        "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
+    )
     verb.set_defaults(action=_run_loop)
-    if with_settings:
-        from policies.cli.settings import add_settings
+    add_settings(verb, model="s", learning_rate=1e-3)
 
-        add_settings(verb, model="s", learning_rate=1e-3)
+
+def _demo_parser(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "demo",
+        help="the whole story on the embedded default corpus",
+        description="Build a world of this Python's documentation, walk, pretrain, taste, train "
+        "and evaluate, by the commands a user would type. What is there already is used again.",
+        epilog="Example: kncl-policy demo --out runs/demo",
+    )
+    verb.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="directory of it all (runs/demo)"
+    )
+    verb.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="paired seeds of the evaluation (3)"
+    )
+    verb.set_defaults(action=_demo)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     import torch
+    from rich.progress import Progress
 
+    from kncl_env.stage import open_stage
     from kncl_env.world.world import World
-    from policies.arms.baselines import place_of
-    from policies.cli.settings import settings_of
-    from policies.play.evaluation import check_arms, evaluate
+    from policies.arms.registry import check_arms, place_of
+    from policies.play.evaluation import check_nothing_lost, evaluate
+    from policies.play.plan import Plan
     from policies.verdict.table import table
 
     torch.set_num_threads(1)
-    world = World.open(args.world)
     settings = settings_of(args)
-    arms = [name.strip() for name in args.policies.split(",") if name.strip()]
-    check_arms(arms)
-    begin(args.out, args.force, [args.world, *map(place_of, arms)])
-    learned = [Path(name).name for name in arms if Path(name).is_dir()]
-    for i in range(args.inits):
-        warm_up(world.path, {**settings, "learner_seed": settings.get("learner_seed", 0) + i})
-    from rich.progress import Progress
-
+    learned = [Path(name).name for name in args.policies if Path(name).is_dir()]
+    plan = Plan(
+        args.policies, args.seeds, args.inits, args.learners, learned[-1] if learned else None
+    )
+    arms = check_arms(plan.arms)
+    begin(args.out, args.force, [args.world, *map(place_of, plan.arms)])
+    check_nothing_lost(args.out, [arm.name for arm in arms], plan.seeds)
+    world = World.open(args.world)
+    for i in range(plan.inits):  # the nucleus phase has a progress bar of its own
+        open_stage(world, settings.with_learner_seed(settings.learner.seed + i))
     with Progress(transient=True) as bar:
-        task = bar.add_task("episodes", total=len(arms) * args.seeds)
-        summary = evaluate(
-            world,
-            settings,
-            arms,
-            range(args.seeds),
-            args.out,
-            inits=args.inits,
-            learners=args.learners,
-            subject=learned[-1] if learned else None,
-            on_episode=lambda _: bar.advance(task),
-        )
+        task = bar.add_task("episodes", total=len(plan.arms) * plan.seeds)
+        summary = evaluate(world, settings, plan, args.out, lambda _: bar.advance(task))
     print(table(summary))
     print(f"report: {args.out / 'report.html'}")
     return 0
@@ -133,26 +177,23 @@ def _run_loop(args: argparse.Namespace) -> int:
     from rich.progress import Progress
     from transformers.utils.logging import disable_progress_bar
 
-    from kncl_env.stage import Setup
     from kncl_env.world.world import World
-    from policies.arms.baselines import place_of
-    from policies.cli.settings import settings_of
+    from policies.arms.registry import place_of
     from policies.play.closed_loop import run_closed_loop
     from train_lm.checkpoint import last_checkpoint
 
     torch.set_num_threads(args.threads)
     disable_progress_bar()  # there is one already
-    world = World.open(args.world)
     settings = settings_of(args)
-    steps = Setup.from_settings(settings).steps
     begin(args.out, args.force, [args.world, place_of(args.policy)])
+    world = World.open(args.world)
     # The bar begins with the first step: the nucleus phase has one of its own.
     quiet = not sys.stderr.isatty()
     bar = Progress(console=Console(stderr=True), transient=True, disable=quiet)
 
-    def show(line: dict[str, Any]) -> None:
+    def show(line: Line) -> None:
         if not bar.tasks:
-            bar.add_task("", total=steps)
+            bar.add_task("", total=settings.rules.steps)
             bar.start()
         text = f"loss {line['loss']:.3f}, {line['title'] or 'no topic'}"
         bar.update(bar.task_ids[0], completed=line["step"], description=text)
@@ -178,6 +219,8 @@ def _run_loop(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from policies.cli.demo import demo
+    from kncl_env.cli import main as kncl_env
+    from rabbit_holes.cli import main as rabbit_holes
 
-    return demo(args.out, args.seeds)
+    commands = {"kncl-env": kncl_env, "rabbit-holes": rabbit_holes, "kncl-policy": main}
+    return demo(args.out, args.seeds, commands)

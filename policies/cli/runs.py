@@ -5,10 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from kncl_env.world.world import World
 
 
 def begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
@@ -31,20 +27,3 @@ def begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
                 "name another --out"
             )
         shutil.rmtree(out)
-
-
-def warm_up(world: Path, settings: dict[str, Any]) -> None:
-    """Do the nucleus phase once, with its progress bar, before several processes need it."""
-    import kncl_env  # noqa: F401
-    from kncl_env.stage import topic_expansion
-
-    topic_expansion(world, progress=True, **settings)
-
-
-def check_region(world: World, region: str | None) -> None:
-    """Raises: ValueError where the world keeps the region for measuring transfer."""
-    if region in world.card["scenario"]["transfer_regions"]:
-        raise ValueError(
-            f"expected a region to train on, got {region!r}, which this world keeps for "
-            "measuring transfer: see scenario.transfer_regions in world.json"
-        )

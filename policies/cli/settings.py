@@ -1,35 +1,32 @@
-"""The environment's settings as command-line options, derived from `Setup`'s fields."""
+"""The environment's settings as command-line options, read off `kncl_env.settings.OPTIONS`."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import MISSING, fields
 from typing import Any
+
+from kncl_env.settings import OPTIONS, Settings
+from train_lm.command_line import comma_separated
 
 
 def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """One option per field of `Setup`; what is not given keeps its default, or the one here."""
-    from kncl_env.stage import Setup
-
+    """One option per setting; what is not given keeps its default, or the one named here."""
     group = parser.add_argument_group("environment")
-    for field in fields(Setup):
-        option = f"--{field.name.replace('_', '-')}"
-        if field.name == "context":
-            continue  # follows from the model
-        if field.name == "nucleus_titles":
-            group.add_argument(option, nargs="+", metavar="TITLE")
-            continue
-        kind: Any = str if field.default is None else type(field.default)
-        assert field.default is not MISSING
-        default = defaults.get(field.name)
-        shown = field.default if default is None else default
-        metavar = kind.__name__.upper()
-        group.add_argument(option, type=kind, metavar=metavar, default=default, help=f"({shown})")
+    for name, option in OPTIONS.items():
+        default = defaults.get(name)
+        shown = option.default if default is None else default
+        kind: Any = str if option.default is None else type(option.default)
+        listed = kind is tuple
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=comma_separated if listed else kind,
+            metavar="A,B" if listed else kind.__name__.upper(),
+            default=default,
+            help=f"{option.help} ({shown if shown not in (None, ()) else 'none'})",
+        )
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that were given."""
-    from kncl_env.stage import Setup
-
-    given = {f.name: getattr(args, f.name, None) for f in fields(Setup)}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
+    given = {name: getattr(args, name) for name in OPTIONS}
+    return Settings.of(**{name: value for name, value in given.items() if value is not None})

@@ -4,141 +4,207 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from policies.cli.runs import begin, check_region, warm_up
-from train_lm.command_line import claim_output
+from policies.cli.runs import begin
+from policies.cli.settings import add_settings, settings_of
+from train_lm.command_line import claim_output, comma_separated
 
 
-def record_parser(verbs: Any, with_settings: bool) -> None:
-    verb = verbs.add_parser("record", help="play episodes and write down what a surrogate needs")
-    verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--policy", nargs="+", required=True, help="arms: as for evaluate")
-    verb.add_argument("--episodes", type=int, default=4, help="episodes of each (4)")
-    verb.add_argument("--out", type=Path, required=True, metavar="F.jsonl")
-    verb.add_argument(
-        "--extra-probes", type=int, default=32, help="more topics probed per step (32)"
+def record_parser(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "record",
+        help="play episodes and write down what a surrogate needs",
+        description="Play episodes and append each to a file: what was read at each step, and "
+        "the losses measured after it. The same command goes on where it was stopped.",
+        epilog="Example: kncl-policy record --world worlds/wiki --policies uniform,random,rule "
+        "--episodes 4 --out runs/episodes.jsonl",
     )
-    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
-    verb.add_argument("--seed", type=int, default=0, help="seed of the first episode (0)")
+    verb.add_argument("--world", type=Path, required=True, help="directory of the world to play in")
+    verb.add_argument(
+        "--policies",
+        type=comma_separated,
+        required=True,
+        metavar="A,B",
+        help="arms to play, by comma, as for evaluate",
+    )
+    verb.add_argument(
+        "--episodes", type=int, default=4, metavar="N", help="episodes of each arm (4)"
+    )
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="F.jsonl", help="file to append episodes to"
+    )
+    verb.add_argument(
+        "--extra-probes",
+        type=int,
+        default=32,
+        metavar="N",
+        help="topics probed at each step beside the environment's own (32)",
+    )
+    verb.add_argument(
+        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
+    )
+    verb.add_argument("--seed", type=int, default=0, help="number of the first episode's seed (0)")
     verb.set_defaults(action=_record)
-    if with_settings:
-        from policies.cli.settings import add_settings
-
-        add_settings(verb)
+    add_settings(verb)
 
 
 def surrogate_parser(verbs: Any) -> None:
-    verb = verbs.add_parser("surrogate", help="fit a formula for the learner to recorded episodes")
-    verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--episodes", type=Path, nargs="+", required=True, metavar="F.jsonl")
-    verb.add_argument("--out", type=Path, required=True, metavar="S.json")
-    verb.add_argument("--force", action="store_true")
+    verb = verbs.add_parser(
+        "surrogate",
+        help="fit a formula for the learner to recorded episodes",
+        description="Fit a formula that takes the learner's place in practice, and tell how far "
+        "it is off on episodes that it was not fitted to.",
+        epilog="Example: kncl-policy surrogate --world worlds/wiki "
+        "--episodes runs/episodes.jsonl --out runs/surrogate.json",
+    )
+    verb.add_argument(
+        "--world", type=Path, required=True, help="directory of the world they were recorded in"
+    )
+    verb.add_argument(
+        "--episodes",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="F.jsonl",
+        help="files of recorded episodes",
+    )
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="S.json", help="file of the formula"
+    )
+    verb.add_argument("--force", action="store_true", help="replace S.json (refuse)")
     verb.set_defaults(action=_surrogate)
 
 
-def taste_parser(verbs: Any, with_settings: bool) -> None:
-    verb = verbs.add_parser("taste", help="learn from reward which passages are worth reading")
-    verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--out", type=Path, required=True, metavar="T.json")
-    verb.add_argument("--episodes", type=int, default=32, help="episodes of random tastes (32)")
+def taste_parser(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "taste",
+        help="learn from reward which passages are worth reading",
+        description="Feed the learner steps of random tastes, regress their rewards on traits of "
+        "what was read, and try the found taste at several shares of the text.",
+        epilog="Example: kncl-policy taste --world worlds/wiki --policy coverage "
+        "--out runs/taste.json",
+    )
+    verb.add_argument("--world", type=Path, required=True, help="directory of the world to play in")
+    verb.add_argument("--out", type=Path, required=True, metavar="T.json", help="file of the taste")
     verb.add_argument(
-        "--trials", type=int, default=4, help="episodes at each share of the text to read (4)"
+        "--episodes", type=int, default=32, metavar="N", help="episodes of random tastes (32)"
     )
     verb.add_argument(
-        "--policy", default="random", help="chooses the topics of the trials: an arm (random)"
+        "--trials",
+        type=int,
+        default=4,
+        metavar="N",
+        help="episodes at each share of the text that is tried (4)",
     )
-    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
-    verb.add_argument("--seed", type=int, default=0)
     verb.add_argument(
-        "--force", action="store_true", help="replace T.json; the episodes beside it are used again"
+        "--policy", default="random", help="arm that chooses the topics of the trials (random)"
+    )
+    verb.add_argument(
+        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
+    )
+    verb.add_argument("--seed", type=int, default=0, help="seed of everything (0)")
+    verb.add_argument(
+        "--force",
+        action="store_true",
+        help="replace T.json; the episodes beside it are used again (refuse)",
     )
     verb.set_defaults(action=_taste)
-    if with_settings:
-        from policies.cli.settings import add_settings
-
-        add_settings(verb)
+    add_settings(verb)
 
 
-def train_parser(verbs: Any, with_settings: bool) -> None:
-    verb = verbs.add_parser("train", help="train a policy by reward in the environment")
-    verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--init", type=Path, metavar="POLICY", help="start from this policy")
-    verb.add_argument("--out", type=Path, required=True, metavar="POLICY")
-    verb.add_argument("--iterations", type=int, default=20, help="rollouts (20)")
-    verb.add_argument("--episodes", type=int, default=4, help="episodes per rollout (4)")
-    verb.add_argument("--learners", type=int, default=4, help="episodes played at once (4)")
-    verb.add_argument("--policy-learning-rate", type=float, default=3e-4, help="(3e-4)")
+def train_parser(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "train",
+        help="train a policy by reward in the environment",
+        description="Train a policy by PPO in the environment, after practice in a surrogate if "
+        "one is named. The same command goes on where it was stopped.",
+        epilog="Example: kncl-policy train --world worlds/wiki --init runs/cloned "
+        "--iterations 20 --out runs/learned",
+    )
+    verb.add_argument(
+        "--world", type=Path, required=True, help="directory of the world to train in"
+    )
+    verb.add_argument(
+        "--init", type=Path, metavar="POLICY", help="policy to start from (fresh weights)"
+    )
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="POLICY", help="directory of the policy"
+    )
+    verb.add_argument("--iterations", type=int, default=20, metavar="N", help="rollouts (20)")
+    verb.add_argument(
+        "--episodes", type=int, default=4, metavar="N", help="episodes per rollout (4)"
+    )
+    verb.add_argument(
+        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
+    )
+    verb.add_argument(
+        "--policy-learning-rate", type=float, default=3e-4, help="of the policy, at first (3e-4)"
+    )
     verb.add_argument(
         "--sharpen", type=float, default=4.0, help="factor on the scores of --init (4)"
     )
-    verb.add_argument("--entropy", type=float, default=0.01, help="entropy bonus (0.01)")
+    verb.add_argument(
+        "--entropy", type=float, default=0.01, help="weight of the entropy bonus (0.01)"
+    )
     verb.add_argument(
         "--leash", type=float, default=0.0, help="weight of the divergence from the start (0)"
     )
     verb.add_argument(
         "--potentials",
-        nargs="+",
-        default=(),
-        metavar="NAME:WEIGHT",
-        help="intrinsic terms: learning-progress, novelty, information-gap, compression-progress",
+        type=comma_separated,
+        default=[],
+        metavar="NAME:WEIGHT,…",
+        help="intrinsic terms by comma: learning-progress, novelty, information-gap, "
+        "compression-progress, each with its weight (none)",
     )
     verb.add_argument(
-        "--practice", type=Path, metavar="S.json", help="begin in this surrogate of the learner"
+        "--practice",
+        type=Path,
+        metavar="S.json",
+        help="begin in this surrogate of the learner (none)",
     )
     verb.add_argument(
-        "--taste", type=Path, metavar="T.json", help="read only what is to this taste (--init's)"
+        "--practice-iterations", type=int, default=100, metavar="N", help="rollouts there (100)"
     )
-    verb.add_argument("--practice-iterations", type=int, default=100, help="rollouts there (100)")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--force", action="store_true", help="begin again")
+    verb.add_argument(
+        "--taste",
+        type=Path,
+        metavar="T.json",
+        help="read only what is to this taste (that of --init)",
+    )
+    verb.add_argument("--seed", type=int, default=0, help="seed of everything (0)")
+    verb.add_argument(
+        "--force", action="store_true", help="begin again: empty POLICY first (go on with it)"
+    )
     verb.set_defaults(action=_train)
-    if with_settings:
-        from policies.cli.settings import add_settings
-
-        add_settings(verb)
+    add_settings(verb)
 
 
 def _record(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
-    from kncl_env.stage import Setup
-    from kncl_env.vector import side_by_side, worth_compiling
+    from kncl_env.stage import open_stage
     from kncl_env.world.world import World
-    from policies.cli.settings import settings_of
-    from policies.play.recording import RECORD_SEED, record
+    from policies.play.recording import RecordingPlan, record
 
     torch.set_num_threads(1)
-    world = World.open(args.world)
     settings = settings_of(args)
-    setup = Setup.from_settings(settings)
-    updates = len(args.policy) * args.episodes * setup.steps * setup.updates_per_step
-    together = side_by_side(
-        world, args.learners, compile=worth_compiling(updates), progress=True, **settings
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    plan = RecordingPlan(args.policies, args.episodes, args.seed, args.extra_probes, args.learners)
+    world = World.open(args.world)
+    open_stage(world, settings)  # the nucleus phase has a progress bar of its own
     with Progress(transient=True) as bar:
-        task = bar.add_task("episodes", total=len(args.policy) * args.episodes)
-        record(
-            world,
-            together,
-            args.policy,
-            args.episodes,
-            args.out,
-            args.extra_probes,
-            RECORD_SEED + args.seed,
-            lambda _: bar.advance(task),
-        )
-    print(f"{args.out}: {args.episodes} episodes of {', '.join(args.policy)}")
+        task = bar.add_task("episodes", total=len(plan.arms) * plan.episodes)
+        record(world, settings, plan, args.out, lambda _: bar.advance(task))
+    print(f"{args.out}: {args.episodes} episodes of {', '.join(args.policies)}")
     return 0
 
 
 def _surrogate(args: argparse.Namespace) -> int:
+    from kncl_env.settings import Settings
     from kncl_env.surrogate import Transfer
     from kncl_env.world.world import World
     from policies.learn.surrogate_fit import fit
@@ -153,8 +219,8 @@ def _surrogate(args: argparse.Namespace) -> int:
             "name the world they were recorded in"
         )
     transfer = Transfer(world.graph, world.topic_vectors)
-    target = world.target_topics(header["settings"]["region"])
-    found = fit(header, episodes, target, transfer)
+    settings = Settings.from_json(header["settings"], args.episodes[0])
+    found = fit(header, episodes, world.target_topics(settings.region), transfer)
     found.save(args.out)
     print(json.dumps({"dynamics": vars(found.dynamics), "error": found.error}, indent=1))
     return 0
@@ -165,41 +231,26 @@ def _taste(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from kncl_env.passage_traits import TRAITS
     from kncl_env.retrieval import NeighbourhoodRetriever
-    from kncl_env.stage import Setup
-    from kncl_env.vector import side_by_side, worth_compiling
+    from kncl_env.stage import open_stage
+    from kncl_env.taste import TRAITS
     from kncl_env.world.world import World
-    from policies.cli.settings import settings_of
-    from policies.learn.tasting import SHARES, learn_taste
+    from policies.learn.tasting import TastingPlan, learn_taste
+    from policies.learn.training import check_region
 
     torch.set_num_threads(1)
     claim_output(args.out, args.force)
-    world = World.open(args.world)
     settings = settings_of(args)
-    setup = Setup.from_settings(settings)
-    check_region(world, setup.region)
-    episodes = args.episodes + args.trials * len(SHARES)
-    updates = episodes * setup.steps * setup.updates_per_step
-    together = side_by_side(
-        world, args.learners, compile=worth_compiling(updates), progress=True, **settings
-    )
-    retriever = together.envs[0].retriever
+    plan = TastingPlan(args.episodes, args.trials, args.policy, args.seed, args.learners)
+    world = World.open(args.world)
+    check_region(world, settings.region)
+    retriever = open_stage(world, settings).retriever
     assert isinstance(retriever, NeighbourhoodRetriever)
     with Console(stderr=True).status("measuring the passages, once for this world"):
         retriever.traits.levels  # noqa: B018
     with Progress(transient=True) as bar:
-        task = bar.add_task("episodes", total=episodes)
-        found = learn_taste(
-            world,
-            together,
-            args.out,
-            episodes=args.episodes,
-            trials=args.trials,
-            arm=args.policy,
-            seed=args.seed,
-            on_episode=lambda: bar.advance(task),
-        )
+        task = bar.add_task("episodes", total=plan.n_episodes)
+        found = learn_taste(world, settings, plan, args.out, lambda: bar.advance(task))
     print("worth of each trait's levels, low to high [thousandths of the reducible loss a step]")
     for name, row in zip(TRAITS, found["taste"]["worth"], strict=True):
         print(f"  {name:20s} " + " ".join(f"{1000 * x:+6.1f}" for x in row))
@@ -213,17 +264,12 @@ def _taste(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     import torch
 
-    from kncl_env.stage import Setup
     from kncl_env.surrogate import Surrogate
     from kncl_env.taste import load_taste
-    from kncl_env.vector import worth_compiling
     from kncl_env.world.world import World
-    from policies.cli.settings import settings_of
-    from policies.curiosity import CuriosityConfig, CuriosityPolicy
     from policies.learn.potentials import parse_potentials
-    from policies.learn.ppo import PPOConfig, Start, starting_network, train_ppo
-    from policies.learn.vec_env import make_practice_env, make_vec_env
-    from train_lm.files import hash_file
+    from policies.learn.ppo import PPOConfig
+    from policies.learn.training import TrainingPlan, train_policy
 
     torch.set_num_threads(1)
     config = PPOConfig(
@@ -237,81 +283,36 @@ def _train(args: argparse.Namespace) -> int:
         potentials=parse_potentials(args.potentials),
         seed=args.seed,
     )
-    init = CuriosityPolicy.load(args.init) if args.init else None
-    taste = load_taste(args.taste) if args.taste else init.taste if init else None
-    world = World.open(args.world)
+    taste = load_taste(args.taste) if args.taste else None
+    plan = TrainingPlan(config, args.init, taste, args.practice, args.practice_iterations)
     settings = settings_of(args)
-    setup = Setup.from_settings(settings)
-    check_region(world, setup.region)
-    begin(
-        args.out, args.force, [p for p in (args.world, args.init, args.practice, args.taste) if p]
-    )
-    surrogate = Surrogate.load(args.practice) if args.practice else None
-    if surrogate and args.practice_iterations < 1:
-        raise ValueError(f"expected --practice-iterations >= 1, got {args.practice_iterations}")
-    warm_up(world.path, settings)
-    provenance = {
-        "made_by": "ppo",
-        "world": world.hash,
-        "settings": settings,
-        "init": str(args.init) if args.init else None,
-        "surrogate": hash_file(args.practice) if surrogate else None,
-    }
-    noise = world.passage_is_noise[world.windows(setup.context).document]
-
-    updates = config.iterations * config.episodes * setup.steps * setup.updates_per_step
-
-    def train(
-        out: Path, config: PPOConfig, practice: Surrogate | None, **start: Any
-    ) -> CuriosityPolicy:
-        shared = config.learners, dict(config.potentials), config.gamma, taste
-        env = (
-            make_practice_env(practice, world, *shared, **settings)
-            if practice
-            else make_vec_env(world, *shared, compile=worth_compiling(updates), **settings)
-        )
-        try:
-            return train_ppo(
-                env,
-                setup.steps,
-                out,
-                config,
-                Start(taste=taste, provenance=provenance, **start),
-                noise,
-                _teller("practice" if practice else "iteration", config.iterations),
-            )
-        finally:
-            env.close()
-
-    if surrogate:
-        print(f"practice in a surrogate, off by {json.dumps(surrogate.error)}")
-        # The leash holds to what practice started from, through both.
-        shape = init.network.config if init else CuriosityConfig(seed=config.seed)
-        anchor = starting_network(shape, init, config.sharpen)
-        rehearsal = replace(config, iterations=args.practice_iterations)
-        init = train(args.out / "practice", rehearsal, surrogate, init=init)
-        train(args.out, replace(config, sharpen=1.0), None, init=init, anchor=anchor)
-    else:
-        train(args.out, config, None, init=init)
+    inputs = [args.world, args.init, args.practice, args.taste]
+    begin(args.out, args.force, [place for place in inputs if place])
+    if args.practice:
+        error = Surrogate.load(args.practice).error
+        print(f"practice in a surrogate, off by {json.dumps(error)}")
+    train_policy(World.open(args.world), settings, plan, args.out, _Teller())
     print(f"{args.out}: trained on {config.iterations * config.episodes} episodes")
     return 0
 
 
-def _teller(label: str, total: int) -> Callable[[dict[str, float]], None]:
+class _Teller:
     """Prints a line per iteration, with an ETA."""
-    began = time.monotonic()
-    first: list[int] = []
 
-    def tell(figures: dict[str, float]) -> None:
+    def __init__(self) -> None:
+        self.part = ""
+        self.seconds: list[float] = []
+
+    def __call__(self, part: str, iterations: int, figures: Mapping[str, float]) -> None:
+        if part != self.part:
+            self.part, self.seconds = part, []
+        self.seconds.append(figures["seconds"])
         done = int(figures["iteration"])
-        first.append(done)
-        pace = (time.monotonic() - began) / (done - first[0] + 1)
+        left = (iterations - done) * sum(self.seconds) / len(self.seconds)
         print(
-            f"{label} {done}/{total}: return {figures['return']:.4f}, "
+            f"{part} {done}/{iterations}: return {figures['return']:.4f}, "
             f"{figures['steps_per_second']:.1f} steps/s, "
             f"{figures['learner_share']:.0%} of the time in the learner, "
-            f"{pace * (total - done) / 60:.1f} min left",
+            f"{left / 60:.1f} min left",
             flush=True,
         )
-
-    return tell

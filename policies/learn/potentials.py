@@ -153,4 +153,4 @@ class Shaped(gym.Wrapper[Any, Any, Any, Any]):
         env = self.env.unwrapped
         assert isinstance(env, TopicExpansionEnv)
         state = env.state()
-        return {k: w * POTENTIALS[k](env.table, state) for k, w in self.weights.items()}
+        return {k: w * POTENTIALS[k](env.stage.table, state) for k, w in self.weights.items()}

@@ -29,9 +29,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
+from kncl_env.settings import Settings
 from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.potentials import Weights, checked_potentials
+from policies.play.seeds import TRAINING
 from train_lm.checkpoint import claim_run
 from train_lm.files import hash_json, read_json, replacing, write_json
 
@@ -97,9 +99,6 @@ class PPOConfig:
                 f"expected episodes that {self.learners} learners share evenly, got {self.episodes}"
             )
 
-
-# Training episodes take their seeds from here on; evaluations play 0, 1, 2, ….
-FIRST_SEED = 1_000_000
 
 # What an environment says of a step; SB3 and Gymnasium leave its values open.
 Info = dict[str, Any]
@@ -358,8 +357,7 @@ def _iterate(model: MaskablePPO, steps: int, config: PPOConfig, iteration: int) 
     share = iteration / max(1, config.iterations)
     model.lr_schedule = _constant(config.learning_rate * (1 - 0.9 * share))
     # Seeds of this iteration: what comes next depends on nothing that a checkpoint does not hold.
-    # Far from the small seeds that evaluations play.
-    first = FIRST_SEED + (config.seed * config.iterations + iteration) * config.learners
+    first = TRAINING.first + (config.seed * config.iterations + iteration) * config.learners
     model.set_random_seed(first)
     model._last_obs = None  # SB3 resets the environments where there is no last observation
     model.num_timesteps = iteration * config.episodes * steps
@@ -393,6 +391,7 @@ def _figures(infos: list[Info], episodes: int, seconds: float, at_once: int) -> 
         "consolidations": float(np.mean([i["topic"] < 0 for i in infos])),
         "topics": float(len({i["topic"] for i in infos})),
         "steps_per_second": len(infos) / seconds,
+        "seconds": seconds,
     }
     for name in infos[0].get("shaping", {}):
         found[f"shaping/{name}"] = float(np.sum([i["shaping"][name] for i in infos])) / episodes
@@ -414,7 +413,9 @@ def _claim(out: Path, started: Mapping[str, object], init: CuriosityPolicy | Non
         weights = hash_json(
             {k: v.numpy().tobytes().hex() for k, v in init.network.state_dict().items()}
         )
-    claim_run(out, {**started, "init": weights})
+    # A setting that an older run does not know is what it is by default.
+    defaults = {"ppo": asdict(PPOConfig()), "settings": Settings().to_json()}
+    claim_run(out, {**started, "init": weights}, defaults if "settings" in started else None)
 
 
 def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, iteration: int) -> None:

@@ -1,8 +1,8 @@
 """Closes the loop: the policy decides what a larger model reads while that model trains.
 
 One episode of the environment with the larger model as its learner. Every few steps an exact
-snapshot is kept, so a run that is killed goes on from there and, on a CPU with as many threads, ends
-with the same bytes.
+snapshot is kept, so a run that is killed goes on from there and, on a CPU with as many threads,
+ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from train_lm.tokenizer import as_transformers
 
 SNAPSHOT = "checkpoint.safetensors"
 
+Line = dict[str, Any]  # of `metrics.jsonl`
+
 
 def run_closed_loop(
     world: World,
@@ -41,7 +43,7 @@ def run_closed_loop(
     *,
     seed: int = 0,
     save_every: int = 5,
-    on_step: Callable[[dict[str, Any]], None] = lambda _: None,
+    on_step: Callable[[Line], None] = lambda _: None,
 ) -> Path:
     """Let a policy train a model; goes on from the last checkpoint in `out`.
 
@@ -91,7 +93,7 @@ class _Loop:
         self.record: dict[str, Any] = {"topics": [], "passages": [], "over": False}
         self.record["select_before"] = self.learner.held_out_loss("select")
 
-    def go_on(self, save_every: int, on_step: Callable[[dict[str, Any]], None]) -> None:
+    def go_on(self, save_every: int, on_step: Callable[[Line], None]) -> None:
         self._restore()
         done = len(self.record["topics"])
         cut_metrics(self.out / "metrics.jsonl", done, "step")
@@ -106,7 +108,7 @@ class _Loop:
             on_step(line)
         writer.close()
 
-    def _step(self) -> dict[str, Any]:
+    def _step(self) -> Line:
         entropy = self._entropy()
         turn = self.episode.step()
         topic = int(turn.info["topic"])
@@ -186,7 +188,7 @@ def _events(folder: Path, done: int) -> Any:
     return SummaryWriter(str(folder), purge_step=done + 1)
 
 
-def _write_events(writer: Any, line: dict[str, Any]) -> None:
+def _write_events(writer: Any, line: Line) -> None:
     step = line["step"]
     for name, key in (
         ("held-out loss [bits per byte]", "loss"),

@@ -1,0 +1,140 @@
+"""Training a policy by reward: builds the environments that its settings ask for, and trains there.
+
+First, where there is a surrogate, in practice; then with real learners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from kncl_env.settings import Settings
+from kncl_env.stage import Stage, open_stage
+from kncl_env.surrogate import Surrogate
+from kncl_env.taste import Taste
+from kncl_env.vector import worth_compiling
+from kncl_env.world.world import World
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.learn.ppo import PPOConfig, Start, starting_network, train_ppo
+from policies.learn.vec_env import View, make_practice_env, make_vec_env
+from train_lm.files import hash_file
+
+PRACTICE = "practice"  # folder of the practice, inside of the run
+
+
+class Tell(Protocol):
+    """Told the figures of each iteration, with the part of the training and its length."""
+
+    def __call__(self, part: str, iterations: int, figures: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a policy is trained.
+
+    Attributes:
+        ppo: Of the training with real learners; its potentials shape the reward.
+        init: Directory of a policy to start from.
+        taste: What every episode reads; the policy keeps it. That of `init`, if None.
+        practice: File of a surrogate of the learner to begin in.
+        practice_iterations: Rollouts there.
+    """
+
+    ppo: PPOConfig
+    init: Path | None = None
+    taste: Taste | None = None
+    practice: Path | None = None
+    practice_iterations: int = 100
+
+    def __post_init__(self) -> None:
+        if self.practice is not None and self.practice_iterations < 1:
+            raise ValueError(f"expected practice_iterations >= 1, got {self.practice_iterations}")
+
+
+def train_policy(
+    world: World,
+    settings: Settings,
+    plan: TrainingPlan,
+    out: Path,
+    tell: Tell = lambda part, iterations, figures: None,
+) -> CuriosityPolicy:
+    """Train a policy; goes on after the last finished iteration in `out`.
+
+    Raises:
+        ValueError: The region is kept for measuring transfer, a damaged policy or surrogate, one
+            of another world or learner, or `out` holds a run with other settings.
+    """
+    check_region(world, settings.region)
+    init = CuriosityPolicy.load(plan.init) if plan.init else None
+    surrogate = Surrogate.load(plan.practice) if plan.practice else None
+    training = _Training(open_stage(world, settings), plan, init, tell)
+    if surrogate is None:
+        return training.run("iteration", out, plan.ppo, init)
+    # The leash holds to what practice started from, through both.
+    shape = init.network.config if init else CuriosityConfig(seed=plan.ppo.seed)
+    anchor = starting_network(shape, init, plan.ppo.sharpen)
+    rehearsal = replace(plan.ppo, iterations=plan.practice_iterations)
+    practised = training.run(PRACTICE, out / PRACTICE, rehearsal, init, practice=surrogate)
+    real = replace(plan.ppo, sharpen=1.0)
+    return training.run("iteration", out, real, practised, anchor=anchor)
+
+
+def check_region(world: World, region: str | None) -> None:
+    """Raises: ValueError where the world keeps the region for measuring transfer."""
+    if region in world.card["scenario"]["transfer_regions"]:
+        raise ValueError(
+            f"expected a region to train on, got {region!r}, which this world keeps for "
+            "measuring transfer: see scenario.transfer_regions in world.json"
+        )
+
+
+class _Training:
+    """What practice and the training after it share."""
+
+    def __init__(
+        self, stage: Stage, plan: TrainingPlan, init: CuriosityPolicy | None, tell: Tell
+    ) -> None:
+        self.stage, self.tell = stage, tell
+        self.taste = plan.taste or (init.taste if init else None)
+        self.provenance = {
+            "made_by": "ppo",
+            "world": stage.world.hash,
+            "settings": stage.settings.to_json(),
+            "init": str(plan.init) if plan.init else None,
+            "surrogate": hash_file(plan.practice) if plan.practice else None,
+        }
+        rules = stage.settings.rules
+        updates = plan.ppo.iterations * plan.ppo.episodes * rules.steps * rules.updates_per_step
+        self.compile = worth_compiling(updates)
+
+    def run(
+        self,
+        part: str,
+        out: Path,
+        config: PPOConfig,
+        init: CuriosityPolicy | None,
+        *,
+        practice: Surrogate | None = None,
+        anchor: CuriosityNetwork | None = None,
+    ) -> CuriosityPolicy:
+        stage = self.stage
+        view = View(dict(config.potentials), config.gamma, self.taste)
+        env = (
+            make_practice_env(practice, stage, config.learners, view)
+            if practice is not None
+            else make_vec_env(stage, config.learners, view, self.compile)
+        )
+        try:
+            return train_ppo(
+                env,
+                stage.settings.rules.steps,
+                out,
+                config,
+                Start(init, anchor, self.taste, self.provenance),
+                stage.world.passage_is_noise[stage.store.document],
+                lambda figures: self.tell(part, config.iterations, figures),
+            )
+        finally:
+            env.close()
