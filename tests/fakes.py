@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.env import EnvConfig, TopicExpansionEnv
-from kncl_env.reading_list import Reading
+from kncl_env.entry_points import topic_expansion
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.reading_list import ReadingList
+from kncl_env.settings import LearnerSettings, Rules, Settings
+from kncl_env.stage import Stage
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.graph import TopicGraph
+from kncl_env.world.world import World
+from policies.arms.registry import arm_of
+from policies.play.curves import Curve, CurveMeter
+from policies.play.episodes import play
+from policies.play.seeds import EVALUATION
 from train_lm.windows import TokenStore
 
 Ints = NDArray[np.int64]
@@ -66,11 +75,18 @@ class FakeLearner:
         for topic in self.topic_of_window[windows]:
             self.loss[topic] -= 0.1 * (self.loss[topic] - self.floor[topic])
 
-    def held_out_loss(self, split: str = "reward") -> float:
+    @property
+    def flops_per_token(self) -> float:
+        return 0.0
+
+    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
         return float(self.loss[self.target].mean())
 
     def probe(self, topics: Ints) -> NDArray[np.float64]:
         return self.loss[topics].copy()
+
+    def losses(self, windows: Ints) -> NDArray[np.float64]:
+        return self.loss[self.topic_of_window[windows]]
 
     def snapshot(self) -> Any:
         return self.loss.copy()
@@ -108,34 +124,60 @@ def table_of(n: int = 30, seed: int = 0, dimensions: int = 8) -> TopicTable:
     return TopicTable(ring(n), vectors.astype(np.float32), rng.integers(100, 1000, n))
 
 
+@dataclass(frozen=True)
+class FakeWorld:
+    """A world as far as an environment around a `FakeLearner` looks into it."""
+
+    titles: tuple[str, ...]
+    hash: str = "made up"
+
+
+RULES = Rules(slots=4, steps=10, updates_per_step=2)
+
+
+def fake_settings(rules: Rules = RULES) -> Settings:
+    """Rules with a learner of 32 tokens a window and four windows an update."""
+    return Settings(rules=rules, learner=LearnerSettings(model="xxs", batch=4))
+
+
 def fake_env(
     n: int = 30,
     seeds: tuple[int, ...] = (0,),
     target: tuple[int, ...] = (10, 11, 12),
     goal: bool = True,
-    config: EnvConfig | None = None,
+    rules: Rules = RULES,
     table: TopicTable | None = None,
-    **kwargs: Any,
+    render_mode: str | None = None,
 ) -> TopicExpansionEnv:
     """A whole environment around a `FakeLearner`: a step takes a fraction of a millisecond."""
     table = table or table_of(n)
-    per_topic, context = 4, 8
+    settings = fake_settings(rules)
+    per_topic, context = 4, settings.learner.context
     n_passages = n * per_topic
     starts = np.arange(n_passages + 1) * (4 * context + 1)
     tokens = np.zeros(starts[-1], dtype=np.uint16)
     store = TokenStore(tokens, starts, np.arange(n_passages) // per_topic, context)
-    learner = FakeLearner(store.document // per_topic, np.array(target), np.full(n, 0.5))
-    config = config or EnvConfig(slots=4, steps=10, updates_per_step=2, batch=4, context=context)
-    return TopicExpansionEnv(
+    topics = np.array(target)
+    stage = Stage(
+        world=cast(World, FakeWorld(tuple(f"Topic {i}" for i in range(n)))),
+        settings=settings,
         table=table,
         seeds=np.array(seeds),
-        learner=learner,
+        target=topics,
+        goal=Goal(table, topics) if goal else None,
         retriever=FakeRetriever(per_topic),
-        reading=Reading(store, config.replay),
-        target=np.array(target),
-        goal=Goal(table, np.array(target)) if goal else None,
+        reading_list=ReadingList(store, settings.reading.replay),
         reducible=1.0,
-        titles=tuple(f"Topic {i}" for i in range(n)),
-        config=config,
-        **kwargs,
     )
+    learner = FakeLearner(store.document // per_topic, topics, np.full(n, 0.5))
+    return TopicExpansionEnv(stage, learner, render_mode)
+
+
+def env_of(world: World, **settings: Any) -> TopicExpansionEnv:
+    """A real environment of a world, as `gym.make` gives it, without its wrappers."""
+    return topic_expansion(world, progress=False, **settings)
+
+
+def curve_of(env: TopicExpansionEnv, arm: str, seed: int) -> Curve:
+    """An arm's episode, as an evaluation plays it."""
+    return play(env, arm_of(arm), seed, EVALUATION.choices, CurveMeter()).measured

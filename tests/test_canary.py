@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import curve_of
 
-from kncl_env.stage import topic_expansion
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.settings import Settings
+from kncl_env.stage import open_stage
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
 from policies.learn.ppo import PPOConfig, train_ppo
-from policies.learn.vec_env import make_vec_env
-from policies.play.evaluation import play
+from policies.learn.vec_env import View, make_vec_env
 from policies.verdict.statistics import permutation_test
 
 SETTINGS = {
@@ -43,7 +45,8 @@ def noisy_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_a_trained_policy_beats_the_random_frontier_and_spends_less_on_noise(
     noisy_world: World, tmp_path: Path
 ) -> None:
-    env = make_vec_env(noisy_world, 2, **SETTINGS)
+    stage = open_stage(noisy_world, Settings.of(**SETTINGS))
+    env = make_vec_env(stage, 2, View())
     config = PPOConfig(
         iterations=12,
         episodes=6,
@@ -58,15 +61,15 @@ def test_a_trained_policy_beats_the_random_frontier_and_spends_less_on_noise(
     env.close()
 
     # Seeds that training never drew; every arm plays the same ones.
-    judge = topic_expansion(noisy_world, **SETTINGS)
+    judge = TopicExpansionEnv(stage, stage.learner())
     seeds = range(1000, 1006)
     runs = {
-        arm: [play(judge, noisy_world, arm, seed) for seed in seeds]
+        arm: [curve_of(judge, arm, seed) for seed in seeds]
         for arm in ("random", str(tmp_path / "policy"))
     }
     random, learned = runs.values()
-    test = [[run["test_after"] for run in arm] for arm in (learned, random)]
-    noise = [[run["noise_share"] for run in arm] for arm in (learned, random)]
+    test = [[run.test_after for run in arm] for arm in (learned, random)]
+    noise = [[run.noise_share for run in arm] for arm in (learned, random)]
     rng = np.random.default_rng(0)
     assert permutation_test(test[0], test[1], True, rng) < 0.05, test
     assert permutation_test(noise[0], noise[1], True, rng) < 0.05, noise

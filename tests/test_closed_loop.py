@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import curve_of, env_of
 from fork_server import ForkServer
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.snapshot import load_moment, save_moment
-from kncl_env.stage import topic_expansion
+from kncl_env.settings import Settings
+from kncl_env.snapshot import load_env_snapshot, save_env_snapshot
 from kncl_env.world.world import World
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.play.closed_loop import run_closed_loop
-from policies.play.evaluation import play
 from train_lm.curriculum import read_curriculum
 from train_lm.trainer import Trainer
 
@@ -57,38 +57,40 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_moment_from_a_file_goes_on_bit_for_bit_in_a_fresh_environment(
+def test_a_snapshot_from_a_file_goes_on_bit_for_bit_in_a_fresh_environment(
     small_world: World, tmp_path: Path
 ) -> None:
     def branch(env: TopicExpansionEnv) -> list[bytes]:
         seen: list[bytes] = []
-        for action in (1, env.config.slots, 0, 2):
+        for action in (1, env.rules.slots, 0, 2):
             observation, reward, _, _, _ = env.step(action)
             seen += [observation["candidates"].tobytes(), observation["context"].tobytes()]
             seen.append(np.float64(reward).tobytes())
         weights: Any = env.learner.snapshot()
         return [*seen, *(weights[k].numpy().tobytes() for k in sorted(weights))]
 
-    env, fresh = (topic_expansion(small_world, **SETTINGS) for _ in range(2))
+    env, fresh = (env_of(small_world, **SETTINGS) for _ in range(2))
     env.reset(seed=5)
-    for action in (0, 1, env.config.slots):
+    for action in (0, 1, env.rules.slots):
         env.step(action)
-    save_moment(tmp_path / "m.safetensors", env.snapshot(), {"kept": [1, 2]})
+    save_env_snapshot(tmp_path / "m.safetensors", env.snapshot(), {"kept": [1, 2]})
     fresh.reset(seed=6)
-    moment, about = load_moment(tmp_path / "m.safetensors", fresh)
-    observation = fresh.restore(moment)
+    snapshot, about = load_env_snapshot(tmp_path / "m.safetensors", fresh)
+    observation = fresh.restore(snapshot)
     assert about == {"kept": [1, 2]}
-    assert observation["candidates"].tobytes() == env.look()["candidates"].tobytes()
+    assert (
+        observation["candidates"].tobytes() == env.restore(env.snapshot())["candidates"].tobytes()
+    )
     assert branch(fresh) == branch(env)
 
 
-def test_the_first_moment_of_an_episode_survives_its_file_too(
+def test_the_first_snapshot_of_an_episode_survives_its_file_too(
     small_world: World, tmp_path: Path
 ) -> None:
-    env = topic_expansion(small_world, **SETTINGS)
+    env = env_of(small_world, **SETTINGS)
     observation, _ = env.reset(seed=5)
-    save_moment(tmp_path / "m.safetensors", env.snapshot(), {})
-    found = env.restore(load_moment(tmp_path / "m.safetensors", env)[0])
+    save_env_snapshot(tmp_path / "m.safetensors", env.snapshot(), {})
+    found = env.restore(load_env_snapshot(tmp_path / "m.safetensors", env)[0])
     assert found["candidates"].tobytes() == observation["candidates"].tobytes()
 
 
@@ -96,13 +98,13 @@ def test_what_a_policy_chose_is_what_an_evaluation_would_have_played(
     small_world: World, policy: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    run_closed_loop(small_world, policy, SETTINGS, out, seed=3)
-    record = play(topic_expansion(small_world, **SETTINGS), small_world, policy, 3)
+    run_closed_loop(small_world, policy, Settings.of(**SETTINGS), out, seed=3)
+    curve = curve_of(env_of(small_world, **SETTINGS), policy, 3)
     steps = [json.loads(x) for x in (out / "curriculum.jsonl").read_text().splitlines()[1:]]
-    assert [s["passages"] for s in steps] == record["passages"]
-    assert [line["topic"] for line in lines(out)] == record["topics"]
+    assert [s["passages"] for s in steps] == curve.passages
+    assert [line["topic"] for line in lines(out)] == curve.topics
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["select_after"] == pytest.approx(record["loss"][-1])
+    assert summary["select_after"] == pytest.approx(curve.loss[-1])
     assert summary["reward"] == pytest.approx(sum(line["reward"] for line in lines(out)))
 
 
@@ -140,7 +142,7 @@ def test_runs_killed_at_random_moments_end_with_the_same_bytes(
 ) -> None:
     needs = ("policies.play.closed_loop", "policies.cli.settings", "torch.utils.tensorboard")
     llama = "transformers.models.llama.modeling_llama"
-    topic_expansion(small_world, **SETTINGS)  # fills the cache
+    env_of(small_world, **SETTINGS)  # fills the cache
     with ForkServer("policies.cli.main", *needs, llama) as server:
         whole = tmp_path / "whole"
         assert server.wait(server.start(command(small_world, policy, whole))) == 0
@@ -201,19 +203,19 @@ def test_a_run_that_ended_early_names_its_last_checkpoint_and_goes_on_from_it(
     assert files(out) == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("fault", ["policy", "setting", "moment", "foreign", "steps"])
+@pytest.mark.parametrize("fault", ["policy", "setting", "snapshot", "foreign", "steps"])
 def test_what_cannot_run_is_one_clear_line(
     small_world: World, tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     argv = command(small_world, "rule", out)
-    if fault in ("setting", "moment"):
+    if fault in ("setting", "snapshot"):
         assert main(argv) == 0
     if fault == "policy":
         argv = command(small_world, "wisdom", out)
     elif fault == "setting":
         argv += ["--seed", "1"]
-    elif fault == "moment":
+    elif fault == "snapshot":
         file = out / "checkpoint.safetensors"
         file.write_bytes(file.read_bytes()[:900])
     elif fault == "steps":
@@ -228,7 +230,7 @@ def test_what_cannot_run_is_one_clear_line(
     expected = {
         "policy": "got 'wisdom'",
         "setting": "others (seed is 0 there, 1 here)",
-        "moment": "checkpoint.safetensors",
+        "snapshot": "checkpoint.safetensors",
         "foreign": "expected a new place",
         "steps": "save_every >= 1",
     }

@@ -12,8 +12,8 @@ from fakes import fake_env
 from gymnasium.utils.env_checker import check_env
 
 import kncl_env  # noqa: F401
-from kncl_env.env import EnvConfig
 from kncl_env.observation import CANDIDATE_FEATURES
+from kncl_env.settings import Rules
 from kncl_env.world.world import World
 
 REAL = {
@@ -41,7 +41,7 @@ def test_expanding_a_topic_moves_it_from_frontier_to_nucleus() -> None:
 def test_the_last_action_and_an_empty_slot_consolidate() -> None:
     env = fake_env()
     env.reset(seed=0)
-    for action in (env.config.slots, 2):
+    for action in (env.rules.slots, 2):
         env.episode.slots = env.episode.slots[:1]
         _, _, _, _, info = env.step(action)
         assert info["topic"] == -1
@@ -64,23 +64,23 @@ def test_rewards_telescope_to_the_share_of_the_reducible_loss() -> None:
     while not truncated:
         _, reward, _, truncated, info = env.step(0)
         total += float(reward)
-    assert total == pytest.approx((before - info["held_out_loss"]) / env.reducible)
+    assert total == pytest.approx((before - info["held_out_loss"]) / env.stage.reducible)
 
 
 def test_the_episode_is_truncated_when_the_token_budget_is_spent() -> None:
     env = fake_env()
     env.reset(seed=0)
-    ends = [env.step(0)[2:5] for _ in range(env.config.steps)]
+    ends = [env.step(0)[2:5] for _ in range(env.rules.steps)]
     assert [truncated for _, truncated, _ in ends] == [False] * 9 + [True]
     assert not any(terminated for terminated, _, _ in ends)
-    assert ends[-1][2]["tokens"] == env.config.tokens_per_episode
+    assert ends[-1][2]["tokens"] == env.settings.tokens_per_episode
     with pytest.raises(gym.error.ResetNeeded):
         env.step(0)
 
 
 def test_the_episode_terminates_when_the_frontier_is_empty() -> None:
-    config = EnvConfig(slots=2, steps=50, updates_per_step=2, batch=4, context=8)
-    env = fake_env(n=5, target=(3,), config=config)
+    rules = Rules(slots=2, steps=50, updates_per_step=2)
+    env = fake_env(n=5, target=(3,), rules=rules)
     env.reset(seed=0)
     terminated = truncated = False
     while not (terminated or truncated):
@@ -92,9 +92,9 @@ def test_the_episode_terminates_when_the_frontier_is_empty() -> None:
 
 
 def test_more_slots_than_the_frontier_has_topics_is_refused_with_both_numbers() -> None:
-    config = EnvConfig(slots=9, steps=5, updates_per_step=2, batch=4, context=8)
+    rules = Rules(slots=9, steps=5, updates_per_step=2)
     with pytest.raises(ValueError, match=r"at most 4 slots.*got 9"):
-        fake_env(config=config)
+        fake_env(rules=rules)
 
 
 def test_the_frontier_grows_only_from_solid_topics() -> None:
@@ -105,17 +105,17 @@ def test_the_frontier_grows_only_from_solid_topics() -> None:
     env.step(0)
     assert set(env.episode.nucleus.frontier.tolist()) == frontier_before - {new}
     for _ in range(8):
-        env.step(env.config.slots)
+        env.step(env.rules.slots)
     assert env.episode.nucleus.solid[new]
-    assert set(env.table.graph.around(new).tolist()) <= {
+    assert set(env.stage.table.graph.around(new).tolist()) <= {
         *env.episode.nucleus.frontier.tolist(),
         *env.episode.nucleus.members.tolist(),
     }
 
 
 def test_a_topic_without_a_reading_is_probed_before_its_expansion() -> None:
-    config = EnvConfig(slots=4, steps=10, updates_per_step=2, batch=4, context=8, probes=1)
-    env = fake_env(config=config)
+    rules = Rules(slots=4, steps=10, updates_per_step=2, probes=1)
+    env = fake_env(rules=rules)
     env.reset(seed=0)
     unprobed = int(np.flatnonzero(np.isnan(env.episode.measurements.probe[env.episode.slots]))[0])
     topic = int(env.episode.slots[unprobed])
@@ -130,15 +130,15 @@ def test_candidates_are_probed_again_so_that_trends_become_known() -> None:
     trend = CANDIDATE_FEATURES.index("trend_known")
     assert not observation["candidates"][:, trend].any()
     for _ in range(3):
-        observation = env.step(env.config.slots)[0]
+        observation = env.step(env.rules.slots)[0]
     assert observation["candidates"][:, trend].any()
 
 
 def test_a_spent_budget_changes_nothing() -> None:
     env = fake_env()
     env.reset(seed=0)
-    for _ in range(env.config.steps):
-        env.step(env.config.slots)
+    for _ in range(env.rules.steps):
+        env.step(env.rules.slots)
     with pytest.raises(gym.error.ResetNeeded):
         env.step(0)
     assert env.episode.nucleus.expanded == []
@@ -150,7 +150,9 @@ def test_replay_reads_passages_of_earlier_expansions() -> None:
     first = env.step(0)[4]["topic"]
     windows = env.step(0)[4]["windows"]
     topics = env.learner.topic_of_window[windows]
-    assert (topics == first).sum() == round(env.config.replay * env.config.windows_per_step)
+    assert (topics == first).sum() == round(
+        env.settings.reading.replay * env.settings.windows_per_step
+    )
 
 
 def test_an_episode_with_one_seed_is_the_same_twice() -> None:
@@ -214,7 +216,7 @@ def test_a_snapshot_restores_observation_reward_and_weights_bit_for_bit(
 
     def branch() -> list[bytes]:
         seen: list[bytes] = []
-        for action in (1, env.config.slots, 0):
+        for action in (1, env.rules.slots, 0):
             observation, reward, _, _, _ = env.step(action)
             seen += [observation["candidates"].tobytes(), observation["context"].tobytes()]
             seen.append(np.float64(reward).tobytes())
@@ -262,6 +264,6 @@ def test_the_nucleus_phase_is_done_once_and_found_again(
     monkeypatch.setattr(Trainer, "train", lambda *_: updates.append(1))
     second = make()
     assert updates == []
-    assert second.reducible == first.reducible
+    assert second.stage.reducible == first.stage.reducible
     a, b = first.learner.nucleated, second.learner.nucleated
     assert all((a[k] == b[k]).all() for k in a)

@@ -8,15 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import curve_of, env_of
 
 from kncl_env.observation import CANDIDATE_FEATURES
-from kncl_env.stage import topic_expansion
+from kncl_env.settings import Settings
 from kncl_env.world.world import World
-from policies.arms.baselines import BASELINES, reader_of
+from policies.arms.baselines import BASELINES
+from policies.arms.registry import arm_of
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.play import evaluation
-from policies.play.evaluation import evaluate, play
+from policies.play import episodes
+from policies.play.episodes import Playing
+from policies.play.evaluation import evaluate
+from policies.play.plan import Plan
+from policies.verdict.summary import Summary
 
 SETTINGS = {
     "nucleus_topics": 6,
@@ -31,9 +36,16 @@ SETTINGS = {
 OPTIONS = [part for k, v in SETTINGS.items() for part in (f"--{k.replace('_', '-')}", str(v))]
 
 
+def evaluated(
+    world: World, arms: list[str], seeds: int, out: Path, learners: int = 1, **settings: object
+) -> Summary:
+    plan = Plan(arms, seeds, learners=learners)
+    return evaluate(world, Settings.of(**(settings or SETTINGS)), plan, out)
+
+
 @pytest.fixture(scope="module")
 def env(small_world: World):  # type: ignore[no-untyped-def]
-    return topic_expansion(small_world, **SETTINGS)
+    return env_of(small_world, **SETTINGS)
 
 
 @pytest.fixture
@@ -43,26 +55,24 @@ def policy_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("arm", BASELINES)
-def test_every_baseline_spends_the_same_budget_from_the_same_start(
-    env, small_world: World, arm: str
-) -> None:
-    record = play(env, small_world, arm, 0)
-    assert record["tokens"] == [i * env.config.tokens_per_step for i in range(5)]
-    assert record["loss"][0] == pytest.approx(play(env, small_world, "uniform", 3)["loss"][0])
-    assert record["test_after"] != record["test_before"]
+def test_every_baseline_spends_the_same_budget_from_the_same_start(env, arm: str) -> None:
+    curve = curve_of(env, arm, 0)
+    assert curve.tokens == [i * env.settings.tokens_per_step for i in range(5)]
+    assert curve.loss[0] == pytest.approx(curve_of(env, "uniform", 3).loss[0])
+    assert curve.test_after != curve.test_before
 
 
-def test_an_episode_is_the_same_twice_and_differs_between_seeds(env, small_world: World) -> None:
-    a, b, c = (play(env, small_world, "random", seed) for seed in (1, 1, 2))
+def test_an_episode_is_the_same_twice_and_differs_between_seeds(env) -> None:
+    a, b, c = (curve_of(env, "random", seed) for seed in (1, 1, 2))
     assert a == b
-    assert a["topics"] != c["topics"]
+    assert a.topics != c.topics
 
 
 def test_the_goal_rule_takes_the_candidate_closest_to_the_goal(env) -> None:
     observation, _ = env.reset(seed=0)
     slots = env.episode.slots.copy()
     rows = observation["candidates"]
-    _, _, info, _ = reader_of("goal").act(env, observation, np.random.default_rng(0))
+    info = arm_of("goal").begin(env, np.random.default_rng(0)).act(observation).info
     column = CANDIDATE_FEATURES.index("goal_similarity")
     slot = int(rows[:, column].argmax())
     assert info["topic"] == slots[slot]
@@ -74,8 +84,8 @@ def test_the_oracle_reads_only_the_target_and_uniform_reads_every_region(
     read: dict[str, set[int]] = {}
     for arm in ("oracle", "uniform"):
         observation, _ = env.reset(seed=0)
-        _, _, info, _ = reader_of(arm).act(env, observation, np.random.default_rng(0))
-        passages = env.reading_store.document[info["windows"]]
+        info = arm_of(arm).begin(env, np.random.default_rng(0)).act(observation).info
+        passages = env.stage.store.document[info["windows"]]
         read[arm] = set(small_world.passage_topic[passages].tolist())
         assert (small_world.passage_split[passages] == 0).all()
     assert read["oracle"] <= set(small_world.target_topics().tolist())
@@ -85,15 +95,11 @@ def test_the_oracle_reads_only_the_target_and_uniform_reads_every_region(
 def test_no_arm_ever_trains_on_held_out_text(env, small_world: World) -> None:
     starts = np.load(small_world.path / "starts.npy")
     for arm in BASELINES:
-        observation, _ = env.reset(seed=4)
-        over = False
-        while not over:
-            _, over, info, observation = reader_of(arm).act(
-                env, observation, np.random.default_rng(1)
-            )
-            store = env.reading_store
-            assert (small_world.passage_split[store.document[info["windows"]]] == 0).all()
-            end = store.window_start[info["windows"]] + store.context
+        episode, store = Playing(env, arm_of(arm), 4, 7), env.stage.store
+        while not episode.over:
+            windows = episode.step().info["windows"]
+            assert (small_world.passage_split[store.document[windows]] == 0).all()
+            end = store.window_start[windows] + store.context
             last = np.searchsorted(starts, end, side="right") - 1
             assert (small_world.passage_split[last] == 0).all()
 
@@ -103,8 +109,8 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
 ) -> None:
     arms = ["uniform", "random", "oracle", str(policy_dir)]
     out = tmp_path / "run"
-    summary = evaluate(small_world, SETTINGS, arms, range(2), out, learners=1)
-    assert set(summary["arms"]) == {"uniform", "random", "oracle", "learned"}
+    summary = evaluated(small_world, arms, 2, out)
+    assert set(summary.arms) == {"uniform", "random", "oracle", "learned"}
     scores = json.loads((out / "scores.json").read_text())
     assert scores["world"] == small_world.hash
     assert scores["seeds"] == [0, 1]
@@ -118,33 +124,33 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
     assert (small_world.passage_split[steps[0]["passages"]] == 0).all()
     # The same evaluation again plays nothing; a lost episode alone is played again.
     played: list[tuple[str, int]] = []
-    real = evaluation.play
-    monkeypatch.setattr(
-        evaluation, "play", lambda *a: played.append((Path(a[2]).name, a[3])) or real(*a)
-    )
-    again = evaluate(small_world, SETTINGS, arms, range(2), out, learners=1)
+    real = episodes.play
+    monkeypatch.setattr(episodes, "play", lambda *a: played.append((a[1].name, a[2])) or real(*a))
+    again = evaluated(small_world, arms, 2, out)
     assert played == []
-    assert again["arms"] == summary["arms"]
-    next((out / "episodes").glob("random-*-1.json")).unlink()
-    assert evaluate(small_world, SETTINGS, arms, range(2), out, learners=1) == again
+    assert again == summary
+    lines = (out / "episodes.jsonl").read_text().splitlines(keepends=True)
+    lost = [i for i, line in enumerate(lines) if '"arm": "random"' in line and '"seed": 1' in line]
+    assert len(lost) == 1
+    del lines[lost[0]]
+    (out / "episodes.jsonl").write_text("".join(lines))
+    assert evaluated(small_world, arms, 2, out) == again
     assert played == [("random", 1)]
 
 
 def test_two_at_once_give_what_one_gives(small_world: World, tmp_path: Path) -> None:
     one, two = (
-        evaluate(
-            small_world, SETTINGS, ["uniform", "random"], range(2), tmp_path / str(n), learners=n
-        )
+        evaluated(small_world, ["uniform", "random"], 2, tmp_path / str(n), learners=n)
         for n in (1, 2)
     )
-    assert one["arms"] == two["arms"]
+    assert one.arms == two.arms
 
 
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
         (["random"], "expected uniform among"),
-        (["uniform", "nonsense"], "expected a policy directory or one of"),
+        (["uniform", "nonsense"], "expected a policy directory, an import path"),
         (["uniform", "uniform"], "different names"),
     ],
 )
@@ -152,23 +158,16 @@ def test_wrong_arms_are_refused_before_any_work(
     small_world: World, tmp_path: Path, arms: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate(small_world, SETTINGS, arms, range(1), tmp_path / "run", learners=1)
+        evaluated(small_world, arms, 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_evaluation_with_other_settings_is_not_mixed_in(
     small_world: World, tmp_path: Path
 ) -> None:
-    evaluate(small_world, SETTINGS, ["uniform"], range(1), tmp_path / "run", learners=1)
-    with pytest.raises(ValueError, match="got others"):
-        evaluate(
-            small_world,
-            {**SETTINGS, "steps": 3},
-            ["uniform"],
-            range(1),
-            tmp_path / "run",
-            learners=1,
-        )
+    evaluated(small_world, ["uniform"], 1, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"got others \(settings.steps is 4 there, 3 here\)"):
+        evaluated(small_world, ["uniform"], 1, tmp_path / "run", **{**SETTINGS, "steps": 3})
 
 
 def test_the_commands_tell_one_story(

@@ -11,7 +11,6 @@ import pytest
 from fakes import FakeLearner, corpus_of, fake_env, ring, table_of
 from numpy.typing import NDArray
 
-from kncl_env.env import EnvConfig
 from kncl_env.measurements import Measurements
 from kncl_env.network_measures import betti_1
 from kncl_env.observation import (
@@ -21,6 +20,7 @@ from kncl_env.observation import (
     observe,
     sums_over_rows,
 )
+from kncl_env.settings import Rules
 from kncl_env.topic_table import Goal, TopicTable, rank_of
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.corpus import Corpus
@@ -61,8 +61,8 @@ def test_a_path_walked_in_the_env_and_read_from_a_record_gives_the_same_arrays(
     world = build_world(corpus, tmp_path / "w", BuildConfig(vocab_size=300, passage_bytes=200))
     table = TopicTable.of(world)
     route = [0, 3, 4, 6, 9]
-    config = EnvConfig(slots=11, steps=8, updates_per_step=1, batch=2, context=8)
-    env = fake_env(n=12, seeds=(0,), config=config, table=table, target=(9,))
+    rules = Rules(slots=11, steps=8, updates_per_step=1)
+    env = fake_env(n=12, seeds=(0,), rules=rules, table=table, target=(9,))
     env.learner.__class__ = UnknownLearner
 
     walked = []
@@ -90,7 +90,7 @@ def test_the_env_itself_calls_the_same_observe() -> None:
     env = fake_env()
     observation, _ = env.reset(seed=4)
     for _ in range(4):
-        again = observe(env.table, env.state(), env.config.slots)
+        again = observe(env.stage.table, env.state(), env.rules.slots)
         assert np.array_equal(observation["candidates"], again["candidates"])
         assert np.array_equal(observation["context"], again["context"])
         observation = env.step(1)[0]

@@ -374,9 +374,11 @@ def test_a_leash_keeps_the_policy_near_to_its_start(tmp_path: Path) -> None:
 
 def test_the_figures_of_training_tell_what_was_paid_and_what_was_read(tmp_path: Path) -> None:
     def make() -> gym.Env:
-        return Shaped(Clocked(fake_env()), {"novelty": 0.5}, 0.95)
+        env = fake_env()
+        env.learner = ClockedLearner(env.learner)
+        return Shaped(Clocked(env), {"novelty": 0.5}, 0.95)
 
-    noise = np.arange(len(fake_env().reading_store)) % 2 == 0
+    noise = np.arange(len(fake_env().stage.store)) % 2 == 0
     told: list[dict[str, float]] = []
     config = PPOConfig(iterations=1, episodes=2, learners=1, epochs=1, batch=10, leash=0.1)
     train(tmp_path / "run", config, make, noise=noise, on_iteration=told.append)

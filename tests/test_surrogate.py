@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from test_evaluation import OPTIONS, SETTINGS
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.stage import topic_expansion
+from kncl_env.settings import Settings
+from kncl_env.stage import open_stage
 from kncl_env.surrogate import (
     Dynamics,
     Surrogate,
@@ -24,14 +25,14 @@ from kncl_env.surrogate import (
     surrogate_learner,
 )
 from kncl_env.topic_table import TopicTable
-from kncl_env.vector import side_by_side
 from kncl_env.world.world import World
-from policies.arms.baselines import BASELINES
+from policies.arms.registry import arm_of
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.ppo import PPOConfig, train_ppo
 from policies.learn.surrogate_fit import Recorded, errors, fit, gains
-from policies.play.recording import read_episodes, record
+from policies.play.episodes import Playing
+from policies.play.recording import RecordingPlan, read_episodes, record
 from policies.verdict.statistics import permutation_test
 
 N = 30
@@ -52,21 +53,18 @@ def surrogate_of(dynamics: Dynamics = TRUTH) -> Surrogate:
 
 def surrogate_env(surrogate: Surrogate, table: TopicTable, **kwargs: Any) -> TopicExpansionEnv:
     env = fake_env(seeds=(0, 10, 20), target=tuple(TARGET), table=table, **kwargs)
-    topic = env.reading_store.document // 4
-    env.learner = SurrogateLearner(surrogate, Transfer(table.graph, table.vectors), topic, 8)
-    return env
+    topic, context = env.stage.store.document // 4, env.stage.store.context
+    transfer = Transfer(table.graph, table.vectors)
+    return TopicExpansionEnv(env.stage, SurrogateLearner(surrogate, transfer, topic, context))
 
 
 def played(env: TopicExpansionEnv, arm: str, seed: int) -> dict[str, Any]:
     """An episode as a line of a recording, with every topic probed."""
-    rng = np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
-    steps, over = [], False
-    while not over:
-        _, over, info, observation = BASELINES[arm](env, observation, rng)
-        read, counts = np.unique(
-            env.reading_store.document[info["windows"]] // 4, return_counts=True
-        )
+    episode = Playing(env, arm_of(arm), seed, 7)
+    steps = []
+    while not episode.over:
+        info = episode.step().info
+        read, counts = np.unique(env.stage.store.document[info["windows"]] // 4, return_counts=True)
         probes = env.learner.probe(np.arange(N))
         steps.append(
             {
@@ -198,7 +196,7 @@ def test_practice_raises_the_return_in_the_surrogate(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def recorded(small_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recorded") / "f.jsonl"
-    argv = ["record", "--world", str(small_world.path), "--policy", "random", "uniform"]
+    argv = ["record", "--world", str(small_world.path), "--policies", "random,uniform"]
     assert main([*argv, "--episodes", "4", "--extra-probes", "5", "--out", str(out), *OPTIONS]) == 0
     return out
 
@@ -222,12 +220,12 @@ def test_a_recording_that_was_stopped_goes_on(
     lines = recorded.read_text().splitlines(keepends=True)
     cut = tmp_path / "cut.jsonl"
     cut.write_text("".join(lines[:5]) + lines[5][:50])
-    together = side_by_side(small_world, 4, **SETTINGS)
-    record(small_world, together, ["random", "uniform"], 4, cut, probes=5)
+    settings, plan = Settings.of(**SETTINGS), RecordingPlan(["random", "uniform"], 4, probes=5)
+    record(small_world, settings, plan, cut)
     assert cut.read_bytes() == recorded.read_bytes()
-    other = side_by_side(small_world, 1, **{**SETTINGS, "steps": 3})
-    with pytest.raises(ValueError, match="others: name another"):
-        record(small_world, other, ["random"], 1, cut)
+    other = Settings.of(**{**SETTINGS, "steps": 3})
+    with pytest.raises(ValueError, match=r"others \(settings.steps is 4 there, 3 here\)"):
+        record(small_world, other, RecordingPlan(["random"], 1), cut)
 
 
 def test_practice_in_a_fitted_surrogate_then_real_learners_resumes_to_the_same_bytes(
@@ -265,9 +263,9 @@ def _stop_after_first_write(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_surrogate_of_another_learner_is_refused(small_world: World) -> None:
-    env = topic_expansion(small_world, **SETTINGS)
+    stage = open_stage(small_world, Settings.of(**SETTINGS))
     other = surrogate_of()
     with pytest.raises(ValueError, match="expected a surrogate of world"):
-        surrogate_learner(other, env)
-    with pytest.raises(ValueError, match="the same model, learning_rate"):
-        surrogate_learner(replace(other, world=small_world.hash), env)
+        surrogate_learner(other, stage)
+    with pytest.raises(ValueError, match="model xs there, xxs here"):
+        surrogate_learner(replace(other, world=small_world.hash), stage)

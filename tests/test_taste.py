@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from fakes import corpus_of, fake_env
+from fakes import corpus_of, curve_of, env_of, fake_env
 
 import kncl_env  # noqa: F401
 from kncl_env import passage_traits
@@ -26,18 +27,17 @@ from kncl_env.passage_traits import (
     text_traits,
 )
 from kncl_env.retrieval import NeighbourhoodRetriever
-from kncl_env.snapshot import load_moment, save_moment
-from kncl_env.stage import topic_expansion
+from kncl_env.settings import Settings
+from kncl_env.snapshot import load_env_snapshot, save_env_snapshot
+from kncl_env.stage import open_stage
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
-from kncl_env.vector import side_by_side
 from kncl_env.world.world import World
-from policies.arms.baselines import reader_of
+from policies.arms.registry import arm_of
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.learn.tasting import SHARES, fit_worth, held_out_r2, learn_taste
-from policies.learn.vec_env import make_vec_env
-from policies.play.evaluation import play
+from policies.learn.tasting import SHARES, TastingPlan, fit_worth, held_out_r2, learn_taste
+from policies.learn.vec_env import View, make_vec_env
 from train_lm.tokenizer import bytes_per_token
 
 SETTINGS = {
@@ -191,15 +191,15 @@ def test_a_neighbourhood_is_filled_with_what_is_liked(small_world: World) -> Non
 
 
 def test_an_episode_reads_to_its_taste_and_the_next_one_anything(small_world: World) -> None:
-    env = topic_expansion(small_world, **SETTINGS)
+    env = env_of(small_world, **SETTINGS)
     choosy = taste("unigram_loss", least=True)
-    likes = env.retriever.likes(choosy)  # type: ignore[attr-defined]
-    consolidate = env.config.slots
+    likes = env.stage.retriever.likes(choosy)  # type: ignore[attr-defined]
+    consolidate = env.rules.slots
 
     def read(options: dict[str, Any] | None) -> set[int]:
         env.reset(seed=3, options=options)
         windows = [env.step(action)[4]["windows"] for action in (0, 1, consolidate, 2)]
-        return set(env.reading_store.document[np.concatenate(windows)].tolist())
+        return set(env.stage.store.document[np.concatenate(windows)].tolist())
 
     assert likes[sorted(read({"taste": choosy}))].all()
     assert not likes[sorted(read(None))].all()
@@ -209,8 +209,8 @@ def test_an_episode_reads_to_its_taste_and_the_next_one_anything(small_world: Wo
 def test_little_to_its_taste_is_no_reason_to_read_it_again_and_again() -> None:
     env = fake_env()  # whose retriever likes one passage of four windows
     env.reset(seed=0, options={"taste": taste("unigram_loss")})
-    *_, info = env.step(env.config.slots)
-    assert len(np.unique(info["windows"])) == env.config.windows_per_step == 8
+    *_, info = env.step(env.rules.slots)
+    assert len(np.unique(info["windows"])) == env.settings.windows_per_step == 8
 
 
 @pytest.mark.parametrize(
@@ -225,37 +225,40 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message:
         fake_env().reset(seed=0, options=options)
 
 
-def test_a_moment_keeps_its_taste_in_memory_and_on_file(small_world: World, tmp_path: Path) -> None:
+def test_a_snapshot_keeps_its_taste_in_memory_and_on_file(
+    small_world: World, tmp_path: Path
+) -> None:
     def rest(env: Any) -> list[bytes]:
-        return [env.step(a)[4]["windows"].tobytes() for a in (1, env.config.slots, 0)]
+        return [env.step(a)[4]["windows"].tobytes() for a in (1, env.rules.slots, 0)]
 
-    env, other = (topic_expansion(small_world, **SETTINGS) for _ in range(2))
+    env, other = (env_of(small_world, **SETTINGS) for _ in range(2))
     env.reset(seed=5, options={"taste": taste("bigram_gain")})
     env.step(0)
-    moment = env.snapshot()
-    save_moment(tmp_path / "m.safetensors", moment, {})
+    snapshot = env.snapshot()
+    save_env_snapshot(tmp_path / "m.safetensors", snapshot, {})
     expected = rest(env)
     env.reset(seed=9)
-    env.restore(moment)
+    env.restore(snapshot)
     assert rest(env) == expected
     other.reset(seed=6)
-    other.restore(load_moment(tmp_path / "m.safetensors", other)[0])
+    other.restore(load_env_snapshot(tmp_path / "m.safetensors", other)[0])
     assert rest(other) == expected
-    # And a moment without a taste is not given one.
-    plain = topic_expansion(small_world, **SETTINGS)
+    # And a snapshot without a taste is not given one.
+    plain = env_of(small_world, **SETTINGS)
     plain.reset(seed=5)
-    save_moment(tmp_path / "p.safetensors", plain.snapshot(), {})
+    save_env_snapshot(tmp_path / "p.safetensors", plain.snapshot(), {})
     other.reset(seed=5, options={"taste": taste("bigram_gain")})
-    assert load_moment(tmp_path / "p.safetensors", other)[0].episode.taste is None
+    assert load_env_snapshot(tmp_path / "p.safetensors", other)[0].episode.taste is None
 
 
 def test_episodes_that_follow_by_themselves_keep_the_taste(small_world: World) -> None:
     choosy = taste("unigram_loss", least=True)
     likes = NeighbourhoodRetriever(small_world, breadth=1).likes(choosy)
-    vec = make_vec_env(small_world, 2, taste=choosy, **SETTINGS)
+    stage = open_stage(small_world, Settings.of(**SETTINGS))
+    vec = make_vec_env(stage, 2, View(taste=choosy))
     vec.seed(0)
     vec.reset()
-    store = vec.get_attr("unwrapped")[0].reading_store
+    store = stage.store
     for _ in range(SETTINGS["steps"] + 2):  # type: ignore[operator]
         infos = vec.step(np.array([0, 1]))[3]
         assert all(likes[store.document[info["windows"]]].all() for info in infos)
@@ -264,8 +267,7 @@ def test_episodes_that_follow_by_themselves_keep_the_taste(small_world: World) -
     many.reset(seed=0, options={"taste": choosy})
     for _ in range(SETTINGS["steps"] + 3):  # type: ignore[operator]
         infos = many.step(np.array([0, 1]))[4]
-        if "windows" in infos:
-            assert all(likes[store.document[w]].all() for w in infos["windows"] if w is not None)
+        assert all(likes[store.document[w[w >= 0]]].all() for w in infos["windows"])
 
 
 # -- on file ---------------------------------------------------------------------------------------
@@ -279,29 +281,28 @@ def test_a_policy_keeps_its_taste_and_lends_it_to_baselines(
     CuriosityPolicy(network, taste=choosy).save(tmp_path / "p")
     CuriosityPolicy(network).save(tmp_path / "q")
     assert CuriosityPolicy.load(tmp_path / "p").taste == choosy
-    assert reader_of(str(tmp_path / "q")).taste is None
-    found = reader_of(f"random+{tmp_path / 'p'}")
+    assert arm_of(str(tmp_path / "q")).taste is None
+    found = arm_of(f"random+{tmp_path / 'p'}")
     assert (found.name, found.taste) == ("random+p", choosy)
-    env = topic_expansion(small_world, **SETTINGS)
-    likes = env.retriever.likes(choosy)  # type: ignore[attr-defined]
+    env = env_of(small_world, **SETTINGS)
+    likes = env.stage.retriever.likes(choosy)  # type: ignore[attr-defined]
     for arm in ("p", "random+{}/p", "uniform+{}/p", "oracle+{}/p"):
         name = arm.format(tmp_path) if "+" in arm else str(tmp_path / arm)
-        record = play(env, small_world, name, 0)
-        assert all(likes[step].all() for step in record["passages"])
-    bare = play(env, small_world, "uniform", 0)  # the same environment, not the same draws
-    assert not all(likes[step].all() for step in bare["passages"])
+        assert all(likes[step].all() for step in curve_of(env, name, 0).passages)
+    bare = curve_of(env, "uniform", 0)  # the same environment, not the same draws
+    assert not all(likes[step].all() for step in bare.passages)
     with pytest.raises(ValueError, match="a policy with a taste"):
-        reader_of(f"random+{tmp_path / 'q'}")
+        arm_of(f"random+{tmp_path / 'q'}")
     with pytest.raises(ValueError, match=r"alone or with the taste .* got 'wisdom\+x'"):
-        reader_of("wisdom+x")
+        arm_of("wisdom+x")
     with pytest.raises(FileNotFoundError, match="expected a taste at"):
-        reader_of(f"random+{tmp_path / 'nowhere.json'}")
+        arm_of(f"random+{tmp_path / 'nowhere.json'}")
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="another kind of file"):
-        reader_of(f"random+{tmp_path / 'other.json'}")
+        arm_of(f"random+{tmp_path / 'other.json'}")
     (tmp_path / "odd.json").write_text('{"format": "kncl-taste", "taste": {"share": 1}}')
     with pytest.raises(ValueError, match=r"worth and share, got something else \(in .*odd.json"):
-        reader_of(f"random+{tmp_path / 'odd.json'}")
+        arm_of(f"random+{tmp_path / 'odd.json'}")
 
 
 def test_arms_of_one_name_and_another_taste_or_training_are_told_apart(tmp_path: Path) -> None:
@@ -317,8 +318,7 @@ def test_arms_of_one_name_and_another_taste_or_training_are_told_apart(tmp_path:
         made("d", 0, taste("bigram_gain")),
     ]
     arms = ["random", *places, f"random+{places[2]}", f"random+{places[3]}"]
-    assert len({reader_of(arm).digest for arm in arms}) == len(arms)
-    assert reader_of("random").digest == "base"
+    assert len({arm_of(arm).digest for arm in arms}) == len(arms)
 
 
 def test_force_does_not_take_a_borrowed_taste_with_it(small_world: World, tmp_path: Path) -> None:
@@ -334,11 +334,11 @@ def test_force_does_not_take_a_borrowed_taste_with_it(small_world: World, tmp_pa
 
 
 def test_a_taste_that_likes_none_of_what_an_arm_draws_is_an_error(small_world: World) -> None:
-    env = topic_expansion(small_world, **SETTINGS)
-    env.retriever.own = lambda topic, taste=None: np.zeros(0, dtype=np.int64)  # type: ignore[attr-defined]
-    observation, _ = env.reset(seed=0, options={"taste": taste("bigram_gain")})
+    env = env_of(small_world, **SETTINGS)
+    env.stage.retriever.own = lambda topic, taste=None: np.zeros(0, dtype=np.int64)  # type: ignore[attr-defined]
+    env.reset(seed=0, options={"taste": taste("bigram_gain")})
     with pytest.raises(ValueError, match="expected passages to the taste"):
-        reader_of("oracle").act(env, observation, np.random.default_rng(0))
+        arm_of("oracle").begin(env, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -386,8 +386,8 @@ def test_a_worth_is_found_again_in_rewards_with_noise() -> None:
 
 
 def test_tasting_goes_on_where_it_was_stopped(noisy_world: World, tmp_path: Path) -> None:
-    together = side_by_side(noisy_world, 2, **SETTINGS)
-    learn = partial(learn_taste, noisy_world, together, episodes=4, trials=1)
+    settings, plan = Settings.of(**SETTINGS), TastingPlan(episodes=4, trials=1, learners=2)
+    learn = partial(learn_taste, noisy_world, settings)
     seen: list[int] = []
 
     def stop() -> None:
@@ -395,23 +395,23 @@ def test_tasting_goes_on_where_it_was_stopped(noisy_world: World, tmp_path: Path
         if len(seen) == 6:
             raise KeyboardInterrupt
 
-    whole = learn(tmp_path / "whole.json")
+    whole = learn(plan, tmp_path / "whole.json")
     with pytest.raises(KeyboardInterrupt):
-        learn(tmp_path / "t.json", on_episode=stop)
+        learn(plan, tmp_path / "t.json", on_episode=stop)
     assert not (tmp_path / "t.json").exists()
     journal = tmp_path / "t.json.episodes.jsonl"
-    journal.write_text(journal.read_text() + '{"what": "taste 3", "rew')
+    journal.write_text(journal.read_text() + '{"arm": "random", "rew')
     seen.clear()
-    assert learn(tmp_path / "t.json", on_episode=lambda: seen.append(1)) == whole
+    assert learn(plan, tmp_path / "t.json", on_episode=lambda: seen.append(1)) == whole
     assert len(seen) == 4 + len(SHARES)
     assert (tmp_path / "t.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
-    with pytest.raises(ValueError, match="of this world and these settings"):
-        learn(tmp_path / "t.json", seed=1)
+    with pytest.raises(ValueError, match="seed is 0 there, 1 here"):
+        learn(replace(plan, seed=1), tmp_path / "t.json")
     # A run that was stopped before its first whole line has lost nothing.
     (tmp_path / "v.json.episodes.jsonl").write_text('{"format": "kn')
-    assert learn(tmp_path / "v.json") == whole
+    assert learn(plan, tmp_path / "v.json") == whole
     with pytest.raises(ValueError, match="at least 4 episodes and 1 trial, got 3 and 1"):
-        learn(tmp_path / "u.json", episodes=3)
+        TastingPlan(episodes=3, trials=1)
 
 
 def test_a_taste_from_the_command_line_is_trained_with_and_told_of(
@@ -424,7 +424,7 @@ def test_a_taste_from_the_command_line_is_trained_with_and_told_of(
     printed = capsys.readouterr().out
     card = json.loads(place.read_text())
     assert f"reads the best {card['taste']['share']:.0%}, {card['tokens']:,} tokens" in printed
-    assert card["tokens"] == (4 + len(SHARES)) * 4 * 4 * card["settings"]["context"]
+    assert card["tokens"] == (4 + len(SHARES)) * 4 * 4 * 32
     train = ["train", *world, "--out", str(policy), "--iterations", "1", "--episodes", "2"]
     assert main([*train, "--learners", "2", "--taste", str(place), *OPTIONS]) == 0
     assert CuriosityPolicy.load(policy).taste == Taste.from_json(card["taste"], place)
@@ -444,15 +444,12 @@ def test_a_taste_from_the_command_line_is_trained_with_and_told_of(
 @pytest.mark.slow
 def test_reward_teaches_to_leave_out_junk(noisy_world: World, tmp_path: Path) -> None:
     """The canary: nobody tells what is junk, and less of it is read."""
-    settings = SETTINGS | {"nucleus_updates": 150, "steps": 12, "updates_per_step": 3}
-    settings |= {"learning_rate": 6e-3, "breadth": 64}
-    together = side_by_side(noisy_world, 4, **settings)
-    found = learn_taste(noisy_world, together, tmp_path / "t.json", episodes=16, trials=2)
-    env = topic_expansion(noisy_world, **settings)
+    flat = SETTINGS | {"nucleus_updates": 150, "steps": 12, "updates_per_step": 3}
+    flat |= {"learning_rate": 6e-3, "breadth": 64}
+    plan = TastingPlan(episodes=16, trials=2)
+    found = learn_taste(noisy_world, Settings.of(**flat), plan, tmp_path / "t.json")
+    env = env_of(noisy_world, **flat)
     arms = ("random", f"random+{tmp_path / 't.json'}")
-    junk = [
-        np.mean([play(env, noisy_world, arm, seed)["noise_share"] for seed in range(3)])
-        for arm in arms
-    ]
+    junk = [np.mean([curve_of(env, arm, seed).noise_share for seed in range(3)]) for arm in arms]
     assert found["reward_r2"] > 0
     assert junk[1] < 0.7 * junk[0], junk

@@ -10,10 +10,12 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import kncl_env  # noqa: F401  # registers the id
-from kncl_env.stage import topic_expansion
-from kncl_env.vector import TopicExpansionVectorEnv, side_by_side, topic_expansions
+from kncl_env.entry_points import topic_expansion, topic_expansions
+from kncl_env.settings import Settings
+from kncl_env.stage import open_stage
+from kncl_env.vector import TopicExpansionVectorEnv, side_by_side
 from kncl_env.world.world import World
-from policies.learn.vec_env import BudgetEnds, make_vec_env
+from policies.learn.vec_env import BudgetEnds, View, make_vec_env
 
 SETTINGS: dict[str, Any] = {
     "model": "xxs",
@@ -76,12 +78,6 @@ def test_a_member_whose_episode_ended_is_reset_by_the_next_step(small_world: Wor
     assert info["tokens"].tolist() == [0, 0]
 
 
-def test_each_member_can_have_a_learner_of_its_own(small_world: World) -> None:
-    together = side_by_side(small_world, 2, learner_seeds=[0, 1], **SETTINGS)
-    first, second = together.each(lambda i: together.envs[i].reset(seed=0)[1]["held_out_loss"])
-    assert first != second
-
-
 def test_one_members_error_is_raised_and_the_others_end(small_world: World) -> None:
     env = topic_expansions(small_world, 2, **SETTINGS)
     env.reset(seed=0)
@@ -89,13 +85,14 @@ def test_one_members_error_is_raised_and_the_others_end(small_world: World) -> N
         env.step(np.array([9, 0]))
     with pytest.raises(ValueError, match="expected 2 actions, got 1"):
         env.step(np.array([0]))
-    with pytest.raises(ValueError, match="one per environment"):
-        side_by_side(small_world, 2, learner_seeds=[0], **SETTINGS)
+    with pytest.raises(ValueError, match="at least one environment, got 0"):
+        topic_expansions(small_world, 0, **SETTINGS)
 
 
 def test_sb3_sees_the_members_that_its_own_vector_of_them_would_show(small_world: World) -> None:
-    ours = make_vec_env(small_world, 2, **SETTINGS)
-    alone = side_by_side(small_world, 2, **SETTINGS)
+    stage = open_stage(small_world, Settings.of(**SETTINGS))
+    ours = make_vec_env(stage, 2, View())
+    alone = side_by_side(stage, 2)
     one_by_one = DummyVecEnv([lambda env=env: BudgetEnds(env) for env in alone.envs])
     for env in (ours, one_by_one):
         env.seed(3)
