@@ -472,22 +472,28 @@ def test_a_journal_of_an_earlier_release_is_taken_up(tmp_path: Path) -> None:
 
 
 def test_a_root_that_comes_in_the_end_leaves_no_failure(tmp_path: Path) -> None:
-    for name, done in (("open", set()), ("done", {"w"})):
-        journal = journal_of(tmp_path / name)
-        for walk in ("w", "other"):
-            journal.begin(walk, 0.0)
-            journal.failure(Failure(walk, "Root", "missing", "not yet"))
-        journal.visit("w", Visit("Root", None))
-        later = Failure("w", "X", "timeout", "late")
-        journal.failure(later)
-        expected = [Failure("other", "Root", "missing", "not yet"), later]
-        assert journal.failures == expected
-        # As a kill leaves it, and as a clean end leaves it.
-        for _ in range(2):
-            again = Journal(tmp_path / name, {"depth": 3}, done=done)
-            assert again.failures == expected
-            again.close()
-        journal.close()
+    journal = journal_of(tmp_path / "j")
+    for walk in ("w", "other"):
+        journal.begin(walk, 0.0)
+        journal.failure(Failure(walk, "Root", "missing", "not yet"))
+    journal.visit("w", Visit("Root", None))
+    later = Failure("w", "X", "timeout", "late")
+    journal.failure(later)
+    left = {Failure("other", "Root", "missing", "not yet"), later}
+    assert set(journal.failures) == left
+    killed = (tmp_path / "j").read_bytes()
+    journal.close()
+    assert killed.count(b"not yet") == 2
+    assert (tmp_path / "j").read_bytes().count(b"not yet") == 1
+    for number, done in enumerate(((), ("w",))):
+        file = tmp_path / f"killed {number}"
+        file.write_bytes(killed)
+        again = Journal(file, {"depth": 3}, done=done)
+        again.close()
+        assert set(again.failures) == left
+        assert all(
+            log.failures == [f for f in left if f.walk == w] for w, log in again.walks.items()
+        )
 
 
 def test_walks_that_reached_their_file_leave_the_journal_but_failures_stay(tmp_path: Path) -> None:
