@@ -76,6 +76,7 @@ class MisbehavingServer:
         self.per_answer = per_answer
         self.disambiguations = set(disambiguations)
         self.namespaces = dict(namespaces or {})
+        self.variants: dict[str, str] = {}  # titles in another script, converted on request only
         self.arrivals: list[Arrival] = []
         self.bytes_sent: dict[str, int] = {}  # of a huge answer, by title
         self.foreign = "http://localhost:9/"  # where the fault `foreign` redirects to
@@ -157,7 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
                 "batchcomplete": True,
                 "query": {"rightsinfo": {"text": text, "url": url}},
             }
-        title, redirects = self._resolve(query.get("titles", ""))
+        asked = query.get("titles", "")
+        if query.get("converttitles"):
+            asked = self.wiki.variants.get(asked, asked)
+        title, redirects = self._resolve(asked)
         if query.get("generator") == "links":
             return self._links(title, int(query.get("gplcontinue", "0")))
         found: dict[str, Any] = {"pages": [self._page(title)]}

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -275,6 +277,17 @@ def test_bad_options_end_in_one_line_and_without_a_request(
     assert expected in lines[0]
     assert ring.arrivals == []
     assert not (tmp_path / "f.jsonl").exists()
+
+
+def test_every_option_says_what_it_means_and_its_default() -> None:
+    from rabbit_holes.live.cli import add_collect_parser
+
+    verbs = argparse.ArgumentParser().add_subparsers()
+    add_collect_parser(verbs)
+    parser = verbs.choices["collect"]
+    assert str(parser.epilog).startswith("Example: rabbit-holes collect --seed ")
+    for action in parser._actions[1:]:
+        assert re.search(r".{10}(\(.+\)|required)", str(action.help)), action.option_strings
 
 
 def test_seeds_that_lead_nowhere_are_named_once_and_asked_for_once_a_run(
@@ -797,8 +810,6 @@ def test_a_real_wiki_is_walked_whole(loopback_wiki: Any, tmp_path: Path) -> None
 
 def expected_links(pages: dict[str, str], title: str) -> tuple[str, ...]:
     """The articles that a page links to, read from the wikitext that was imported."""
-    import re
-
     from mediawiki import resolve
 
     links = set()

@@ -224,6 +224,16 @@ def test_a_title_goes_out_as_given_and_comes_back_as_the_wiki_writes_it(
         assert [arrival.title for arrival in server.arrivals] == [typed]
 
 
+def test_a_title_in_the_other_script_of_a_language_leads_to_the_page() -> None:
+    with MisbehavingServer({"计算机": []}).running() as server:
+        server.variants = {"計算機": "计算机"}
+        wiki = client(server)
+        head = wiki.fetch_head("計算機")
+        wiki.close()
+    assert isinstance(head, Page)
+    assert head.title == "计算机"
+
+
 def test_pages_of_other_namespaces_are_no_articles_and_the_wiki_names_the_namespace() -> None:
     graph = {"A": ["კატეგორია:A", "Dune: Part Two"], "Dune: Part Two": [], "კატეგორია:A": []}
     namespaces = {"კატეგორია": 14, "Talk": 1, "Special": -1}

@@ -317,7 +317,7 @@ def _bar(walks: int) -> Iterator[Callable[[Progress], None]]:
             )
             if progress.held > 1:
                 note += f", waiting {progress.held:.0f} s"
-            bars.update(task, completed=progress.walks_done, note=note)
+            bars.update(task, completed=progress.walks, note=note)
 
         yield show
 

@@ -167,8 +167,7 @@ class _Run:
 
     def _progress(self) -> Progress:
         return Progress(
-            walks=self.settings.walks,
-            walks_done=len(self.writer.ids),
+            walks=len(self.writer.ids),
             visits=self.visits,
             failures=len(self.journal.failures),
             requests=self.gate.passed,

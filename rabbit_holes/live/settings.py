@@ -79,8 +79,7 @@ class CollectionSettings:
 class Progress:
     """How far a collection is; the numbers of requests and pages are of this run alone."""
 
-    walks: int
-    walks_done: int
+    walks: int  # that are in their file
     visits: int
     failures: int
     requests: int

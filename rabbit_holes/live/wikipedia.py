@@ -127,7 +127,7 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         if "|" in title or not title.strip():  # to the API a list of titles
             return Absent(title, "invalid_title", "no title is empty or holds |")
         wanted: dict[str, Any] = {"action": "query", "titles": title, "prop": "info|pageprops"}
-        wanted |= _MARKS
+        wanted |= {**_MARKS, "converttitles": 1}  # from the script it is written in to the wiki's
         if self.needs_text:
             wanted["prop"] += "|extracts"
             wanted |= {"exintro": 1, "explaintext": 1, "exlimit": 1}
