@@ -39,6 +39,7 @@ class Visit:
         offered: Titles of the links the page offered, in reading order where known; empty where
             they were not recorded.
         text: Lead text of the page, on request.
+        disambiguation: Whether the wiki marks the page as a list of what its title may mean.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Visit:
     revision_id: int | None = None
     offered: tuple[str, ...] = ()
     text: str | None = None
+    disambiguation: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.title, str) or not self.title.strip():
@@ -64,6 +66,8 @@ class Visit:
             raise ValueError(f"expected offered as a tuple of titles, got {self.offered!r}")
         if self.text is not None and not isinstance(self.text, str):
             raise ValueError(f"expected text as a string, got {self.text!r}")
+        if not isinstance(self.disambiguation, bool):
+            raise ValueError(f"expected disambiguation as a bool, got {self.disambiguation!r}")
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their default; the root's `parent` is left out."""
@@ -74,6 +78,8 @@ class Visit:
                 record[name] = value
         if self.offered:
             record["offered"] = list(self.offered)
+        if self.disambiguation:
+            record["disambiguation"] = True
         return record
 
     @classmethod
@@ -392,9 +398,9 @@ def _begins_a_path(line: bytes) -> bool:
 
 def _parse_line(line: bytes) -> Path:
     try:
-        record = json.loads(line.decode())
+        record = json.loads(line.decode("utf-8-sig"))  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"expected UTF-8, got byte {line[error.start]:#04x}") from None
+        raise ValueError(f"expected UTF-8, got byte {error.object[error.start]:#04x}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"expected one JSON object per line, got {error}") from None
     except RecursionError:

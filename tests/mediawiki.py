@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.request
@@ -52,6 +53,8 @@ AWKWARD_TITLES = (
     "Zero (0)",
     "Éclair ☕ 🦉",
 )
+# Unicode has had capitals for these letters since 2018, which Georgian does not begin words with.
+GEORGIAN = ("საქართველო", "თბილისი", "ქართული ანბანი")
 MERCURIES = ("Mercury (planet)", "Mercury (element)", "Mercury (mythology)")
 PLAIN_TITLES = tuple(f"Plain topic {number}" for number in range(40))
 REDIRECTS = {
@@ -88,6 +91,8 @@ def wikitexts() -> dict[str, str]:
     pages[HUB] = "Everything.\n" + "".join(
         f"* [[:{title}]]\n" for title in [*titles, DISAMBIGUATION, *REDIRECTS, *stubs]
     )
+    for title, following in zip(GEORGIAN, (*GEORGIAN[1:], GEORGIAN[0]), strict=True):
+        pages[title] = f"[[{following}]] [[{MISSING}]]"
     pages["Dead end"] = "No link leads on. [[No such page]]"
     pages["Category:Things"] = "A category."
     for source, target in REDIRECTS.items():
@@ -193,6 +198,8 @@ def start_mediawiki(root: Path, place: Path) -> tuple[subprocess.Popen[bytes], L
             "$wgMainCacheType = CACHE_ACCEL; $wgJobRunRate = 0;\n"
             f"$wgRightsText = '{LICENCE}'; $wgRightsUrl = '{LICENCE_URL}';\n"
             f"$wgCacheDirectory = '{place}';\n"
+            # What the wikis of Wikimedia set, too: PHP would capitalise as Unicode does.
+            f"$wgOverrideUcfirstCharacters = [ {_uncapitalised()} ];\n"
             # A throw-away database need not survive a power cut: seconds instead of a minute.
             "$wgDBservers = [ [ 'type' => 'sqlite', 'host' => '', 'dbname' => 'wikidb', 'user' => "
             "'', 'password' => '', 'load' => 1, 'variables' => [ 'synchronous' => 'OFF' ] ] ];\n"
@@ -201,6 +208,7 @@ def start_mediawiki(root: Path, place: Path) -> tuple[subprocess.Popen[bytes], L
     (place / "pages.xml").write_text(_export(pages))
     maintain("importDump.php", "--no-updates", str(place / "pages.xml"))
     maintain("refreshLinks.php")  # imported pages know their links only after this
+    _mark_as_disambiguation(place / "db" / "wikidb.sqlite", DISAMBIGUATION)
     (place / "router.php").write_text(ROUTER)
     log = place / "requests.tsv"
     server = subprocess.Popen(
@@ -217,6 +225,24 @@ def start_mediawiki(root: Path, place: Path) -> tuple[subprocess.Popen[bytes], L
         start_new_session=True,
     )
     return server, LoopbackWiki(f"{address}/w/api.php", log, pages)
+
+
+def _uncapitalised() -> str:
+    return ", ".join(f"'{title[0]}' => '{title[0]}'" for title in GEORGIAN)
+
+
+def _mark_as_disambiguation(database: Path, title: str) -> None:
+    """What the extension Disambiguator, which Debian's MediaWiki lacks, does on saving a page."""
+    base = sqlite3.connect(database)
+    with base:
+        inserted = base.execute(
+            "INSERT INTO page_props (pp_page, pp_propname, pp_value) "
+            "SELECT page_id, 'disambiguation', '' FROM page "
+            "WHERE page_namespace = 0 AND page_title = ?",
+            (title,),
+        )
+        assert inserted.rowcount == 1
+    base.close()
 
 
 def _export(pages: dict[str, str]) -> str:

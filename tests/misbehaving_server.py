@@ -2,7 +2,8 @@
 
 It answers `prop=info`, `generator=links` with continuation and `meta=siteinfo` over a graph of
 pages that the test gives, quickly and correctly; a page with a `Fault` misbehaves instead, for its
-first so many requests or for ever. Every request is stamped on arrival, before anything else
+first so many requests or for ever. Titles it normalises as wikis do, by rules of its own that no
+client can know. Every request is stamped on arrival, before anything else
 happens. What it guarantees: no state but the graph, the faults and the log.
 """
 
@@ -12,7 +13,7 @@ import gzip
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -56,6 +57,8 @@ class MisbehavingServer:
         faults: Title -> fault.
         redirects: The wiki's own redirects, title -> title.
         per_answer: Links in one answer before it has to be continued.
+        disambiguations: Titles of pages that are marked as such.
+        namespaces: Number of every namespace but the articles', by the name before the colon.
     """
 
     def __init__(
@@ -64,11 +67,16 @@ class MisbehavingServer:
         faults: Mapping[str, Fault] | None = None,
         redirects: Mapping[str, str] | None = None,
         per_answer: int = 500,
+        disambiguations: Collection[str] = (),
+        namespaces: Mapping[str, int] | None = None,
     ) -> None:
         self.graph = graph
         self.faults = dict(faults or {})
         self.redirects = dict(redirects or {})
         self.per_answer = per_answer
+        self.disambiguations = set(disambiguations)
+        self.namespaces = dict(namespaces or {})
+        self.variants: dict[str, str] = {}  # titles in another script, converted on request only
         self.arrivals: list[Arrival] = []
         self.bytes_sent: dict[str, int] = {}  # of a huge answer, by title
         self.foreign = "http://localhost:9/"  # where the fault `foreign` redirects to
@@ -148,12 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
             text, _, url = LICENCE.rstrip(")").partition(" (")
             return {
                 "batchcomplete": True,
-                "query": {
-                    "general": {"sitename": "Loopback", "case": "first-letter"},
-                    "rightsinfo": {"text": text, "url": url},
-                },
+                "query": {"rightsinfo": {"text": text, "url": url}},
             }
-        title, redirects = self._resolve(query.get("titles", ""))
+        asked = query.get("titles", "")
+        if query.get("converttitles"):
+            asked = self.wiki.variants.get(asked, asked)
+        title, redirects = self._resolve(asked)
         if query.get("generator") == "links":
             return self._links(title, int(query.get("gplcontinue", "0")))
         found: dict[str, Any] = {"pages": [self._page(title)]}
@@ -164,14 +172,23 @@ class _Handler(BaseHTTPRequestHandler):
         return {"batchcomplete": True, "query": found}
 
     def _resolve(self, title: str) -> tuple[str, list[dict[str, str]]]:
+        title = " ".join(title.replace("_", " ").split())
+        if title[:1].isascii():  # other letters have no capital here, whatever Unicode says
+            title = title[:1].upper() + title[1:]
         target = self.wiki.redirects.get(title)
         return (title, []) if target is None else (target, [{"from": title, "to": target}])
 
     def _page(self, title: str) -> dict[str, Any]:
+        page: dict[str, Any] = {
+            "ns": self.wiki.namespaces.get(title.partition(":")[0], 0),
+            "title": title,
+        }
         if title not in self.wiki.graph:
-            return {"ns": 0, "title": title, "missing": True}
+            return {**page, "missing": True}
+        if title in self.wiki.disambiguations:
+            page["pageprops"] = {"disambiguation": ""}
         number = list(self.wiki.graph).index(title) + 1
-        return {"pageid": number, "ns": 0, "title": title, "lastrevid": number * 10}
+        return {**page, "pageid": number, "lastrevid": number * 10}
 
     def _links(self, title: str, start: int) -> dict[str, Any]:
         links = self.wiki.graph.get(title, [])

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from rabbit_holes.cli import main
 from rabbit_holes.live.collector import collect
 from rabbit_holes.live.etiquette import Etiquette, Gate
 from rabbit_holes.live.journal import Failure, Journal
-from rabbit_holes.live.page_cache import PageCache
+from rabbit_holes.live.page_cache import Library, PageCache
 from rabbit_holes.live.settings import CollectionSettings, Report
 from rabbit_holes.live.wikipedia import PoliteWikipedia
 from rabbit_holes.path import Path as Walk
@@ -64,7 +67,7 @@ def visits_in(out: Path) -> Counter[tuple[Any, ...]]:
     )
 
 
-def run_collection(
+def collect_from(
     server: MisbehavingServer,
     out: Path,
     settings: CollectionSettings,
@@ -79,9 +82,8 @@ def run_collection(
     wiki = PoliteWikipedia(manners, Gate(manners.rate), server.api, needs_text=settings.text)
     cache = PageCache(out.parent / "cache", wiki.api)
     try:
-        return collect(
-            out, settings, walker or RandomWalker(), wiki, cache, concurrency=concurrency
-        )
+        library = Library(cache, wiki)
+        return collect(out, settings, walker or RandomWalker(), library, concurrency=concurrency)
     finally:
         cache.close()
         wiki.close()
@@ -157,6 +159,7 @@ def test_each_walker_can_be_named_on_the_command_line(
     first = tmp_path / "first.jsonl"
     assert main(options(ring, first)) == 0
     out = tmp_path / "second.jsonl"
+    first.write_bytes(b"\xef\xbb\xbf" + first.read_bytes())  # as some editors save it
     more = ["--transitions", str(first)] if walker == "markov" else []
     assert main(options(ring, out, "--walker", walker, *more)) == 0
     assert {walk.walker for walk in walks_in(out)} == {walker}
@@ -276,16 +279,126 @@ def test_bad_options_end_in_one_line_and_without_a_request(
     assert not (tmp_path / "f.jsonl").exists()
 
 
-def test_seeds_that_lead_nowhere_are_named_once_and_not_asked_for_again(
+def test_every_option_says_what_it_means_and_its_default() -> None:
+    from rabbit_holes.live.cli import add_collect_parser
+
+    verbs = argparse.ArgumentParser().add_subparsers()
+    add_collect_parser(verbs)
+    parser = verbs.choices["collect"]
+    assert str(parser.epilog).startswith("Example: rabbit-holes collect --seed ")
+    for action in parser._actions[1:]:
+        assert re.search(r".{10}(\(.+\)|required)", str(action.help)), action.option_strings
+
+
+def test_seeds_that_lead_nowhere_are_named_once_and_asked_for_once_a_run(
     ring: MisbehavingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = options(ring, tmp_path / "f.jsonl", "--seed", "Gone", "Page 1", "--walks", "6")
-    for _ in range(2):
+    for run in (1, 2):
         assert main(command) == 0
         error = capsys.readouterr().err
         assert error.count("Gone: missing") == 1
-    assert len(walks_in(tmp_path / "f.jsonl")) == 3
-    assert sum(arrival.title == "Gone" for arrival in ring.arrivals) == 1
+        assert len(walks_in(tmp_path / "f.jsonl")) == 3
+        assert sum(arrival.title == "Gone" for arrival in ring.arrivals) == run
+
+
+def test_a_seed_that_was_missing_is_walked_from_as_soon_as_somebody_has_written_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = dict(RING)
+    with MisbehavingServer(graph).running() as server:
+        command = options(server, tmp_path / "f.jsonl", "--seed", "Page 1", "New", "--walks", "4")
+        assert main(command) == 0
+        assert "2 of 4 walks, 1 pages not got" in capsys.readouterr().out
+        graph["New"] = ["Page 3", "Page 4", "Page 5"]
+        for _ in range(2):
+            assert main(command) == 0
+            assert "4 of 4 walks, 0 pages not got" in capsys.readouterr().out
+        late = tmp_path / "late" / "f.jsonl"
+        assert main(options(server, late, *command[command.index("--seed") :])) == 0
+        assert visits_in(tmp_path / "f.jsonl") == visits_in(late)
+
+
+def test_a_wiki_whose_letters_have_no_capital_is_walked(tmp_path: Path) -> None:
+    graph = {"საქართველო": ["თბილისი"], "თბილისი": ["ქართული ანბანი"], "ქართული ანბანი": []}
+    with MisbehavingServer(graph).running() as server:
+        assert main(options(server, tmp_path / "f.jsonl", "--seed", "საქართველო")) == 0
+    (walk,) = walks_in(tmp_path / "f.jsonl")
+    assert walk.titles == tuple(graph)
+
+
+def test_pages_of_other_namespaces_are_no_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = {"Kategorie:Dinge": ["Page 0"], **RING}
+    with MisbehavingServer(graph, namespaces={"Kategorie": 14}).running() as server:
+        assert main(options(server, tmp_path / "f.jsonl", "--seed", "Kategorie:Dinge")) == 1
+        first, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("Kategorie:Dinge: other_namespace (expected an article, got ")
+    assert "the namespace Kategorie:" in first
+
+
+LISTS = ("Mercury", "Page 3")
+
+
+@pytest.fixture
+def ambiguous() -> Iterator[MisbehavingServer]:
+    """The ring, one of its pages and a page aside marked as disambiguations."""
+    graph = {"Mercury": ["Page 0", "Page 1"], **RING}
+    with MisbehavingServer(graph, disambiguations=LISTS).running() as server:
+        yield server
+
+
+def test_disambiguation_pages_are_neither_seeds_nor_offered(
+    ambiguous: MisbehavingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "f.jsonl"
+    assert main(options(ambiguous, out, "--seed", "Mercury", "Page 0", "--walks", "20")) == 0
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith("Mercury: disambiguation (Mercury only lists ")
+    assert "such as Page 0, or let such pages in with --disambiguation" in first
+    assert others == []
+    walks = walks_in(out)
+    assert len(walks) == 10
+    visits = [visit for walk in walks for visit in walk.visits]
+    assert {visit.title for visit in visits} >= {"Page 1", "Page 2"}  # which link to Page 3
+    for visit in visits:
+        assert visit.offered == tuple(sorted(set(RING[visit.title]) - set(LISTS)))
+        assert not visit.disambiguation
+    # The pages are known, only their clicks were not taken: letting them in asks for little.
+    assert not any(arrival.title == "Page 3" for arrival in ambiguous.arrivals)
+
+
+def test_disambiguation_pages_let_in_are_walked_through_and_marked(
+    ambiguous: MisbehavingServer, tmp_path: Path
+) -> None:
+    out = tmp_path / "f.jsonl"
+    more = ("--seed", "Mercury", "Page 0", "--walks", "20", "--disambiguation")
+    assert main(options(ambiguous, out, *more)) == 0
+    walks = walks_in(out)
+    assert len(walks) == 20
+    marked = {v.title for walk in walks for v in walk.visits if v.disambiguation}
+    assert marked == set(LISTS)
+    assert {v.title for walk in walks for v in walk.visits} > {*LISTS, "Page 0"}
+
+
+def test_a_disambiguation_page_that_an_older_cache_offers_is_not_opened(
+    ambiguous: MisbehavingServer, tmp_path: Path
+) -> None:
+    settings = CollectionSettings(("Page 2",), walks=8, depth=6)
+    collect_from(ambiguous, tmp_path / "f.jsonl", settings)
+    cache = PageCache(tmp_path / "cache", ambiguous.api)
+    for title in RING:  # as version 1 knew them
+        if (page := cache.get(title)) is not None:
+            links = tuple(sorted(RING[title]))
+            cache.put(title, replace(page, links=links, disambiguation=None, disambiguations=()))
+    cache.close()
+    again = tmp_path / "g.jsonl"
+    report = collect_from(ambiguous, again, settings)
+    assert {(f.title, f.reason) for f in report.failures} == {("Page 3", "disambiguation")}
+    walks = walks_in(again)
+    assert {len(walk) for walk in walks} == {7}  # another link was taken instead
+    assert not any("Page 3" in walk.titles for walk in walks)
 
 
 def test_a_collection_that_cannot_begin_anywhere_fails(
@@ -300,14 +413,14 @@ def test_a_wiki_that_refuses_stops_the_collection_which_goes_on_later(tmp_path: 
     out = tmp_path / "f.jsonl"
     settings = CollectionSettings(("Page 0",), walks=20, depth=6)
     with MisbehavingServer(RING, faults).running() as server:
-        report = run_collection(server, out, settings)
+        report = collect_from(server, out, settings)
         assert report.stopped is not None
         assert "refused" in report.stopped
         assert report.walks < 20
-        assert run_collection(server, out, settings).stopped is None
+        assert collect_from(server, out, settings).stopped is None
     assert len(walks_in(out)) == 20
     with MisbehavingServer(RING).running() as server:
-        run_collection(server, tmp_path / "calm" / "f.jsonl", settings)
+        collect_from(server, tmp_path / "calm" / "f.jsonl", settings)
     titles = [sorted(w.titles for w in walks_in(f)) for f in (out, tmp_path / "calm" / "f.jsonl")]
     assert titles[0] == titles[1]
 
@@ -322,7 +435,7 @@ def journal_of(file: Path, **settings: Any) -> Journal:
 def test_a_journal_gives_back_what_was_noted(tmp_path: Path) -> None:
     journal = journal_of(tmp_path / "j")
     visit = Visit("北京", None, 1.5, 3, 4, ("B", "C"), "lead")
-    failure = Failure("w", "X", "timeout", "ReadTimeout", True)
+    failure = Failure("w", "X", "timeout", "ReadTimeout")
     journal.begin("w", 12.5)
     journal.visit("w", visit)
     journal.failure(failure)
@@ -352,6 +465,48 @@ def test_a_journal_cut_short_anywhere_keeps_every_whole_line(tmp_path: Path) -> 
         again.visit("w", Visit("Next", len(kept) - 1 if kept else None))
         again.close()
         assert all(json.loads(line) for line in file.read_bytes().splitlines())
+
+
+def test_a_journal_of_an_earlier_release_is_taken_up(tmp_path: Path) -> None:
+    settings = CollectionSettings(("Page 0", "Gone"), walks=2, depth=3)
+    assert "disambiguation" not in settings.deciding()  # or ids and journals would change
+    lines = [
+        {"kind": "collection", "version": 1, "settings": settings.deciding()},
+        {"kind": "begin", "walk": "w", "began": 1.0},
+        {"kind": "visit", "walk": "w", "step": 0, "visit": {"title": "Page 0"}},
+        {"kind": "failure", "walk": "w", "title": "X", "reason": "timeout", "detail": "late"},
+    ]
+    lines[-1]["passing"] = True
+    (tmp_path / "j").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    journal = Journal(tmp_path / "j", settings.deciding())
+    journal.close()
+    assert journal.walks["w"].visits == [Visit("Page 0", None)]
+    assert journal.failures == [Failure("w", "X", "timeout", "late")]
+
+
+def test_a_root_that_comes_in_the_end_leaves_no_failure(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path / "j")
+    for walk in ("w", "other"):
+        journal.begin(walk, 0.0)
+        journal.failure(Failure(walk, "Root", "missing", "not yet"))
+    journal.visit("w", Visit("Root", None))
+    later = Failure("w", "X", "timeout", "late")
+    journal.failure(later)
+    left = {Failure("other", "Root", "missing", "not yet"), later}
+    assert set(journal.failures) == left
+    killed = (tmp_path / "j").read_bytes()
+    journal.close()
+    assert killed.count(b"not yet") == 2
+    assert (tmp_path / "j").read_bytes().count(b"not yet") == 1
+    for number, done in enumerate(((), ("w",))):
+        file = tmp_path / f"killed {number}"
+        file.write_bytes(killed)
+        again = Journal(file, {"depth": 3}, done=done)
+        again.close()
+        assert set(again.failures) == left
+        assert all(
+            log.failures == [f for f in left if f.walk == w] for w, log in again.walks.items()
+        )
 
 
 def test_walks_that_reached_their_file_leave_the_journal_but_failures_stay(tmp_path: Path) -> None:
@@ -429,7 +584,7 @@ def test_a_misbehaving_server_gets_its_rate_and_every_loss_its_reason(tmp_path: 
     with other.running(), MisbehavingServer(star, faults).running() as server:
         server.foreign = other.api + "?action=query&titles=Elsewhere"
         begun = time.monotonic()
-        report = run_collection(server, out, settings, concurrency=3, rate=RATE, timeout=0.5)
+        report = collect_from(server, out, settings, concurrency=3, rate=RATE, timeout=0.5)
         took = time.monotonic() - begun
 
     # Complete records for what succeeded …
@@ -612,13 +767,16 @@ def test_a_real_wiki_is_walked_whole(loopback_wiki: Any, tmp_path: Path) -> None
     out = tmp_path / "f.jsonl"
     seeds = [*AWKWARD_TITLES, DISAMBIGUATION, HUB, "Peking", "Old name of PR", "ada_missing"]
     more = ["--walks", "50", "--depth", "12", "--branching", "--concurrency", "3", "--text"]
-    command = options(wiki, out, "--seed", *seeds, *more)
+    command = options(wiki, out, "--seed", *seeds, *more, "--disambiguation")
     with fresh_log(wiki):
         assert main(command) == 0
         requests = wiki.requests()
         assert wiki.repeated_requests() == []  # nothing is fetched twice
         assert main([*command, "--force"]) == 0
-        assert len(wiki.requests()) == len(requests)  # a repetition costs nothing
+        # A repetition costs nothing, but for what may be there by now.
+        assert [query for _, query in wiki.requests()[len(requests) :]] == [
+            query for _, query in requests if "titles=ada_missing" in query
+        ]
 
         # Continuation: the hub's links came in more than one answer.
         assert any("gplcontinue" in query for _, query in requests)
@@ -630,6 +788,7 @@ def test_a_real_wiki_is_walked_whole(loopback_wiki: Any, tmp_path: Path) -> None
     visited = {visit.title for visit in visits}
     assert len(visited) >= 50
     assert visited.issuperset({*AWKWARD_TITLES, DISAMBIGUATION, HUB})
+    assert {visit.title for visit in visits if visit.disambiguation} == {DISAMBIGUATION}
     # Redirects are resolved, wherever they were met.
     redirects = {title for title, text in wiki.pages.items() if text.startswith("#REDIRECT")}
     assert not redirects & (visited | {link for visit in visits for link in visit.offered})
@@ -651,8 +810,6 @@ def test_a_real_wiki_is_walked_whole(loopback_wiki: Any, tmp_path: Path) -> None
 
 def expected_links(pages: dict[str, str], title: str) -> tuple[str, ...]:
     """The articles that a page links to, read from the wikitext that was imported."""
-    import re
-
     from mediawiki import resolve
 
     links = set()
@@ -673,14 +830,53 @@ def test_titles_that_lead_nowhere_in_a_real_wiki_have_their_reasons(
         "Circle A": "redirect_loop",
         "A<b": "invalid_title",
         "a|b": "invalid_title",
-        "Special:Random": "special_page",
+        "Special:Random": "other_namespace",
+        "Category:Things": "other_namespace",
+        "talk:No such page": "other_namespace",
+        "Image:Lena.png": "other_namespace",
+        "Mercury": "disambiguation",
         "wikipedia:Foo": "other_wiki",
     }
     settings = CollectionSettings(("Dead end", *expected), depth=3)
-    report = run_collection(loopback_wiki, tmp_path / "f.jsonl", settings)
+    report = collect_from(loopback_wiki, tmp_path / "f.jsonl", settings)
     assert {failure.title: failure.reason for failure in report.failures} == expected
+    details = {failure.title: failure.detail for failure in report.failures}
+    # By the wiki's own name, whichever alias was asked for.
+    assert "got File:Lena.png of the namespace File:" in details["Image:Lena.png"]
     (walk,) = walks_in(tmp_path / "f.jsonl")
     assert (walk.titles, walk.status, walk.visits[0].offered) == (("Dead end",), "dead_end", ())
+
+
+@pytest.mark.mediawiki
+def test_a_real_wiki_in_georgian_is_walked_from_any_spelling_of_a_seed(
+    loopback_wiki: Any, tmp_path: Path
+) -> None:
+    from mediawiki import GEORGIAN
+
+    ring = dict(zip(GEORGIAN, (*GEORGIAN[1:], GEORGIAN[0]), strict=True))
+    for number, seed in enumerate((*GEORGIAN, "ქართული_ანბანი", " ქართული  ანბანი_")):
+        out = tmp_path / str(number) / "f.jsonl"
+        assert main(options(loopback_wiki, out, "--seed", seed, "--depth", "2")) == 0
+        (walk,) = walks_in(out)
+        root = walk.titles[0]
+        assert root == " ".join(seed.replace("_", " ").split())
+        assert walk.titles == (root, ring[root], ring[ring[root]])
+
+
+@pytest.mark.mediawiki
+def test_a_real_wiki_offers_its_disambiguation_pages_on_request_only(
+    loopback_wiki: Any, tmp_path: Path
+) -> None:
+    from mediawiki import DISAMBIGUATION, HUB
+
+    offered = {}
+    for more in ((), ("--disambiguation",)):
+        out = tmp_path / f"{len(more)}.jsonl"
+        assert main(options(loopback_wiki, out, "--seed", HUB, "--depth", "1", *more)) == 0
+        (walk,) = walks_in(out)
+        offered[bool(more)] = set(walk.visits[0].offered)
+    assert offered[True] - offered[False] == {DISAMBIGUATION}
+    assert len(offered[False]) > 500
 
 
 @pytest.mark.mediawiki

@@ -122,6 +122,33 @@ def number_of(record: Mapping[str, Any], name: str) -> int:
     return number
 
 
+def absence(asked: str, record: Mapping[str, Any]) -> Absent | None:
+    """Why a record stands for no article; None where it stands for one.
+
+    What a namespace is called is the wiki's own affair: it writes the name before the first colon
+    of the title, whatever name, alias or language it was asked in.
+    """
+    if record.get("invalid"):
+        return Absent(asked, "invalid_title", str(record.get("invalidreason", "no title at all")))
+    if record.get("ns", 0) != 0:
+        title = title_of(record)
+        return Absent(
+            asked,
+            "other_namespace",
+            f"expected an article, got {title} of the namespace {title.partition(':')[0]}: walks "
+            "begin at articles and stay among them",
+        )
+    if record.get("missing"):
+        return Absent(asked, "missing", f"the wiki has no page {record.get('title')}")
+    return None
+
+
+def is_disambiguation(record: Mapping[str, Any]) -> bool:
+    """Whether the wiki itself marks a page as one that lists what its title may mean."""
+    marks = record.get("pageprops")
+    return isinstance(marks, dict) and "disambiguation" in marks
+
+
 def leads_nowhere(title: str, query: Any) -> Absent:
     if isinstance(query, dict) and query.get("redirects"):
         return Absent(title, "redirect_loop", "the wiki's own redirects lead in a circle")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rabbit_holes.live.etiquette import OWN_NAME, Etiquette
 from rabbit_holes.live.settings import CollectionSettings, Progress, Report
 
 if TYPE_CHECKING:
@@ -30,85 +31,148 @@ Walks a live MediaWiki and writes one tree of visits per walk. Every page is ask
 in --cache. Interrupted or killed, the same command goes on where it was. Requests keep to --rate
 over all walks, step back when the servers lag or say so, and carry your --contact, without which
 nothing is sent."""
+_EXAMPLE = """\
+Example: rabbit-holes collect --seed "Ada Lovelace" Jazz --walks 20 --branching
+--contact you@example.org --out walks.jsonl"""
 
 
-def add_collect_parser(subparsers: Any) -> argparse.ArgumentParser:
+def add_collect_parser(subparsers: Any) -> None:
     """Add `collect` to the sub-commands of `rabbit-holes`; `arguments.run(arguments)` runs it."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        "collect", help="walk a live wiki and record what was offered", description=_DESCRIPTION
+        "collect",
+        help="walk a live wiki and record what was offered",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLE,
     )
     add_collection_options(parser)
-    parser.add_argument(
+    walkers = parser.add_argument_group("who walks")
+    walkers.add_argument(
         "--walker", choices=_WALKERS, default="random", help="who picks the links (%(default)s)"
     )
-    parser.add_argument(
+    walkers.add_argument(
         "--transitions",
         type=Path,
         metavar="F",
-        help="for --walker markov: recorded paths (.jsonl) or a clickstream (.tsv, .gz)",
+        help="what --walker markov counts: recorded paths (.jsonl) or a clickstream (.tsv, .csv, "
+        "plain or .gz); required there",
     )
-    parser.add_argument("--model", help="for --walker lm: a directory or a hub id")
-    parser.add_argument(
-        "--temperature", type=float, metavar="T", help="for --walker similar and lm"
+    walkers.add_argument(
+        "--model",
+        help="language model of --walker lm: a directory or a hub id; required there",
     )
-    parser.set_defaults(run=run_collect)
-    return parser
+    walkers.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="of --walker similar and lm, above 0: the lower, the surer the best link is taken "
+        "(similar 0.1, lm 1)",
+    )
+    parser.set_defaults(run=_collect)
 
 
 def add_collection_options(parser: argparse.ArgumentParser) -> None:
     """Options that every collection has, whoever walks."""
+    _add_walk_options(parser)
+    _add_wiki_options(parser.add_argument_group("the wiki and manners towards it"))
+
+
+def _add_walk_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed",
         dest="seeds",
         action="extend",
-        nargs="+",
+        nargs="+",  # not by comma, which titles hold
         required=True,
         metavar="TITLE",
-        help="where walks begin, in turn",
+        help="articles where walks begin, in turn; required",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="F.jsonl", help="file of paths")
     parser.add_argument(
-        "--walks", type=int, default=0, metavar="N", help="in all (one from each seed)"
+        "--out", type=Path, required=True, metavar="F.jsonl", help="file of paths; required"
+    )
+    parser.add_argument(
+        "--walks", type=int, default=0, metavar="N", help="walks in all (one from each seed)"
     )
     parser.add_argument(
         "--depth", type=int, default=10, metavar="D", help="clicks in a walk (%(default)s)"
     )
     parser.add_argument(
-        "--branching", action="store_true", help="walks may go back and click another link"
+        "--branching",
+        action="store_true",
+        help="let walks go back and click another link, where they would end (off)",
     )
     parser.add_argument(
-        "--max-pages", type=int, metavar="M", help="different pages to visit at most"
+        "--disambiguation",
+        action="store_true",
+        help="walk through pages that only list what a title may mean, too; the wiki says which "
+        "those are (off)",
     )
-    parser.add_argument("--text", action="store_true", help="keep the lead text of every page")
     parser.add_argument(
-        "--random-seed", type=int, default=0, metavar="S", help="of all choices (%(default)s)"
+        "--max-pages",
+        type=int,
+        metavar="M",
+        help="different pages to visit at most; walks then go one after another (no limit)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="begin anew instead of going on; keeps the cache"
+        "--text", action="store_true", help="keep the lead text of every page (off)"
     )
-    wiki = parser.add_argument_group("the wiki and manners towards it")
+    parser.add_argument(
+        "--random-seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="number that decides all draws (%(default)s)",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace --out and begin anew instead of going on; keeps the cache (off)",
+    )
+
+
+def _add_wiki_options(wiki: argparse._ArgumentGroup) -> None:
     wiki.add_argument(
         "--contact",
         default="",
         metavar="MAIL_OR_URL",
         help="where you can be reached; required unless --user-agent says it",
     )
-    wiki.add_argument("--user-agent", default="", metavar="UA", help="what to call yourself")
-    wiki.add_argument("--language", default="en", metavar="L", help="which Wikipedia (%(default)s)")
-    wiki.add_argument("--api-url", metavar="URL", help="api.php of any other MediaWiki")
     wiki.add_argument(
-        "--rate", type=float, default=2.0, metavar="R", help="requests per second (%(default)s)"
+        "--user-agent",
+        default="",
+        metavar="UA",
+        help=f"what to call yourself; the contact is added ({OWN_NAME})",
     )
     wiki.add_argument(
-        "--concurrency", type=int, default=1, metavar="C", help="walks at a time (%(default)s)"
+        "--language", default="en", metavar="L", help="language code of a Wikipedia (%(default)s)"
     )
     wiki.add_argument(
-        "--cache", type=Path, metavar="DIR", help="of pages (wiki-cache beside --out)"
+        "--api-url",
+        metavar="URL",
+        help="api.php of any other MediaWiki (that of the --language's Wikipedia)",
+    )
+    wiki.add_argument(
+        "--rate",
+        type=float,
+        default=2.0,
+        metavar="R",
+        help="requests per second at most, over all walks (%(default)s)",
+    )
+    wiki.add_argument(
+        "--concurrency",
+        type=int,
+        default=1,
+        metavar="C",
+        help="walks at a time; 1 with --max-pages (%(default)s)",
+    )
+    wiki.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder of pages that the wiki has given already (wiki-cache beside --out)",
     )
 
 
-def run_collect(arguments: argparse.Namespace) -> int:
-    """Run the sub-command; see `run_collection`."""
+def _collect(arguments: argparse.Namespace) -> int:
     walker, options = _walker(arguments)
     return run_collection(arguments, walker, options)
 
@@ -130,8 +194,6 @@ def run_collection(
     Raises:
         ValueError: For options that cannot be followed, such as no contact.
     """
-    from rabbit_holes.live.etiquette import Etiquette
-
     settings = CollectionSettings(
         seeds=tuple(arguments.seeds),
         walks=arguments.walks,
@@ -139,6 +201,7 @@ def run_collection(
         branching=arguments.branching,
         random_seed=arguments.random_seed,
         text=arguments.text,
+        disambiguation=arguments.disambiguation,
         max_pages=arguments.max_pages,
         walker_options=walker_options,
     )
@@ -152,7 +215,7 @@ def run_collection(
     # The client brings a third of a second of imports, which bad options need not wait for.
     from rabbit_holes.live.collector import collect
     from rabbit_holes.live.etiquette import Gate
-    from rabbit_holes.live.page_cache import PageCache
+    from rabbit_holes.live.page_cache import Library, PageCache
     from rabbit_holes.live.wikipedia import PoliteWikipedia, api_of
 
     wiki = PoliteWikipedia(
@@ -171,8 +234,7 @@ def run_collection(
                 out,
                 settings,
                 walker,
-                wiki,
-                cache,
+                Library(cache, wiki),
                 concurrency=etiquette.concurrency,
                 force=arguments.force,
                 on_progress=on_progress,
@@ -255,7 +317,7 @@ def _bar(walks: int) -> Iterator[Callable[[Progress], None]]:
             )
             if progress.held > 1:
                 note += f", waiting {progress.held:.0f} s"
-            bars.update(task, completed=progress.walks_done, note=note)
+            bars.update(task, completed=progress.walks, note=note)
 
         yield show
 

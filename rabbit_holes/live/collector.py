@@ -1,8 +1,8 @@
-"""Walks over a live wiki: which page next, what is noted down, and how a collection goes on.
+"""`collect` walks a live wiki: which page next, what is noted down, and how it goes on.
 
-A collection is a number of walks, each fully decided by its settings, its number and the wiki's
-pages: every click draws from a generator of its own, so a walk taken up after a kill goes where it
-would have gone. This file knows no HTTP and no command line.
+What it makes is a collection: a file of walks and its journal. Each walk is fully decided by its
+settings, its number and the wiki's pages: every click draws from a generator of its own, so a walk
+taken up after a kill goes where it would have gone. This file knows no HTTP and no command line.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ import logging
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from rabbit_holes.live.errors import RefusedError, StoppedError, UnreachableError, WikiError
-from rabbit_holes.live.etiquette import Gate
 from rabbit_holes.live.journal import Failure, Journal, WalkLog
-from rabbit_holes.live.page_cache import Absent, Library, Page, PageCache, Site, Wiki
+from rabbit_holes.live.page_cache import Absent, Library, Page
 from rabbit_holes.live.settings import CollectionSettings, Progress, Report
 from rabbit_holes.path import Path, PathWriter, Visit, read_paths
 from rabbit_holes.walkers.walkers import Walker, next_click
@@ -32,22 +30,11 @@ logger = logging.getLogger(__name__)
 _TICK = 0.2  # [s] between reports of progress
 
 
-class LiveWiki(Wiki, Protocol):
-    """A wiki that can be collected from, such as `rabbit_holes.live.wikipedia.PoliteWikipedia`."""
-
-    api: str
-    gate: Gate
-
-    def fetch_site(self) -> Site:
-        """What the wiki says of itself; raises WikiError."""
-
-
 def collect(
     out: pathlib.Path,
     settings: CollectionSettings,
     walker: Walker,
-    wiki: LiveWiki,
-    cache: PageCache,
+    library: Library,
     *,
     concurrency: int = 1,
     force: bool = False,
@@ -59,8 +46,7 @@ def collect(
         out: File of paths; `out` + `.journal` stands beside it.
         settings: What to collect.
         walker: Who walks.
-        wiki: Asked for what the cache does not hold.
-        cache: Where pages are kept.
+        library: The wiki's pages, those from earlier runs and those to be fetched.
         concurrency: Walks at one time.
         force: Begin anew, whatever is there.
         on_progress: Called now and then from this thread.
@@ -82,13 +68,12 @@ def collect(
         _empty(out)
     if force:
         journal_file.unlink(missing_ok=True)
-    source = f"mediawiki:{urlsplit(wiki.api).netloc}"
-    deciding = {"api": wiki.api, "walker": walker.name, **settings.deciding()}
+    deciding = {"api": library.wiki.api, "walker": walker.name, **settings.deciding()}
     with PathWriter(out) as writer:
         journal = Journal(journal_file, deciding, done=writer.ids)
         try:
-            run = Collector(settings, walker, wiki, cache, writer, journal, source, deciding)
-            stopped = run.run(concurrency, on_progress or (lambda progress: None))
+            run = _Run(settings, walker, library, writer, journal)
+            stopped = run.make_walks(concurrency, on_progress or (lambda progress: None))
         finally:
             journal.close()
         return run.report(out, stopped)
@@ -118,44 +103,40 @@ def _is_locked(file: pathlib.Path) -> bool:
     return False
 
 
-class Collector:
+class _Run:
     """One run of `collect`, with what its walks share."""
 
     def __init__(
         self,
         settings: CollectionSettings,
         walker: Walker,
-        wiki: LiveWiki,
-        cache: PageCache,
+        library: Library,
         writer: PathWriter,
         journal: Journal,
-        source: str,
-        deciding: Mapping[str, Any],
     ) -> None:
         self.settings = settings
         self.walker = walker
-        self.wiki = wiki
-        self.cache = cache
+        self.library = library
+        self.gate = library.wiki.gate
         self.writer = writer
         self.journal = journal
-        self.source = source
-        self.name = f"{source}:{walker.name}:{hash_json(deciding)[:8]}"
+        self.source = f"mediawiki:{urlsplit(library.wiki.api).netloc}"
+        self.name = f"{self.source}:{walker.name}:{hash_json(journal.settings)[:8]}"
+        self.licence = "unknown"
         self.visits = 0
+        self._only_articles = not settings.disambiguation
         self._choosing = threading.Lock()
         self._writing = threading.Lock()
         self._visited = self._titles_so_far() if settings.max_pages is not None else set()
 
-    def run(self, concurrency: int, on_progress: Callable[[Progress], None]) -> str | None:
+    def make_walks(self, concurrency: int, on_progress: Callable[[Progress], None]) -> str | None:
         """Make every walk that is not in the file; returns why it stopped early, if it did."""
         todo = [i for i in range(self.settings.walks) if self._id(i) not in self.writer.ids]
         threads = 1 if self.settings.max_pages is not None else concurrency
-        self.library = Library(self.cache, self.wiki, needs_text=self.settings.text)
         if not todo:
             return None
-        gate = self.wiki.gate
         try:
-            self.site = self._site()
-            self.library.first_letter = self.site.first_letter
+            self.licence = self._licence()
             with ThreadPoolExecutor(threads, thread_name_prefix="walk") as pool:
                 try:
                     pending: set[Future[None]] = {pool.submit(self._walk, i) for i in todo}
@@ -166,7 +147,7 @@ class Collector:
                         on_progress(self._progress())
                 except BaseException:
                     # Whoever waits at the gate leaves; a request under way is let finish.
-                    gate.close()
+                    self.gate.close()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
         except (RefusedError, UnreachableError) as error:
@@ -179,37 +160,37 @@ class Collector:
             walks=len(self.writer.ids),
             visits=self.visits,
             failures=tuple(self.journal.failures),
-            requests=self.wiki.gate.passed,
+            requests=self.gate.passed,
             from_cache=self.library.from_cache,
             stopped=stopped,
         )
 
     def _progress(self) -> Progress:
         return Progress(
-            walks=self.settings.walks,
-            walks_done=len(self.writer.ids),
+            walks=len(self.writer.ids),
             visits=self.visits,
             failures=len(self.journal.failures),
-            requests=self.wiki.gate.passed,
+            requests=self.gate.passed,
             from_cache=self.library.from_cache,
-            held=self.wiki.gate.held,
+            held=self.gate.held,
         )
 
     def _id(self, index: int) -> str:
         return f"{self.name}:{index}"
 
-    def _site(self) -> Site:
-        site = self.cache.get_site()
-        if site is None:
+    def _licence(self) -> str:
+        licence = self.library.cache.get_licence()
+        if licence is None:
             try:
-                site = self.wiki.fetch_site()
+                licence = self.library.wiki.fetch_licence()
             except (RefusedError, UnreachableError):
                 raise
             except WikiError as error:
                 logger.warning("the wiki does not tell its licence: %s", error)
-                return Site(name="", licence="unknown")
-            self.cache.put_site(site)
-        return site
+            if licence is None:
+                return "unknown"
+            self.library.cache.put_licence(licence)
+        return licence
 
     def _titles_so_far(self) -> set[str]:
         titles = {visit.title for log in self.journal.walks.values() for visit in log.visits}
@@ -224,11 +205,9 @@ class Collector:
         seed = self.settings.seeds[index % len(self.settings.seeds)]
         with self._writing:
             log = self.journal.begin(identity, time.time())
-        if not log.visits and any(not failure.passing for failure in log.failures):
-            return  # an earlier run has learned that there is no such page to begin at
         status = "finished"
         while len(log.visits) <= self.settings.depth:
-            if self.wiki.gate.closed:
+            if self.gate.closed:
                 raise StoppedError
             click = self._next_click(index, log) if log.visits else (seed, None)
             if click is None:
@@ -248,7 +227,7 @@ class Collector:
             visits=tuple(log.visits),
             source=self.source,
             walker=self.walker.name,
-            licence=self.site.licence,
+            licence=self.licence,
             status=status,
             meta={
                 "seed": seed,
@@ -277,6 +256,10 @@ class Collector:
         most = self.settings.max_pages
         return most is None or title in self._visited or len(self._visited) < most
 
+    def _offered(self, page: Page) -> tuple[str, ...]:
+        closed = frozenset(page.disambiguations if self._only_articles else ())
+        return tuple(title for title in page.links if title not in closed)
+
     def _open(self, walk: str, log: WalkLog, title: str, parent: int | None) -> None:
         """Get a page and note the visit, or why there is none."""
         outcome: Page | Absent | WikiError
@@ -286,6 +269,8 @@ class Collector:
             raise
         except WikiError as error:
             outcome = error
+        if isinstance(outcome, Page) and outcome.disambiguation and self._only_articles:
+            outcome = _no_article(title, outcome)
         if isinstance(outcome, Page) and all(v.title != outcome.title for v in log.visits):
             seconds = max(time.time() - log.began, log.visits[-1].time or 0 if log.visits else 0)
             visit = Visit(
@@ -294,8 +279,9 @@ class Collector:
                 time=round(seconds, 3),
                 page_id=outcome.page_id,
                 revision_id=outcome.revision_id,
-                offered=outcome.links,
+                offered=self._offered(outcome),
                 text=outcome.text if self.settings.text else None,
+                disambiguation=bool(outcome.disambiguation),
             )
             with self._writing:
                 self.journal.visit(walk, visit)
@@ -305,9 +291,18 @@ class Collector:
         if isinstance(outcome, Page):
             failure = Failure(walk, title, "visited", f"it has become {outcome.title!r}")
         else:
-            passing = isinstance(outcome, WikiError) and outcome.retry
-            failure = Failure(walk, title, outcome.reason, outcome.detail, passing)
+            failure = Failure(walk, title, outcome.reason, outcome.detail)
         with self._writing:
             self._visited.add(title)
             if failure not in log.failures:
                 self.journal.failure(failure)
+
+
+def _no_article(asked: str, page: Page) -> Absent:
+    named = f" such as {page.links[0]}" if page.links else ""
+    return Absent(
+        asked,
+        "disambiguation",
+        f"{page.title} only lists what its name may mean: name an article{named}, or let such "
+        "pages in with --disambiguation",
+    )

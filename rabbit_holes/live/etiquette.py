@@ -11,7 +11,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from rabbit_holes.live.errors import StoppedError, WikiError
 
 _MAIL_OR_URL = re.compile(r"[^@\s<>()]+@[^@\s<>()]+\.[^@\s<>()]+|https?://[^\s/<>()]+\.[^\s<>()]+")
+OWN_NAME = "kncl-rabbit-holes/0.1"  # as user agent, where the user names none
 _MOST_CONCURRENT = 16  # above this, a wiki's administrators would rightly call it an attack
 # The stated rate is a ceiling for what the server sees, while we only know when we send: a little
 # slack keeps two requests whose travel times differ from arriving too close together.
@@ -84,7 +85,7 @@ class Etiquette:
     @property
     def agent(self) -> str:
         """The user agent with a contact in it."""
-        name = self.user_agent or "kncl-rabbit-holes/0.1"
+        name = self.user_agent or OWN_NAME
         return name if self.contact in name else f"{name} ({self.contact})"
 
     def wait_before(self, attempt: int, error: WikiError, jitter: float) -> float:
@@ -135,15 +136,13 @@ class Gate:
 
     Args:
         rate: [requests/s].
-        clock: Monotonic time [s].
     """
 
-    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: float) -> None:
         self.interval = _SLACK / rate
         self.passed = 0
-        self._clock = clock
         self._turn = threading.Lock()
-        self._next = clock() + self.interval
+        self._next = time.monotonic() + self.interval
         self._held_until = 0.0
         self._stop = threading.Event()
 
@@ -157,21 +156,21 @@ class Gate:
             while True:
                 if self._stop.is_set():
                     raise StoppedError
-                wait = max(self._next, self._held_until) - self._clock()
+                wait = max(self._next, self._held_until) - time.monotonic()
                 if wait <= 0:
                     break
                 self._stop.wait(wait)
-            self._next = self._clock() + self.interval
+            self._next = time.monotonic() + self.interval
             self.passed += 1
 
     def hold(self, seconds: float) -> None:
         """Let nobody pass for so long from now; a longer hold stays in force."""
-        self._held_until = max(self._held_until, self._clock() + seconds)
+        self._held_until = max(self._held_until, time.monotonic() + seconds)
 
     @property
     def held(self) -> float:
         """[s] until the gate lets anybody pass again."""
-        return max(0.0, self._held_until - self._clock())
+        return max(0.0, self._held_until - time.monotonic())
 
     @property
     def closed(self) -> bool:

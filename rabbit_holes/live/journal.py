@@ -34,14 +34,12 @@ class Failure:
         title: As it was asked for.
         reason: One word: `missing`, `rate_limited`, `timeout`, `too_large`, ….
         detail: For people.
-        passing: Whether it may work another time.
     """
 
     walk: str
     title: str
     reason: str
     detail: str
-    passing: bool = False
 
 
 @dataclass
@@ -51,7 +49,7 @@ class WalkLog:
     Attributes:
         began: Unix time [s] of its first request.
         visits: In order of time.
-        failures: Pages that it did not get.
+        failures: Pages that it did not get; a root that came in the end leaves none.
     """
 
     began: float
@@ -68,6 +66,7 @@ class Journal:
         done: Ids of walks that have reached their file.
 
     Attributes:
+        settings: As given.
         walks: Of those not done, by id.
         failures: All of the collection, in order.
 
@@ -81,7 +80,7 @@ class Journal:
         self.file = file
         self.walks: dict[str, WalkLog] = {}
         self.failures: list[Failure] = []
-        self._settings = dict(settings)
+        self.settings = dict(settings)
         self._lock = Lock()
         self._stale = not file.exists()  # whether the file holds other lines than it should
         self._replay(done)
@@ -102,6 +101,8 @@ class Journal:
         visits = self.walks[walk].visits
         record = {"kind": "visit", "walk": walk, "step": len(visits), "visit": visit.to_json()}
         self._append(record)
+        if not visits:
+            self._forgive(walk)
         visits.append(visit)
 
     def failure(self, failure: Failure) -> None:
@@ -118,6 +119,14 @@ class Journal:
     def close(self) -> None:
         self._stream.close()
         self._rewrite()
+
+    def _forgive(self, walk: str) -> None:
+        """Forget that earlier runs did not get the root: the walk is as if they had."""
+        if any(failure.walk == walk for failure in self.failures):
+            self.failures = [failure for failure in self.failures if failure.walk != walk]
+            self._stale = True
+        if walk in self.walks:
+            self.walks[walk].failures.clear()
 
     def _append(self, record: Mapping[str, Any]) -> None:
         with self._lock:
@@ -149,6 +158,8 @@ class Journal:
                     self._check(record)
                 elif record["walk"] in done and record["kind"] != "failure":
                     self._stale = True
+                    if record.get("step") == 0:
+                        self._forgive(record["walk"])
                 else:
                     self._take(record)
             except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -163,7 +174,7 @@ class Journal:
     def _check(self, record: Any) -> None:
         if record["kind"] != "collection" or record["version"] != _VERSION:
             raise ValueError(f"expected a journal of version {_VERSION} in {self.file}")
-        before, settings = record["settings"], self._settings
+        before, settings = record["settings"], self.settings
         for name in sorted({*before, *settings}):
             if before.get(name) != settings.get(name):
                 raise ValueError(
@@ -175,7 +186,7 @@ class Journal:
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.pop("kind")
         if kind == "failure":
-            failure = Failure(**record)
+            failure = Failure(*(record[name] for name in ("walk", "title", "reason", "detail")))
             self.failures.append(failure)
             if failure.walk in self.walks:
                 self.walks[failure.walk].failures.append(failure)
@@ -186,12 +197,15 @@ class Journal:
             if record["step"] != len(visits):
                 raise KeyError(f"visit {len(visits)}, got {record['step']}")
             try:
-                visits.append(Visit.from_json(record["visit"]))
+                visit = Visit.from_json(record["visit"])
             except ValueError as error:
                 raise TypeError(str(error)) from None
+            if not visits:
+                self._forgive(record["walk"])
+            visits.append(visit)
 
     def _records(self) -> Iterator[dict[str, Any]]:
-        yield {"kind": "collection", "version": _VERSION, "settings": self._settings}
+        yield {"kind": "collection", "version": _VERSION, "settings": self.settings}
         noted: set[int] = set()
         for walk, log in self.walks.items():
             yield {"kind": "begin", "walk": walk, "began": log.began}

@@ -11,7 +11,6 @@ import json
 import re
 import sqlite3
 import threading
-import unicodedata
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,8 +18,10 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from rabbit_holes.live.errors import WikiError
+from rabbit_holes.live.etiquette import Gate
 
-_SCHEMA_VERSION = 1
+# Version 1 knew no disambiguation pages and kept absences; it is read, and becomes this one.
+_SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Page:
             and without repetition. Alphabetical: the API does not tell the reading order.
         text: Lead text; None if it was not asked for or the wiki cannot give it.
         has_text: Whether the lead text was asked for.
+        disambiguation: Whether the wiki marks it as a list of what its title may mean; None if that
+            was not asked for, as in older caches.
+        disambiguations: Those of `links` that the wiki marks so.
     """
 
     title: str
@@ -43,6 +47,21 @@ class Page:
     links: tuple[str, ...]
     text: str | None = None
     has_text: bool = False
+    disambiguation: bool | None = None
+    disambiguations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where the links of an article lead.
+
+    Attributes:
+        titles: Of existing articles, redirects followed.
+        disambiguations: Those of them that the wiki marks as disambiguation pages.
+    """
+
+    titles: tuple[str, ...]
+    disambiguations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,35 +79,11 @@ class Absent:
     detail: str
 
 
-@dataclass(frozen=True)
-class Site:
-    """What a wiki says of itself.
-
-    Attributes:
-        name: Its own name.
-        licence: Of its text; `unknown` where the wiki does not say.
-        first_letter: Whether titles begin with a capital whatever one writes.
-    """
-
-    name: str
-    licence: str
-    first_letter: bool = True
-
-
-def normal_title(title: str, *, first_letter: bool = True) -> str:
-    """A title as MediaWiki writes it, as far as that can be known without asking.
-
-    Args:
-        title: As somebody typed it.
-        first_letter: Whether the wiki's titles begin with a capital.
-    """
-    title = unicodedata.normalize("NFC", " ".join(title.replace("_", " ").split()))
-    capital = title[:1].upper()
-    return capital + title[1:] if first_letter and len(capital) == 1 else title
-
-
 class PageCache:
-    """Pages, absences and the site record of one wiki, on disk. Usable from several threads.
+    """Pages and the licence of one wiki, on disk. Usable from several threads.
+
+    It knows a page by its title and by every name that the wiki has once led there from. What was
+    absent it does not keep: somebody may write that page tomorrow.
 
     Raises:
         ValueError: If the file there is no page cache of this version.
@@ -119,7 +114,7 @@ class PageCache:
         with self._base:
             self._base.execute("BEGIN IMMEDIATE")
             version = self._base.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _SCHEMA_VERSION):
+            if version not in (0, 1, _SCHEMA_VERSION):
                 raise ValueError(
                     f"expected a page cache of version {_SCHEMA_VERSION} in {self.file}, got "
                     f"{version}: name another folder with --cache"
@@ -133,8 +128,8 @@ class PageCache:
             )
             self._base.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
-    def get(self, asked: str) -> Page | Absent | None:
-        """What a title led to when it was asked for; None if it never was."""
+    def get(self, asked: str) -> Page | None:
+        """The page that a title led to when it was asked for; None if there was none yet."""
         with self._lock, closing(self._base.cursor()) as cursor:
             row = cursor.execute(
                 "SELECT record FROM page WHERE key = coalesce("
@@ -144,29 +139,32 @@ class PageCache:
         if row is None:
             return None
         fields = json.loads(row[0])
-        if "reason" in fields:
-            return Absent(**fields)
-        return Page(**{**fields, "links": tuple(fields["links"])})
+        if "reason" in fields:  # an absence, which version 1 kept
+            return None
+        lists = {name: tuple(fields.get(name, ())) for name in ("links", "disambiguations")}
+        return Page(**{**fields, **lists})
 
-    def put(self, asked: str, outcome: Page | Absent) -> None:
-        """Store what `asked` led to, under the title it led to as well."""
-        record = json.dumps(asdict(outcome), ensure_ascii=True)
+    def put(self, asked: str, page: Page) -> None:
+        """Store the page that `asked` led to, under its own title as well."""
+        record = json.dumps(asdict(page), ensure_ascii=True)
         with self._lock, self._base:
-            self._base.execute("INSERT OR REPLACE INTO page VALUES (?, ?)", (outcome.title, record))
-            if asked != outcome.title:
-                self._base.execute(
-                    "INSERT OR REPLACE INTO alias VALUES (?, ?)", (asked, outcome.title)
-                )
+            self._base.execute("INSERT OR REPLACE INTO page VALUES (?, ?)", (page.title, record))
+            self._base.execute("DELETE FROM alias WHERE asked = ?", (asked,))
+            if asked != page.title:
+                self._base.execute("INSERT INTO alias VALUES (?, ?)", (asked, page.title))
 
-    def get_site(self) -> Site | None:
+    def get_licence(self) -> str | None:
+        """The licence that the wiki told; None if it has not yet, or version 1 noted as much."""
         with self._lock:
             row = self._base.execute("SELECT record FROM site").fetchone()
-        return None if row is None else Site(**json.loads(row[0]))
+        licence: str | None = None if row is None else json.loads(row[0])["licence"]
+        return None if licence == "unknown" else licence
 
-    def put_site(self, site: Site) -> None:
+    def put_licence(self, licence: str) -> None:
         with self._lock, self._base:
             self._base.execute(
-                "INSERT OR REPLACE INTO site VALUES ('site', ?)", (json.dumps(asdict(site)),)
+                "INSERT OR REPLACE INTO site VALUES ('site', ?)",
+                (json.dumps({"licence": licence}),),
             )
 
     def close(self) -> None:
@@ -175,79 +173,83 @@ class PageCache:
 
 
 class Wiki(Protocol):
-    """What `Library` asks of a wiki; both raise WikiError."""
+    """A wiki that can be walked, such as `rabbit_holes.live.wikipedia.PoliteWikipedia`.
+
+    Attributes:
+        api: Address of its API.
+        gate: Passed by every request.
+        needs_text: Whether heads come with the lead text.
+    """
+
+    api: str
+    gate: Gate
+    needs_text: bool
 
     def fetch_head(self, title: str) -> Page | Absent:
-        """The article that a title leads to, its links left empty."""
+        """The article that a title leads to, its links left empty; raises WikiError."""
 
-    def fetch_links(self, title: str) -> tuple[str, ...]:
-        """The articles that an article links to."""
+    def fetch_links(self, title: str) -> Links:
+        """The articles that an article links to; raises WikiError."""
+
+    def fetch_licence(self) -> str | None:
+        """Licence of its text; raises WikiError."""
 
 
 class Library:
     """Pages by title: from the cache, or fetched once even where several walks want one at a time.
 
-    A failure is remembered for the length of the run: the wiki has had its second chances.
+    A title is asked for as it is written; under which name the wiki has the page, its answer tells.
+    What is absent and what failed is remembered for the length of the run: the wiki has had its
+    second chances, and the next run asks again.
 
     Args:
         cache: Where pages are kept.
         wiki: Asked for what the cache does not hold.
-        needs_text: Whether a cached page without lead text counts as a miss.
-        first_letter: Whether the wiki's titles begin with a capital.
     """
 
-    def __init__(
-        self,
-        cache: PageCache,
-        wiki: Wiki,
-        *,
-        needs_text: bool = False,
-        first_letter: bool = True,
-    ) -> None:
+    def __init__(self, cache: PageCache, wiki: Wiki) -> None:
         self.cache = cache
+        self.wiki = wiki
         self.from_cache = 0
-        self.fetched = 0
-        self._wiki = wiki
-        self._needs_text = needs_text
-        self.first_letter = first_letter
         self._lock = threading.Lock()
         self._turns: dict[tuple[str, str], threading.Lock] = {}
-        self._failed: dict[str, WikiError] = {}
+        self._lost: dict[str, Absent | WikiError] = {}
 
     def get(self, title: str) -> Page | Absent:
         """Raises: WikiError, now and at every later call, if the wiki gave no usable answer."""
-        asked = normal_title(title, first_letter=self.first_letter)
-        with self._turn("head", asked):
-            if asked in self._failed:
-                raise self._failed[asked]
-            known = self.cache.get(asked)
+        with self._turn("head", title):
+            lost = self._lost.get(title)
+            if isinstance(lost, WikiError):
+                raise lost
+            if lost is not None:
+                return lost
+            known = self.cache.get(title)
             if known is not None and self._suffices(known):
                 with self._lock:
                     self.from_cache += 1
                 return known
             try:
-                outcome = self._fetch(asked)
+                outcome = self._fetch(title)
             except WikiError as error:
-                self._failed[asked] = error
+                self._lost[title] = error
                 raise
-            with self._lock:
-                self.fetched += 1
+            if isinstance(outcome, Absent):
+                self._lost[title] = outcome
             return outcome
 
     def _fetch(self, asked: str) -> Page | Absent:
-        head = self._wiki.fetch_head(asked)
+        head = self.wiki.fetch_head(asked)
         if isinstance(head, Absent):
-            self.cache.put(asked, head)
             return head
         # Several names may lead to one article: its links are still asked for once. Whoever holds
         # this turn takes no other, so two names that lead to each other cannot block each other.
         with self._turn("links", head.title):
             known = self.cache.get(head.title)
-            if isinstance(known, Page) and known.revision_id == head.revision_id:
-                links = known.links
+            if known is not None and known.revision_id == head.revision_id:
+                links = Links(known.links, known.disambiguations)
             else:
-                links = self._wiki.fetch_links(head.title)
-            page = replace(head, links=links)
+                links = self.wiki.fetch_links(head.title)
+            page = replace(head, links=links.titles, disambiguations=links.disambiguations)
             self.cache.put(asked, page)
         return page
 
@@ -255,5 +257,6 @@ class Library:
         with self._lock:
             return self._turns.setdefault((kind, title), threading.Lock())
 
-    def _suffices(self, known: Page | Absent) -> bool:
-        return isinstance(known, Absent) or known.has_text or not self._needs_text
+    def _suffices(self, known: Page) -> bool:
+        has_text = known.has_text or not self.wiki.needs_text
+        return has_text and known.disambiguation is not None

@@ -21,6 +21,7 @@ class CollectionSettings:
         branching: Whether a walk may go back and click on another link.
         random_seed: Of all choices.
         text: Whether visits keep the lead text.
+        disambiguation: Whether walks lead through pages that only list what a title may mean.
         max_pages: Different pages that may be visited; None for no limit. Walks then go one after
             another, so that where the limit falls does not depend on the network.
         walker_options: Whatever else decides what the walker does, as recorded in the journal.
@@ -35,6 +36,7 @@ class CollectionSettings:
     branching: bool = False
     random_seed: int = 0
     text: bool = False
+    disambiguation: bool = False
     max_pages: int | None = None
     walker_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -59,6 +61,8 @@ class CollectionSettings:
 
     def deciding(self) -> dict[str, Any]:
         """What a resumed collection must share with its beginning: all but how many walks."""
+        # Named only where it is on, so that collections from before it existed go on.
+        later = {"disambiguation": True} if self.disambiguation else {}
         return {
             "seeds": list(self.seeds),
             "depth": self.depth,
@@ -67,6 +71,7 @@ class CollectionSettings:
             "text": self.text,
             "max_pages": self.max_pages,
             "walker_options": dict(self.walker_options),
+            **later,
         }
 
 
@@ -74,8 +79,7 @@ class CollectionSettings:
 class Progress:
     """How far a collection is; the numbers of requests and pages are of this run alone."""
 
-    walks: int
-    walks_done: int
+    walks: int  # that are in their file
     visits: int
     failures: int
     requests: int

@@ -12,7 +12,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +20,8 @@ import httpx
 import wikipediaapi
 
 from rabbit_holes.live.answers import (
+    absence,
+    is_disambiguation,
     leads_nowhere,
     next_address,
     number_of,
@@ -39,12 +41,14 @@ from rabbit_holes.live.errors import (
     WikiError,
 )
 from rabbit_holes.live.etiquette import Etiquette, Gate
-from rabbit_holes.live.page_cache import Absent, Page, Site
+from rabbit_holes.live.page_cache import Absent, Links, Page
 
 logger = logging.getLogger(__name__)
 
 _MOST_REDIRECTS = 5
 _MOST_ANSWERS = 200  # of one list: 100,000 links, more than any page has
+# The wiki marks its disambiguation pages; where it does not, nobody but a reader knows them.
+_MARKS = {"ppprop": "disambiguation"}
 _LANGUAGE = re.compile(r"[a-z]{2,}(-[a-z0-9]+)*")
 
 
@@ -85,8 +89,6 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         api: Address of `api.php`.
         language: The library's name for the wiki; it does not change the address.
         needs_text: Whether to ask for the lead text of every page.
-        jitter: Uniform in [0, 1), for the waits.
-        transport: Replaces the network in tests.
     """
 
     def __init__(
@@ -97,15 +99,11 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         *,
         language: str = "en",
         needs_text: bool = False,
-        jitter: Callable[[], float] = random.random,
-        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.etiquette = etiquette
         self.gate = gate
         self.api = check_api(api)
         self.needs_text = needs_text
-        self._jitter = jitter
-        options: dict[str, Any] = {} if transport is None else {"transport": transport}
         super().__init__(
             user_agent=etiquette.agent,
             language=language,
@@ -113,7 +111,6 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
             extra_api_params={"maxlag": etiquette.maxlag},
             timeout=etiquette.timeout,
             follow_redirects=False,
-            **options,
         )
 
     # -- what a collection asks for ------------------------------------------------------------
@@ -121,27 +118,26 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
     def fetch_head(self, title: str) -> Page | Absent:
         """The article that a title leads to, its links left empty. One request.
 
+        The title goes out as it was given: capitals, underscores, script and redirects are the
+        wiki's to judge, and the answer has the page's own name.
+
         Raises:
             WikiError: If the wiki gave no usable answer.
         """
-        if "|" in title or not title.strip():
+        if "|" in title or not title.strip():  # to the API a list of titles
             return Absent(title, "invalid_title", "no title is empty or holds |")
-        wanted: dict[str, Any] = {"action": "query", "titles": title, "prop": "info"}
+        wanted: dict[str, Any] = {"action": "query", "titles": title, "prop": "info|pageprops"}
+        wanted |= {**_MARKS, "converttitles": 1}  # from the script it is written in to the wiki's
         if self.needs_text:
-            wanted |= {"prop": "info|extracts", "exintro": 1, "explaintext": 1, "exlimit": 1}
+            wanted["prop"] += "|extracts"
+            wanted |= {"exintro": 1, "explaintext": 1, "exlimit": 1}
         query = self._ask(title, wanted).get("query", {})
         pages = records(query, "pages")
         if not pages:
             return leads_nowhere(title, query)
         record = pages[0]
-        for flag, reason in (
-            ("invalid", "invalid_title"),
-            ("special", "special_page"),
-            ("missing", "missing"),
-        ):
-            if record.get(flag):
-                detail = record.get("invalidreason", f"{record.get('title')} is {flag}")
-                return Absent(title, reason, str(detail))
+        if (absent := absence(title, record)) is not None:
+            return absent
         return Page(
             title=title_of(record),
             page_id=number_of(record, "pageid"),
@@ -149,9 +145,10 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
             links=(),
             text=text_of(record) if self.needs_text else None,
             has_text=self.needs_text,
+            disambiguation=is_disambiguation(record),
         )
 
-    def fetch_links(self, title: str) -> tuple[str, ...]:
+    def fetch_links(self, title: str) -> Links:
         """Existing articles that an article links to, redirects followed. A request per 500.
 
         As a generator, and not with the library's own `links`, because only so does the wiki say
@@ -163,46 +160,43 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         wanted: dict[str, Any] = {
             "action": "query",
             "titles": title,
-            "prop": "info",
+            "prop": "info|pageprops",
+            **_MARKS,
             "generator": "links",
             "gplnamespace": 0,
             "gpllimit": "max",
         }
         found: set[str] = set()
+        marked: set[str] = set()
         position: dict[str, Any] = {}
         for _ in range(_MOST_ANSWERS):
             answer = self._ask(title, {**wanted, **position})
             for record in records(answer.get("query", {}), "pages"):
-                exists = not (record.get("missing") or record.get("invalid"))
-                if exists and record.get("ns") == 0:
+                if absence(title, record) is None:
                     found.add(title_of(record))
+                    if is_disambiguation(record):
+                        marked.add(title_of(record))
             before, position = position, answer.get("continue", {})
             if not isinstance(position, dict):
                 raise UnexpectedAnswerError(f"expected a position, got {position!r}")
             if not position:
-                return tuple(sorted(found - {title}))
+                return Links(tuple(sorted(found - {title})), tuple(sorted(marked - {title})))
             if position == before:
                 break
         raise UnexpectedAnswerError(f"the list of links of {title!r} does not end")
 
-    def fetch_site(self) -> Site:
-        """What the wiki says of itself. One request.
+    def fetch_licence(self) -> str | None:
+        """Licence of the wiki's text; None where it does not say. One request.
 
         Raises:
             WikiError: If the wiki gave no usable answer.
         """
-        wanted = {"action": "query", "meta": "siteinfo", "siprop": "general|rightsinfo"}
+        wanted = {"action": "query", "meta": "siteinfo", "siprop": "rightsinfo"}
         query = self._ask("", wanted).get("query", {})
-        general = query.get("general") if isinstance(query, dict) else None
         rights = query.get("rightsinfo") if isinstance(query, dict) else None
-        general = general if isinstance(general, dict) else {}
         rights = rights if isinstance(rights, dict) else {}
         text, url = (str(rights.get(name) or "").strip() for name in ("text", "url"))
-        return Site(
-            name=str(general.get("sitename") or ""),
-            licence=f"{text} ({url})" if text and url else text or url or "unknown",
-            first_letter=general.get("case") != "case-sensitive",
-        )
+        return f"{text} ({url})" if text and url else text or url or None
 
     def close(self) -> None:
         self._client.close()
@@ -225,7 +219,7 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
                 return self._do_get(self._build_url(language), params)
             except WikiError as error:
                 attempt += 1
-                wait = self.etiquette.wait_before(attempt, error, self._jitter())
+                wait = self.etiquette.wait_before(attempt, error, random.random())
                 if error.wait is not None and wait > self.etiquette.longest_wait:
                     self.gate.hold(wait)
                     raise RefusedError(f"the wiki asks to wait {wait:.0f} s ({error})") from error
