@@ -20,7 +20,7 @@ from policies.learn.cloning import CloningConfig, click_losses, click_places, cl
 from policies.learn.potentials import Shaped
 from policies.learn.ppo import CuriosityActorCritic, PPOConfig, Start, masked_kl, train_ppo
 from policies.learn.prediction import figures, predict
-from policies.learn.vec_env import Clocked
+from policies.learn.vec_env import Clocked, ClockedLearner
 from policies.verdict.statistics import permutation_test
 from rabbit_holes.demonstrations import Demonstrations
 
