@@ -133,11 +133,13 @@ def build_trainer(world: World, setup: Setup) -> Any:
     from dataclasses import replace
 
     from train_lm.model import PRESETS, build_model
+    from train_lm.tokenizer import end_of_text
     from train_lm.trainer import Trainer, TrainerConfig
 
     model = replace(PRESETS[setup.model], seed=setup.learner_seed)
     config = TrainerConfig(learning_rate=setup.learning_rate, batch=setup.batch)
-    return Trainer(build_model(model, world.tokenizer.get_vocab_size()), config)
+    end = end_of_text(world.tokenizer)
+    return Trainer(build_model(model, world.tokenizer.get_vocab_size(), end), config)
 
 
 def _nucleated(

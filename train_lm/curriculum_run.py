@@ -25,7 +25,7 @@ from train_lm.checkpoint import (
 )
 from train_lm.curriculum import Curriculum, read_curriculum
 from train_lm.files import hash_file, sweep
-from train_lm.model import PRESETS, open_model, save_model
+from train_lm.model import PRESETS, check_seed, open_model, save_model
 from train_lm.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.reading_order import plan_order
 from train_lm.tokenizer import as_transformers, load_tokenizer
@@ -47,7 +47,7 @@ class RunConfig:
         replay: Share of each step that rereads earlier ones; a recorded order holds the replay of
             its episode already.
         weight_decay: Decoupled decay of matrices.
-        seed: Of initial weights and of the order within a step.
+        seed: Of initial weights and of the order within a step, of 32 bits.
     """
 
     model: str = "s"
@@ -65,6 +65,7 @@ class RunConfig:
             raise ValueError(f"expected a replay share of 0 <= replay < 1, got {self.replay}")
         if self.context < 0 or self.context == 1:
             raise ValueError(f"expected a context of at least 2 tokens, got {self.context}")
+        check_seed(self.seed)
         self.trainer(1, 1)
 
     def trainer(self, processes: int, accumulate: int) -> TrainerConfig:
@@ -172,8 +173,9 @@ class _Run:
         curriculum = read_curriculum(curriculum_file)
         check_world(world, curriculum)
         own = load_tokenizer(world / "tokenizer.json")
-        model, theirs = open_model(config.model, own.get_vocab_size(), config.seed)
-        self.tokenizer = theirs or as_transformers(own)
+        self.opened = open_model(config.model, own, config.seed)
+        model, theirs = self.opened.model, self.opened.tokenizer
+        self.tokenizer = theirs or as_transformers(own, _longest(model))
         self.context = _context(config, model)
         _check_vocabulary(self.tokenizer, theirs is not None, model, config.model)
         self.updates = curriculum.tokens // (config.batch * self.context)
@@ -273,7 +275,8 @@ class _Run:
         shared = {id(v): whole(v).cpu() for v in named.values()}  # tied weights stay one
         state = {n: shared[id(v)] for n, v in named.items()}
         if self.parallel.rank == 0:
-            save_model(self.out / "model", self.trainer.model, self.tokenizer, state)
+            use_cache = self.opened.use_cache
+            save_model(self.out / "model", self.trainer.model, self.tokenizer, state, use_cache)
         self.parallel.wait()
         return self.out / "model"
 
@@ -285,8 +288,13 @@ def _save_memory(model: Any) -> None:
     enable({"use_reentrant": False})
 
 
+def _longest(model: Any) -> int | None:
+    """Tokens that a model reads at most; None where it states no limit."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
 def _context(config: RunConfig, model: Any) -> int:
-    longest = getattr(model.config, "max_position_embeddings", None) or 10**9
+    longest = _longest(model) or 10**9
     if config.context > longest:
         raise ValueError(
             f"expected a context of at most {longest} tokens, the model's own, got "

@@ -288,9 +288,12 @@ def save_snapshot(snapshot: Snapshot, path: Path, about: Mapping[str, Any] | Non
 
 
 def load_snapshot(path: Path) -> dict[str, Tensor]:
-    """Raises: ValueError where the file is truncated or not safetensors."""
+    """Raises: FileNotFoundError, or ValueError where the file is not whole safetensors."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a snapshot at {path}, found none")
 
     try:
         return load_file(path)
