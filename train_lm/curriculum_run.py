@@ -308,11 +308,15 @@ def _check_vocabulary(tokenizer: Any, own: bool, model: Any, name: str) -> None:
     ids = max(tokenizer.get_vocab().values()) + 1
     size = model.get_input_embeddings().weight.shape[0]
     # Many models pad their vocabulary; one without a tokenizer has to be made for the world's.
-    if size < ids or (size != ids and not own and name not in PRESETS):
+    if own and size < ids:
         raise ValueError(
-            f"expected {'at least ' if own else ''}{ids} token ids, as "
-            f"{'its tokenizer' if own else 'the world'} has, got {size} in {name}: the vocabulary "
-            "does not match; add the model's own tokenizer files"
+            f"expected at least {ids} token ids, as its tokenizer has, got {size} in {name}: the "
+            "vocabulary does not match; its tokenizer files are another model's"
+        )
+    if not own and size != ids and name not in PRESETS:
+        raise ValueError(
+            f"expected {ids} token ids, as the world has, got {size} in {name}, which has no "
+            "tokenizer: the vocabulary does not match; add the model's own tokenizer files"
         )
 
 

@@ -18,6 +18,12 @@ TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "*.tiktoken"
 LONGEST_REASON = 300  # characters
 
 
+def check_seed(seed: int) -> None:
+    """Raises: ValueError where a generator could not be seeded with it."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"expected a seed between 0 and {LARGEST_SEED}, got {seed}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """One dial, the width; the rest is derived from it or from the preset.
@@ -75,12 +81,6 @@ class Opened:
     use_cache: bool
 
 
-def check_seed(seed: int) -> None:
-    """Raises: ValueError where a generator could not be seeded with it."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"expected a seed between 0 and {LARGEST_SEED}, got {seed}")
-
-
 def build_model(config: ModelConfig, vocab_size: int, end_of_text: int | None = None) -> nn.Module:
     """A causal LM whose `forward(input_ids=...)` returns `.logits` of shape (B, T, V).
 
@@ -89,7 +89,7 @@ def build_model(config: ModelConfig, vocab_size: int, end_of_text: int | None = 
             written down says so. It changes no weight.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     # The initial weights come from the configuration's own seed; the caller's torch RNG is left
     # as it was, so that building a learner never shifts a policy's random numbers.
@@ -108,13 +108,15 @@ def build_model(config: ModelConfig, vocab_size: int, end_of_text: int | None = 
                 tie_word_embeddings=True,
                 bos_token_id=end_of_text,  # a Llama's own ids are words of our vocabulary
                 eos_token_id=end_of_text,
-                use_cache=False,
                 attn_implementation="sdpa",  # type: ignore[call-arg]
             )
         )
-    # Not in the model's own configuration: the embedding of what pads is never trained, and the
-    # end of text has to be.
-    model.generation_config.pad_token_id = end_of_text
+    model.config.use_cache = False
+    # What pads is named here and not in the model's configuration: an embedding of what pads is
+    # never trained, and that of the end of text has to be.
+    model.generation_config = GenerationConfig(
+        bos_token_id=end_of_text, eos_token_id=end_of_text, pad_token_id=end_of_text
+    )
     return model
 
 
