@@ -256,6 +256,9 @@ FAULTS = {
     "held-out": "c.jsonl:8: expected training passages only",
     "json": "c.jsonl:8:",
     "fraction": "c.jsonl:8:",
+    "large number": "c.jsonl:8:",
+    "large budget": "c.jsonl:8:",
+    "large seed": "expected a seed between",
     "empty": "expected steps",
     "no curriculum": "c.jsonl",
     "model": "model preset",
@@ -289,6 +292,12 @@ def test_what_cannot_be_trained_is_one_clear_line(
         file.write_text(file.read_text() + '{"topics": [')
     elif fault == "fraction":
         file.write_text(file.read_text() + '{"passages": [1.5], "tokens": 300}\n')
+    elif fault == "large number":
+        file.write_text(file.read_text() + f'{{"passages": [{2**63}], "tokens": 300}}\n')
+    elif fault == "large budget":
+        file.write_text(file.read_text() + f'{{"passages": [1], "tokens": {2**63}}}\n')
+    elif fault == "large seed":
+        options["--seed"] = str(2**32)
     elif fault == "empty":
         write(file, small_world, steps=0)
     elif fault == "no curriculum":
