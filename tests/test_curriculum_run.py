@@ -13,6 +13,7 @@ import torch
 from kncl_env.world.world import World
 from train_lm import training_text
 from train_lm.cli import main
+from train_lm.curriculum import read_curriculum
 from train_lm.curriculum_run import Machine, RunConfig, run_curriculum
 from train_lm.files import read_json
 from train_lm.tokenizer import END_OF_TEXT
@@ -100,6 +101,16 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
     assert weights(cut) == weights(tmp_path / "whole")
     assert metrics(cut) == metrics(tmp_path / "whole")
     assert [line["update"] for line in metrics(cut)] == list(range(1, 15))
+
+
+def test_a_curriculum_that_an_editor_marked_as_utf_8_is_read_as_it_was(
+    curriculum: Path, tmp_path: Path
+) -> None:
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + curriculum.read_bytes())
+    before, after = read_curriculum(curriculum), read_curriculum(marked)
+    assert after.world == before.world
+    assert [s.passages.tolist() for s in after.steps] == [s.passages.tolist() for s in before.steps]
 
 
 def test_the_rate_warms_up_and_decays_over_the_whole_budget(

@@ -60,7 +60,7 @@ def read_curriculum(file: Path) -> Curriculum:
         raise FileNotFoundError(f"expected a curriculum at {file}, found none")
     world = ""
     steps: list[CurriculumStep] = []
-    with file.open(encoding="utf-8", errors="replace") as stream:
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 record = json.loads(line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def run_curriculum(
     """
     parallel = _processes(machine)
     try:
-        run = _Run(world, curriculum_file, out, config, machine, parallel, force)
+        run = _Run(_Places(world, curriculum_file, out, force), config, machine, parallel)
         return run.go_on(on_update)
     except (FloatingPointError, MemoryError) as error:
         raise type(error)(f"{error}; {last_checkpoint(out)}") from None
@@ -156,21 +156,25 @@ def _processes(machine: Machine) -> Parallel:
     return Alone()
 
 
+@dataclass(frozen=True)
+class _Places:
+    """What a run reads and where it writes; `force` says to begin again there."""
+
+    world: Path
+    curriculum: Path
+    out: Path
+    force: bool
+
+
 class _Run:
     """Everything that a run binds together."""
 
     def __init__(
-        self,
-        world: Path,
-        curriculum_file: Path,
-        out: Path,
-        config: RunConfig,
-        machine: Machine,
-        parallel: Parallel,
-        force: bool,
+        self, places: _Places, config: RunConfig, machine: Machine, parallel: Parallel
     ) -> None:
-        self.out, self.machine, self.parallel = out, machine, parallel
-        curriculum = read_curriculum(curriculum_file)
+        self.out, self.machine, self.parallel = places.out, machine, parallel
+        world = places.world
+        curriculum = read_curriculum(places.curriculum)
         check_world(world, curriculum)
         own = load_tokenizer(world / "tokenizer.json")
         self.opened = open_model(config.model, own, config.seed)
@@ -189,8 +193,7 @@ class _Run:
         budgets = [step.tokens for step in curriculum.steps]
         steps = list(zip(text.rows_of(curriculum), budgets, strict=True))
         self.order = plan_order(text, steps, config.replay, config.seed)
-        inputs = [world, curriculum_file, Path(config.model)]
-        self._claim(config, curriculum, hash_file(world / "tokenizer.json"), inputs, force)
+        self._claim(config, curriculum, places)
         if machine.gradient_checkpointing:
             _save_memory(model)
         device = parallel.device if isinstance(parallel, Accelerated) else None
@@ -225,32 +228,26 @@ class _Run:
             writer.close()
         return self._save_model()
 
-    def _claim(
-        self,
-        config: RunConfig,
-        curriculum: Curriculum,
-        tokenizer: str,
-        inputs: Sequence[Path],
-        force: bool,
-    ) -> None:
+    def _claim(self, config: RunConfig, curriculum: Curriculum, places: _Places) -> None:
         """Begin a run in `out`, or check that the one found there has the same settings."""
         settings = {
             **asdict(config),
             "context": self.context,
             "world": curriculum.world,
             "curriculum": curriculum.hash,
-            "tokenizer": tokenizer,
+            "tokenizer": hash_file(places.world / "tokenizer.json"),
             "updates": self.updates,
         }
+        inputs = (places.world, places.curriculum, Path(config.model))
         inside = [p for p in inputs if self.out.resolve() in (p.resolve(), *p.resolve().parents)]
-        if force and inside:
+        if places.force and inside:
             raise ValueError(
                 f"expected inputs outside of {self.out}, which --force empties, got {inside[0]}: "
                 "name another --out"
             )
         self.parallel.wait()  # nobody may look for files after they were touched
         if self.parallel.rank == 0 and self.out.exists():
-            if force and (self.out / "config.json").is_file():
+            if places.force and (self.out / "config.json").is_file():
                 shutil.rmtree(self.out)
             else:
                 sweep(self.out)

@@ -217,5 +217,7 @@ def _open_tokenizer(name: str) -> Any | None:
 def _reason(error: Exception) -> str:
     """What another library raised, on one line."""
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{(error.strerror or '').lower()}: {error.filename}"
     text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -80,6 +80,9 @@ class Trainer:
         device: Where the model lives; CUDA where there is one, if not stated.
         parallel: The processes that train the model; this one alone, if not stated.
         compile: Whether forward and backward pass are compiled, at the first update.
+
+    Raises:
+        ValueError: There is nothing to compile with, or torch has no such optimiser.
     """
 
     def __init__(
