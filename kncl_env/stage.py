@@ -165,11 +165,13 @@ def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
 
 def _trainer(world: World, settings: LearnerSettings) -> Trainer:
     from train_lm.model import PRESETS, build_model
+    from train_lm.tokenizer import end_of_text
     from train_lm.trainer import Trainer, TrainerConfig
 
     model = replace(PRESETS[settings.model], seed=settings.seed)
     config = TrainerConfig(learning_rate=settings.learning_rate, batch=settings.batch)
-    return Trainer(build_model(model, world.tokenizer.get_vocab_size()), config)
+    vocabulary, end = world.tokenizer.get_vocab_size(), end_of_text(world.tokenizer)
+    return Trainer(build_model(model, vocabulary, end), config)
 
 
 class _NucleusPhase:

@@ -121,6 +121,8 @@ def test_a_run_leaves_a_model_a_curriculum_and_curves_that_others_can_read(
     model = AutoModelForCausalLM.from_pretrained(out / "model")
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
     assert model(**tokenizer("Topic 1", return_tensors="pt")).logits.isfinite().all()
+    assert model.config.eos_token_id == model.generation_config.pad_token_id == 0
+    assert (tokenizer.pad_token_id, tokenizer.model_max_length) == (0, 32)
     curriculum = read_curriculum(out / "curriculum.jsonl")
     assert len(curriculum.steps) == SETTINGS["steps"]
     assert (small_world.passage_split[curriculum.steps[0].passages] == 0).all()

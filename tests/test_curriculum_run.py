@@ -13,7 +13,10 @@ import torch
 from kncl_env.world.world import World
 from train_lm import training_text
 from train_lm.cli import main
+from train_lm.curriculum import read_curriculum
 from train_lm.curriculum_run import Machine, RunConfig, run_curriculum
+from train_lm.files import read_json
+from train_lm.tokenizer import END_OF_TEXT
 from train_lm.trainer import Trainer
 
 CONFIG = RunConfig(model="xxs", batch=4)
@@ -100,6 +103,16 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
     assert [line["update"] for line in metrics(cut)] == list(range(1, 15))
 
 
+def test_a_curriculum_that_an_editor_marked_as_utf_8_is_read_as_it_was(
+    curriculum: Path, tmp_path: Path
+) -> None:
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + curriculum.read_bytes())
+    before, after = read_curriculum(curriculum), read_curriculum(marked)
+    assert after.world == before.world
+    assert [s.passages.tolist() for s in after.steps] == [s.passages.tolist() for s in before.steps]
+
+
 def test_the_rate_warms_up_and_decays_over_the_whole_budget(
     small_world: World, tmp_path: Path
 ) -> None:
@@ -127,6 +140,9 @@ def test_the_result_opens_with_transformers_and_knows_the_text(
     assert tokenizer.decode(ids[0]) == text[: len(tokenizer.decode(ids[0]))]
     loss = float(model(input_ids=ids, labels=ids).loss.detach())
     assert loss < np.log(small_world.tokenizer.get_vocab_size()) - 0.3
+    assert (tokenizer.model_max_length, model.config.use_cache) == (32, True)
+    end = small_world.tokenizer.token_to_id(END_OF_TEXT)
+    assert {model.config.eos_token_id, model.generation_config.eos_token_id} == {end}
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
     assert not [p for p in (tmp_path / "run").rglob("*") if p.suffix in (".pt", ".bin", ".pkl")]
 
@@ -154,9 +170,23 @@ def test_a_model_of_another_family_trains_in_its_own_tokens_and_goes_on_exactly(
     assert weights(cut) == weights(tmp_path / "whole")
     model = AutoModelForCausalLM.from_pretrained(cut / "model")
     assert model.config.model_type == "gpt2"
+    for name in ("config.json", "generation_config.json"):
+        assert read_json(cut / "model" / name) == read_json(tmp_path / "gpt2" / name)
     tokenizer = AutoTokenizer.from_pretrained(cut / "model")
     assert tokenizer.eos_token == "<stop>"
     assert tokenizer(texts[0]) == AutoTokenizer.from_pretrained(tmp_path / "gpt2")(texts[0])
+
+
+def test_a_model_of_this_house_is_trained_further_in_the_worlds_own_tokens(
+    small_world: World, curriculum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_curriculum(small_world.path, curriculum, tmp_path / "first", CONFIG, MACHINE)
+    further = RunConfig(model=str(tmp_path / "first" / "model"), batch=4)
+    monkeypatch.setattr(training_text, "_write", None)  # the world's own are cached by now
+    run_curriculum(small_world.path, curriculum, tmp_path / "second", further, MACHINE)
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        first, second = (tmp_path / run / "model" / name for run in ("first", "second"))
+        assert read_json(first) == read_json(second)
 
 
 def test_recomputing_activations_changes_nothing_but_memory(
@@ -237,10 +267,15 @@ FAULTS = {
     "held-out": "c.jsonl:8: expected training passages only",
     "json": "c.jsonl:8:",
     "fraction": "c.jsonl:8:",
+    "large number": "c.jsonl:8:",
+    "large budget": "c.jsonl:8:",
+    "large seed": "expected a seed between",
     "empty": "expected steps",
     "no curriculum": "c.jsonl",
     "model": "model preset",
     "damaged model": "expected a causal language model",
+    "damaged tokenizer": "JSONDecodeError",
+    "tokenizer without a vocabulary": "Couldn't instantiate the backend tokenizer",
     "other vocabulary": "the vocabulary does not match",
     "small vocabulary": "the vocabulary does not match",
     "long": "at most 32 tokens",
@@ -268,6 +303,12 @@ def test_what_cannot_be_trained_is_one_clear_line(
         file.write_text(file.read_text() + '{"topics": [')
     elif fault == "fraction":
         file.write_text(file.read_text() + '{"passages": [1.5], "tokens": 300}\n')
+    elif fault == "large number":
+        file.write_text(file.read_text() + f'{{"passages": [{2**63}], "tokens": 300}}\n')
+    elif fault == "large budget":
+        file.write_text(file.read_text() + f'{{"passages": [1], "tokens": {2**63}}}\n')
+    elif fault == "large seed":
+        options["--seed"] = str(2**32)
     elif fault == "empty":
         write(file, small_world, steps=0)
     elif fault == "no curriculum":
@@ -278,9 +319,17 @@ def test_what_cannot_be_trained_is_one_clear_line(
         options["--model"] = str(gpt2_directory(tmp_path / "m", texts))
         damaged = tmp_path / "m" / "model.safetensors"
         damaged.write_bytes(damaged.read_bytes()[:5000])
+    elif fault == "damaged tokenizer":
+        options["--model"] = str(gpt2_directory(tmp_path / "m", texts))
+        damaged = tmp_path / "m" / "tokenizer.json"
+        damaged.write_text(damaged.read_text()[:500])
+    elif fault == "tokenizer without a vocabulary":
+        options["--model"] = str(gpt2_directory(tmp_path / "m", texts))
+        (tmp_path / "m" / "tokenizer.json").unlink()
     elif fault == "other vocabulary":
         options["--model"] = str(gpt2_directory(tmp_path / "m", texts))
         (tmp_path / "m" / "tokenizer.json").unlink()
+        (tmp_path / "m" / "tokenizer_config.json").unlink()
     elif fault == "small vocabulary":
         options["--model"] = str(gpt2_directory(tmp_path / "m", texts, vocabulary=300))
     elif fault == "long":
@@ -300,6 +349,9 @@ def test_what_cannot_be_trained_is_one_clear_line(
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1, error
     assert FAULTS[fault] in error[0]
+    assert ("add the model's own tokenizer files" in error[0]) == (fault == "other vocabulary")
+    assert ".part" not in error[0]
+    assert "Errno" not in error[0]
     assert fault != "foreign" or (out / "thesis.txt").is_file()
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from train_lm.bank.bank import LearnerBank
 from train_lm.model import ModelConfig, build_model
 from train_lm.schedule import Schedule
 from train_lm.trainer import Trainer, TrainerConfig, load_snapshot, save_snapshot
@@ -273,3 +274,15 @@ def test_the_same_text_trains_the_same_bytes() -> None:
 def test_parts_of_a_batch_have_an_honest_flop_count() -> None:
     trainer = tiny_trainer()
     assert trainer.flops_per_token == 6 * sum(p.numel() for p in trainer.model.parameters())
+
+
+def test_without_a_compiler_compilation_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    model = build_model(TINY, VOCAB)
+    with pytest.raises(ValueError, match="expected a compiler for programs on cpu"):
+        Trainer(model, TrainerConfig(), "cpu", compile=True)
+    with pytest.raises(ValueError, match="expected a compiler for programs on cpu"):
+        LearnerBank([model], TrainerConfig(), "cpu", compile=True)

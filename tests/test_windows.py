@@ -101,3 +101,11 @@ def test_the_same_generator_draws_the_same_windows() -> None:
         for _ in range(2)
     ]
     assert np.array_equal(*draws)
+
+
+def test_ids_of_more_than_16_bits_are_read_as_they_are() -> None:
+    ids = np.array([0, 65_535, 65_536, 69_999, 2**32 - 1], dtype=np.uint32)
+    store = TokenStore(ids, np.array([0, 5]), np.array([0]), context=4)
+    read = store.read(np.array([0]))
+    assert read.dtype == np.int64
+    assert read.tolist() == [ids.tolist()]

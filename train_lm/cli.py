@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train_lm.command_line import INTERRUPTED, again, run
+from train_lm.command_line import INTERRUPTED, again, command, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,43 +18,129 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train-lm", description="Train a language model on a world's text in a given order."
-    )
+    parser = command("train-lm", "Train a language model on a world's text in a given order.")
+    parser.epilog = "Example: train-lm run --help"
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     verb = verbs.add_parser(
         "run",
         help="train a model along a recorded curriculum; goes on where it stopped",
         description="Train a model along a recorded curriculum. The same command goes on where a "
         "stopped run was. Several processes: torchrun --nproc_per_node N -m train_lm.cli run ...",
-        epilog="Example: train-lm run --world worlds/wiki "
-        "--curriculum runs/wiki-run/curricula/rule-0.jsonl --model s --out runs/larger",
+        epilog="Example: train-lm run --world worlds/wiki --curriculum rule-0.jsonl --model s "
+        "--out runs/larger",
     )
-    verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--curriculum", type=Path, required=True, metavar="C.jsonl")
     verb.add_argument(
-        "--model", default="s", help="preset (xxs, xs, s, m, l), model directory or hub id (s)"
+        "--world", type=Path, required=True, help="world directory that holds the text; required"
     )
-    verb.add_argument("--out", type=Path, required=True, metavar="RUN")
-    verb.add_argument("--force", action="store_true", help="begin again in an existing RUN")
-    what = verb.add_argument_group("what is trained")
-    what.add_argument("--learning-rate", type=float, default=1e-3, help="peak (1e-3)")
-    what.add_argument("--batch", type=int, default=16, help="windows per update (16)")
-    what.add_argument("--context", type=int, default=0, help="tokens per window (the model's)")
-    what.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="(fp32)")
-    what.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="(adamw)")
-    what.add_argument("--weight-decay", type=float, default=0.1, help="(0.1)")
-    what.add_argument("--replay", type=float, default=0.0, help="share of earlier steps (0)")
-    what.add_argument("--seed", type=int, default=0)
-    how = verb.add_argument_group("how it is carried out")
-    how.add_argument("--accumulate", type=int, default=1, help="pieces of a batch (1)")
-    how.add_argument("--save-every", type=int, default=100, help="updates (100)")
-    how.add_argument("--gradient-checkpointing", action="store_true", help="less memory, slower")
-    how.add_argument("--compile", action="store_true", help="faster after a minute of compiling")
-    how.add_argument("--shard", action="store_true", help="FSDP2 instead of DDP")
-    how.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    verb.add_argument(
+        "--curriculum",
+        type=Path,
+        required=True,
+        metavar="C.jsonl",
+        help="what to read at each step, as evaluate and run record it; required",
+    )
+    verb.add_argument(
+        "--model",
+        default="s",
+        help="what is trained: a preset (xxs, xs, s, m, l), a model directory or a hub id such as "
+        "owner/name (default: s)",
+    )
+    verb.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="directory for checkpoints, metrics and the model; required",
+    )
+    verb.add_argument(
+        "--force", action="store_true", help="empty RUN and begin again (default: go on in it)"
+    )
+    _add_settings(verb)
+    _add_machine(verb)
     verb.set_defaults(run=_run)
     return parser
+
+
+def _add_settings(verb: argparse.ArgumentParser) -> None:
+    what = verb.add_argument_group("what is trained")
+    what.add_argument(
+        "--learning-rate",
+        type=float,
+        default=1e-3,
+        help="peak, per update, after a short warm-up and before a cosine decay (default: 1e-3)",
+    )
+    what.add_argument(
+        "--batch", type=int, default=16, help="windows per update, over all processes (default: 16)"
+    )
+    what.add_argument(
+        "--context",
+        type=int,
+        default=0,
+        help="tokens per window (default: 0, a preset's own, or at most 512 of a model's)",
+    )
+    what.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="numbers in matrix products: of 32 or 16 bits; weights keep 32 (default: fp32)",
+    )
+    what.add_argument(
+        "--optimizer",
+        choices=("adamw", "muon"),
+        default="adamw",
+        help="adamw, or muon for hidden matrices and adamw for the rest (default: adamw)",
+    )
+    what.add_argument(
+        "--weight-decay",
+        type=float,
+        default=0.1,
+        help="share of a matrix that decays per update, times the learning rate (default: 0.1)",
+    )
+    what.add_argument(
+        "--replay",
+        type=float,
+        default=0.0,
+        help="share of each step, 0 to below 1, that rereads earlier steps; a recorded order has "
+        "its own replay already (default: 0)",
+    )
+    what.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of initial weights and of the order within a step, from 0 to 2^32 - 1 (default: 0)",
+    )
+
+
+def _add_machine(verb: argparse.ArgumentParser) -> None:
+    how = verb.add_argument_group("how it is carried out; the result is the same but for rounding")
+    how.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="pieces that a process cuts its batch into, where it does not fit into memory; they "
+        "share it evenly (default: 1)",
+    )
+    how.add_argument(
+        "--save-every", type=int, default=100, help="updates between checkpoints (default: 100)"
+    )
+    how.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute activations twice: less memory, slower (default: keep them)",
+    )
+    how.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the model first: a minute, then faster (default: do not)",
+    )
+    how.add_argument(
+        "--shard",
+        action="store_true",
+        help="split the model over the processes by FSDP2 (default: a copy for each, by DDP)",
+    )
+    how.add_argument(
+        "--cpu", action="store_true", help="stay on the CPU (default: use a GPU where there is one)"
+    )
 
 
 def _run(args: argparse.Namespace) -> int:

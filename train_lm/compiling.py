@@ -11,7 +11,16 @@ import torch
 
 
 def compile_for(device: torch.device) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`torch.compile` for fixed shapes, with what pays on the device."""
+    """`torch.compile` for fixed shapes, with what pays on the device.
+
+    Raises:
+        ValueError: There is no compiler for the device.
+    """
+    if not can_compile(device):
+        raise ValueError(
+            f"expected a compiler for programs on {device} (g++ on a CPU, Triton on CUDA), found "
+            "none: install it, or do without compilation"
+        )
     # A C++ wrapper leaves Python's lock alone for a whole pass, so threads run side by side.
     options: dict[str, Any] = {"cpp_wrapper": True} if device.type == "cpu" else {}
     return lambda function: torch.compile(function, dynamic=False, options=options)

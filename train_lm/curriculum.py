@@ -56,9 +56,11 @@ def read_curriculum(file: Path) -> Curriculum:
         FileNotFoundError: No such file.
         ValueError: A line is not as expected; file and line are named.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"expected a curriculum at {file}, found none")
     world = ""
     steps: list[CurriculumStep] = []
-    with file.open(encoding="utf-8", errors="replace") as stream:
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 record = json.loads(line)
@@ -68,7 +70,7 @@ def read_curriculum(file: Path) -> Curriculum:
                     world = str(record["world"])
                     continue
                 steps.append(_step(record, number))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise ValueError(f"{file}:{number}: not a step of a curriculum: {error}") from None
     if not steps:
         raise ValueError(f"expected steps in curriculum {file}, got none")
@@ -100,6 +102,6 @@ def write_curriculum(
 def _step(record: dict[str, object], line: int) -> CurriculumStep:
     passages, tokens = record["passages"], record["tokens"]
     whole = isinstance(passages, list) and all(type(p) is int for p in passages)
-    if not whole or not passages or type(tokens) is not int or tokens < 1:
+    if not whole or not passages or type(tokens) is not int or not 0 < tokens < 2**63:
         raise ValueError("expected whole numbers of passages, and tokens above 0")
     return CurriculumStep(np.array(passages, dtype=np.int64), tokens, line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from train_lm.checkpoint import (
 )
 from train_lm.curriculum import Curriculum, read_curriculum
 from train_lm.files import hash_file, sweep
-from train_lm.model import PRESETS, open_model, save_model
+from train_lm.model import PRESETS, check_seed, open_model, save_model
 from train_lm.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.reading_order import plan_order
 from train_lm.tokenizer import as_transformers, load_tokenizer
@@ -47,7 +47,7 @@ class RunConfig:
         replay: Share of each step that rereads earlier ones; a recorded order holds the replay of
             its episode already.
         weight_decay: Decoupled decay of matrices.
-        seed: Of initial weights and of the order within a step.
+        seed: Of initial weights and of the order within a step, of 32 bits.
     """
 
     model: str = "s"
@@ -65,6 +65,7 @@ class RunConfig:
             raise ValueError(f"expected a replay share of 0 <= replay < 1, got {self.replay}")
         if self.context < 0 or self.context == 1:
             raise ValueError(f"expected a context of at least 2 tokens, got {self.context}")
+        check_seed(self.seed)
         self.trainer(1, 1)
 
     def trainer(self, processes: int, accumulate: int) -> TrainerConfig:
@@ -138,7 +139,7 @@ def run_curriculum(
     """
     parallel = _processes(machine)
     try:
-        run = _Run(world, curriculum_file, out, config, machine, parallel, force)
+        run = _Run(_Places(world, curriculum_file, out, force), config, machine, parallel)
         return run.go_on(on_update)
     except (FloatingPointError, MemoryError) as error:
         raise type(error)(f"{error}; {last_checkpoint(out)}") from None
@@ -155,25 +156,30 @@ def _processes(machine: Machine) -> Parallel:
     return Alone()
 
 
+@dataclass(frozen=True)
+class _Places:
+    """What a run reads and where it writes; `force` says to begin again there."""
+
+    world: Path
+    curriculum: Path
+    out: Path
+    force: bool
+
+
 class _Run:
     """Everything that a run binds together."""
 
     def __init__(
-        self,
-        world: Path,
-        curriculum_file: Path,
-        out: Path,
-        config: RunConfig,
-        machine: Machine,
-        parallel: Parallel,
-        force: bool,
+        self, places: _Places, config: RunConfig, machine: Machine, parallel: Parallel
     ) -> None:
-        self.out, self.machine, self.parallel = out, machine, parallel
-        curriculum = read_curriculum(curriculum_file)
+        self.out, self.machine, self.parallel = places.out, machine, parallel
+        world = places.world
+        curriculum = read_curriculum(places.curriculum)
         check_world(world, curriculum)
         own = load_tokenizer(world / "tokenizer.json")
-        model, theirs = open_model(config.model, own.get_vocab_size(), config.seed)
-        self.tokenizer = theirs or as_transformers(own)
+        self.opened = open_model(config.model, own, config.seed)
+        model, theirs = self.opened.model, self.opened.tokenizer
+        self.tokenizer = theirs or as_transformers(own, _longest(model))
         self.context = _context(config, model)
         _check_vocabulary(self.tokenizer, theirs is not None, model, config.model)
         self.updates = curriculum.tokens // (config.batch * self.context)
@@ -187,8 +193,7 @@ class _Run:
         budgets = [step.tokens for step in curriculum.steps]
         steps = list(zip(text.rows_of(curriculum), budgets, strict=True))
         self.order = plan_order(text, steps, config.replay, config.seed)
-        inputs = [world, curriculum_file, Path(config.model)]
-        self._claim(config, curriculum, hash_file(world / "tokenizer.json"), inputs, force)
+        self._claim(config, curriculum, places)
         if machine.gradient_checkpointing:
             _save_memory(model)
         device = parallel.device if isinstance(parallel, Accelerated) else None
@@ -223,32 +228,26 @@ class _Run:
             writer.close()
         return self._save_model()
 
-    def _claim(
-        self,
-        config: RunConfig,
-        curriculum: Curriculum,
-        tokenizer: str,
-        inputs: Sequence[Path],
-        force: bool,
-    ) -> None:
+    def _claim(self, config: RunConfig, curriculum: Curriculum, places: _Places) -> None:
         """Begin a run in `out`, or check that the one found there has the same settings."""
         settings = {
             **asdict(config),
             "context": self.context,
             "world": curriculum.world,
             "curriculum": curriculum.hash,
-            "tokenizer": tokenizer,
+            "tokenizer": hash_file(places.world / "tokenizer.json"),
             "updates": self.updates,
         }
+        inputs = (places.world, places.curriculum, Path(config.model))
         inside = [p for p in inputs if self.out.resolve() in (p.resolve(), *p.resolve().parents)]
-        if force and inside:
+        if places.force and inside:
             raise ValueError(
                 f"expected inputs outside of {self.out}, which --force empties, got {inside[0]}: "
                 "name another --out"
             )
         self.parallel.wait()  # nobody may look for files after they were touched
         if self.parallel.rank == 0 and self.out.exists():
-            if force and (self.out / "config.json").is_file():
+            if places.force and (self.out / "config.json").is_file():
                 shutil.rmtree(self.out)
             else:
                 sweep(self.out)
@@ -273,7 +272,8 @@ class _Run:
         shared = {id(v): whole(v).cpu() for v in named.values()}  # tied weights stay one
         state = {n: shared[id(v)] for n, v in named.items()}
         if self.parallel.rank == 0:
-            save_model(self.out / "model", self.trainer.model, self.tokenizer, state)
+            use_cache = self.opened.use_cache
+            save_model(self.out / "model", self.trainer.model, self.tokenizer, state, use_cache)
         self.parallel.wait()
         return self.out / "model"
 
@@ -285,8 +285,13 @@ def _save_memory(model: Any) -> None:
     enable({"use_reentrant": False})
 
 
+def _longest(model: Any) -> int | None:
+    """Tokens that a model reads at most; None where it states no limit."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
 def _context(config: RunConfig, model: Any) -> int:
-    longest = getattr(model.config, "max_position_embeddings", None) or 10**9
+    longest = _longest(model) or 10**9
     if config.context > longest:
         raise ValueError(
             f"expected a context of at most {longest} tokens, the model's own, got "
@@ -300,11 +305,15 @@ def _check_vocabulary(tokenizer: Any, own: bool, model: Any, name: str) -> None:
     ids = max(tokenizer.get_vocab().values()) + 1
     size = model.get_input_embeddings().weight.shape[0]
     # Many models pad their vocabulary; one without a tokenizer has to be made for the world's.
-    if size < ids or (size != ids and not own and name not in PRESETS):
+    if own and size < ids:
         raise ValueError(
-            f"expected {'at least ' if own else ''}{ids} token ids, as "
-            f"{'its tokenizer' if own else 'the world'} has, got {size} in {name}: the vocabulary "
-            "does not match; add the model's own tokenizer files"
+            f"expected at least {ids} token ids, as its tokenizer has, got {size} in {name}: the "
+            "vocabulary does not match; its tokenizer files are another model's"
+        )
+    if not own and size != ids and name not in PRESETS:
+        raise ValueError(
+            f"expected {ids} token ids, as the world has, got {size} in {name}, which has no "
+            "tokenizer: the vocabulary does not match; add the model's own tokenizer files"
         )
 
 

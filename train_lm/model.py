@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train_lm.files import replacing_folder
+from train_lm.tokenizer import end_of_text
+
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import Tensor, nn
+
+LARGEST_SEED = 2**32 - 1
+TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "*.tiktoken", "tekken.json")
+LONGEST_REASON = 300  # characters
+
+
+def check_seed(seed: int) -> None:
+    """Raises: ValueError where a generator could not be seeded with it."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"expected a seed between 0 and {LARGEST_SEED}, got {seed}")
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,7 @@ class ModelConfig:
         width: Hidden size D; a multiple of 16.
         layers: Transformer blocks.
         context: Tokens T of a training window.
-        seed: Seed of the initial weights.
+        seed: Seed of the initial weights, of 32 bits.
     """
 
     width: int = 64
@@ -34,6 +47,7 @@ class ModelConfig:
             raise ValueError(
                 f"expected layers >= 1 and context >= 2, got {self.layers} and {self.context}"
             )
+        check_seed(self.seed)
 
     @property
     def heads(self) -> int:
@@ -41,8 +55,8 @@ class ModelConfig:
         return max(4, self.width // 64)
 
 
-# Parameters: xxs 0.02 M and xs 0.13 M with a vocabulary of 512, for the RL loop; s 5 M, m 32 M
-# and l 123 M with one of 8192.
+# Millions of parameters with a vocabulary of 512 (8192): xxs 0.03 (0.27) and xs 0.13 (0.62), for
+# the RL loop; s 3.2 (5.2), m 28.5 (32.4) and l 115.9 (122.8).
 PRESETS: dict[str, ModelConfig] = {
     "xxs": ModelConfig(width=32, layers=1, context=32),
     "xs": ModelConfig(width=64, layers=2, context=64),
@@ -52,16 +66,36 @@ PRESETS: dict[str, ModelConfig] = {
 }
 
 
-def build_model(config: ModelConfig, vocab_size: int) -> nn.Module:
-    """A causal LM whose `forward(input_ids=...)` returns `.logits` of shape (B, T, V)."""
+@dataclass(frozen=True)
+class Opened:
+    """A model to train, and what to give back with it.
+
+    Attributes:
+        model: In float32; it keeps no keys and values, which are of no use to a training step.
+        tokenizer: Its own, as transformers knows it; None where it has none.
+        use_cache: Whether it keeps keys and values when it is used.
+    """
+
+    model: nn.Module
+    tokenizer: Any | None
+    use_cache: bool
+
+
+def build_model(config: ModelConfig, vocab_size: int, end_of_text: int | None = None) -> nn.Module:
+    """A causal LM whose `forward(input_ids=...)` returns `.logits` of shape (B, T, V).
+
+    Args:
+        end_of_text: Id of the token that closes a text, and so begins the next; the model that is
+            written down says so. It changes no weight.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     # The initial weights come from the configuration's own seed; the caller's torch RNG is left
     # as it was, so that building a learner never shifts a policy's random numbers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return LlamaForCausalLM(
+        model = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=vocab_size,
                 hidden_size=config.width,
@@ -72,47 +106,66 @@ def build_model(config: ModelConfig, vocab_size: int) -> nn.Module:
                 num_key_value_heads=config.heads,
                 max_position_embeddings=config.context,
                 tie_word_embeddings=True,
-                use_cache=False,
+                bos_token_id=end_of_text,  # a Llama's own ids are words of our vocabulary
+                eos_token_id=end_of_text,
                 attn_implementation="sdpa",  # type: ignore[call-arg]
             )
         )
+    model.config.use_cache = False
+    # What pads is named here and not in the model's configuration: an embedding of what pads is
+    # never trained, and that of the end of text has to be.
+    model.generation_config = GenerationConfig(
+        bos_token_id=end_of_text, eos_token_id=end_of_text, pad_token_id=end_of_text
+    )
+    return model
 
 
 def save_model(
-    folder: Path, model: Any, tokenizer: Any, state: dict[str, Tensor] | None = None
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    state: dict[str, Tensor] | None = None,
+    use_cache: bool = True,
 ) -> Path:
     """Write a Hugging Face directory, whole or not at all; one that is there stays.
 
     Args:
+        tokenizer: As transformers knows it.
         state: The model's tensors, where they are not its own parameters.
+        use_cache: Whether the model that is written keeps keys and values when it is used.
     """
     if not folder.is_dir():
-        part = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        model.save_pretrained(part, state_dict=state)
-        tokenizer.save_pretrained(part)
-        part.rename(folder)
+        trained_with = getattr(model.config, "use_cache", None)
+        try:
+            if trained_with is not None:
+                model.config.use_cache = use_cache
+            with replacing_folder(folder) as part:
+                model.save_pretrained(part, state_dict=state)
+                tokenizer.save_pretrained(part)
+        finally:
+            if trained_with is not None:
+                model.config.use_cache = trained_with
     return folder
 
 
-def open_model(name: str, vocab_size: int, seed: int) -> tuple[nn.Module, Any | None]:
+def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
     """A fresh model of a preset, or a pretrained one with its own tokenizer.
 
     Args:
         name: A preset, a Hugging Face model directory, or a hub id.
-        vocab_size: Token ids of a preset's model.
+        own: The tokenizer of a preset's model.
         seed: Of a preset's initial weights.
 
-    Returns:
-        The model in float32, and its tokenizer; None where it has none of its own.
-
     Raises:
-        ValueError: There is no such model, or weights are missing from it.
+        ValueError: There is no such model, weights are missing from it, or its tokenizer cannot be
+            opened.
     """
     if name in PRESETS:
-        return build_model(replace(PRESETS[name], seed=seed), vocab_size), None
+        config = replace(PRESETS[name], seed=seed)
+        model = build_model(config, own.get_vocab_size(), end_of_text(own))
+        return Opened(model, None, use_cache=True)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ValueError(
@@ -124,17 +177,47 @@ def open_model(name: str, vocab_size: int, seed: int) -> tuple[nn.Module, Any | 
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # transformers raises whatever its file formats raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(f"expected a causal language model in {name}: {reason}") from None
-    model, loaded = opened
+        raise ValueError(f"expected a causal language model in {name}: {_reason(error)}") from None
+    pretrained, loaded = opened
     if loaded["missing_keys"]:  # transformers would fill them with noise
         missing = sorted(loaded["missing_keys"])[0]
         raise ValueError(f"expected weights {missing} in {name}, got none: the model is damaged")
-    model.config.use_cache = False  # keys and values of training steps are of no use to anyone
+    use_cache = bool(getattr(pretrained.config, "use_cache", True))
+    pretrained.config.use_cache = False
+    return Opened(pretrained, _open_tokenizer(name), use_cache)
+
+
+def _open_tokenizer(name: str) -> Any | None:
+    """The tokenizer of a model directory or of the hub; None where a directory holds none.
+
+    Raises:
+        ValueError: There is one, and it cannot be opened.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(name)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+        return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        # Where the files are missing, some classes come without any vocabulary instead.
-        found = tokenizer if tokenizer("a")["input_ids"] else None
-    except Exception:  # as above: anything
-        found = None
-    return model, found
+        known = tokenizer("a")["input_ids"]
+    except Exception as error:  # as with models: anything
+        reason = _reason(error)
+    else:
+        if known:
+            return tokenizer
+        # Where files are missing, some classes come without any vocabulary instead.
+        reason = f"{type(tokenizer).__name__} without a vocabulary"
+    raise ValueError(
+        f"expected to open the tokenizer in {name}, got {reason}: mend or complete its files; a "
+        "model directory without any is trained in the world's tokens"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What another library raised, on one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{(error.strerror or '').lower()}: {error.filename}"
+    text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
+SMALLEST, LARGEST = 257, 2**20  # [token ids] all bytes and the end of text; four times Gemma's
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -20,11 +21,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Args:
         vocab_size: Number of token ids, at least 257 (256 bytes and the end of text).
+
+    Raises:
+        ValueError: No vocabulary can have, or no model could use, as many.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    if vocab_size < 257:
-        raise ValueError(f"expected a vocabulary of at least 257 (all bytes), got {vocab_size}")
+    check_vocabulary(vocab_size)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -35,31 +38,80 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    return _of_text_alone(tokenizer)
+
+
+def check_vocabulary(size: int) -> None:
+    """Raises: ValueError where no tokenizer of this many token ids makes sense."""
+    if not SMALLEST <= size <= LARGEST:
+        raise ValueError(
+            f"expected a vocabulary of at least {SMALLEST} (all bytes) and at most {LARGEST:,} "
+            f"token ids, got {size:,}"
+        )
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
+    """Raises: FileNotFoundError, or ValueError where the file holds no tokenizer."""
     from tokenizers import Tokenizer
 
     if not path.is_file():
         raise FileNotFoundError(f"expected a tokenizer at {path}, found none: rebuild the world")
-    return Tokenizer.from_file(str(path))
+    try:
+        return _of_text_alone(Tokenizer.from_file(str(path)))
+    except Exception as error:  # the library raises nothing more precise
+        raise ValueError(f"expected a tokenizer in {path}, got {error}: rebuild it") from None
 
 
-def as_transformers(tokenizer: Tokenizer) -> Any:
-    """The same tokenizer as transformers knows it."""
+def as_transformers(tokenizer: Tokenizer, context: int | None = None) -> Any:
+    """The same tokenizer as transformers knows it.
+
+    Passages stand between ends of text, so an end is what a text begins with, too, and what fills
+    up a batch.
+
+    Args:
+        context: Tokens that its model reads at most; no limit, if not stated.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        split_special_tokens=True,  # as `_of_text_alone`; transformers asks for it apart
+        **({} if context is None else {"model_max_length": context}),
+    )
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.uint16]]:
-    """Token ids of each text, closed by the end-of-text token."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """Id of the token that closes every passage."""
+    found = tokenizer.token_to_id(END_OF_TEXT)
+    if found is None:
+        raise ValueError(f"expected a tokenizer with {END_OF_TEXT}, got one without")
+    return int(found)
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger[Any]]]:
+    """Token ids of each text, closed by the end-of-text token, which is nowhere else.
+
+    A text that spells out that token is text like any other.
+    """
+    end, kind = end_of_text(tokenizer), id_type(tokenizer.get_vocab().values())
     return [
-        np.array([*encoding.ids, end], dtype=np.uint16)
-        for encoding in tokenizer.encode_batch(list(texts))
+        np.array([*encoding.ids, end], dtype=kind)
+        for encoding in _of_text_alone(tokenizer).encode_batch(list(texts))
     ]
+
+
+def id_type(ids: Iterable[int]) -> np.dtype[np.unsignedinteger[Any]]:
+    """The smallest of two types that holds a vocabulary's ids."""
+    return np.dtype(np.uint16 if max(ids) < 2**16 else np.uint32)
+
+
+def _of_text_alone(tokenizer: Tokenizer) -> Tokenizer:
+    # Not part of a tokenizer's file, so it is asked for whenever one comes into being.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def bytes_per_token(tokenizer: Tokenizer) -> NDArray[np.int64]:

@@ -80,6 +80,9 @@ class Trainer:
         device: Where the model lives; CUDA where there is one, if not stated.
         parallel: The processes that train the model; this one alone, if not stated.
         compile: Whether forward and backward pass are compiled, at the first update.
+
+    Raises:
+        ValueError: There is nothing to compile with, or torch has no such optimiser.
     """
 
     def __init__(
@@ -288,9 +291,12 @@ def save_snapshot(snapshot: Snapshot, path: Path, about: Mapping[str, Any] | Non
 
 
 def load_snapshot(path: Path) -> dict[str, Tensor]:
-    """Raises: ValueError where the file is truncated or not safetensors."""
+    """Raises: FileNotFoundError, or ValueError where the file is not whole safetensors."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a snapshot at {path}, found none")
 
     try:
         return load_file(path)

@@ -7,8 +7,6 @@ hash.
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_lm.curriculum import Curriculum
-from train_lm.files import cache_folder, hash_json, read_json, write_json
+from train_lm.files import cache_folder, hash_json, read_json, replacing_folder, write_json
+from train_lm.tokenizer import id_type
 
 Ints = NDArray[np.int64]
 
 TRAIN = 0  # number of the training split in a world's table of passages
-VERSION = 1  # raised whenever the cached files would hold other bytes
+VERSION = 2  # raised whenever the cached files would hold other bytes
 
 
 class TextTokenizer(Protocol):
@@ -30,7 +29,9 @@ class TextTokenizer(Protocol):
 
     eos_token_id: int | None
 
-    def __call__(self, text: list[str], add_special_tokens: bool) -> Any: ...
+    def __call__(
+        self, text: list[str], add_special_tokens: bool, split_special_tokens: bool
+    ) -> Any: ...
     def get_vocab(self) -> dict[str, int]: ...
 
 
@@ -95,15 +96,15 @@ def open_text(world: Path, world_hash: str, tokenizer: TextTokenizer | None) -> 
     key = hash_json({"world": world_hash, "tokenizer": own, "version": VERSION})
     folder = cache_folder() / f"text-{key[:32]}"
     if not (folder / "card.json").is_file():
-        part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        _write(world, tokenizer, part)
-        write_json(part / "card.json", {"world": world_hash, "tokenizer": own})
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.rename(folder)
-        except OSError:  # another process was faster; its files are the same
-            shutil.rmtree(part)
+            with replacing_folder(folder) as part:
+                _write(world, tokenizer, part)
+                write_json(part / "card.json", {"world": world_hash, "tokenizer": own})
+        except OSError:
+            if not (folder / "card.json").is_file():
+                raise
+            # Another process was faster; its files are the same.
     return TrainingText(
         np.load(folder / "tokens.npy", mmap_mode="r"),
         np.load(folder / "starts.npy"),
@@ -152,12 +153,14 @@ def _kept(world: Path, train: Ints, n_passages: int) -> tuple[NDArray[Any], Ints
 
 
 def _encoded(texts: list[str], tokenizer: TextTokenizer) -> tuple[NDArray[Any], Ints]:
-    largest = max(tokenizer.get_vocab().values())
-    kind = np.uint16 if largest < 2**16 else np.uint32
+    kind = id_type(tokenizer.get_vocab().values())
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     parts: list[NDArray[Any]] = []
     for i in range(0, len(texts), 1000):
-        encoded = tokenizer(texts[i : i + 1000], add_special_tokens=False)["input_ids"]
-        parts += [np.array([*ids, *end], dtype=kind) for ids in encoded]
+        # A text that spells out a special token is text: nobody forges an end.
+        encoded = tokenizer(
+            texts[i : i + 1000], add_special_tokens=False, split_special_tokens=True
+        )
+        parts += [np.array([*ids, *end], dtype=kind) for ids in encoded["input_ids"]]
     starts = np.concatenate([[0], np.cumsum([len(p) for p in parts])])
     return np.concatenate(parts), starts

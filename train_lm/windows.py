@@ -5,6 +5,8 @@ The store knows windows by number. Which windows belong together is the caller's
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,14 +22,18 @@ class TokenStore:
     another segment: segments are what keeps splits apart.
 
     Args:
-        tokens: (M,) token ids, memory-mapped or in memory.
+        tokens: (M,) token ids of 16 or 32 bits, memory-mapped or in memory.
         starts: (P + 1,) where each document begins; the last entry is M.
         segment_of: (P,) segment number of each document, ascending.
         context: Tokens T that a window predicts.
     """
 
     def __init__(
-        self, tokens: NDArray[np.uint16], starts: Ints, segment_of: Ints, context: int
+        self,
+        tokens: NDArray[np.unsignedinteger[Any]],
+        starts: Ints,
+        segment_of: Ints,
+        context: int,
     ) -> None:
         if len(tokens) < context + 1:
             raise ValueError(

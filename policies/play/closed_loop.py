@@ -168,7 +168,8 @@ class _Loop:
         }
         write_json(self.out / "summary.json", summary)
         model = self.learner.trainer.model  # type: ignore[union-attr]
-        return save_model(self.out / "model", model, as_transformers(self.world.tokenizer))
+        tokenizer = as_transformers(self.world.tokenizer, model.config.max_position_embeddings)
+        return save_model(self.out / "model", model, tokenizer)
 
 
 def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) -> dict[str, Any]:

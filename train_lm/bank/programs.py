@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train_lm.bank.stacks import Stack, leaves_of
-from train_lm.compiling import can_compile, compile_for
+from train_lm.compiling import compile_for
 from train_lm.optimizers import BETAS, EPSILON
 
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -58,11 +58,7 @@ def compiled(stack: Stack, device: torch.device) -> Programs:
     Raises:
         ValueError: There is no compiler for the device.
     """
-    if not can_compile(device):
-        raise ValueError(
-            f"expected a compiler for programs on {device} (g++ on a CPU, Triton on CUDA), found "
-            "none: install it, or do without compilation"
-        )
+    compile = compile_for(device)
 
     def summed(leaves: tuple[Tensor, ...], windows: Tensor) -> tuple[Tensor, Tensor]:
         losses = token_losses(stack, leaves, windows).mean((1, 2))
@@ -73,7 +69,6 @@ def compiled(stack: Stack, device: torch.device) -> Programs:
         found, losses = torch.func.grad(summed, has_aux=True)(leaves, windows)
         return losses, *_joined(found, len(rows))
 
-    compile = compile_for(device)
     return Programs(compile(gradient), compile(_measure(stack)), compile(adamw_))
 
 
