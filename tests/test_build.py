@@ -240,7 +240,7 @@ def test_pairs_of_a_wide_vocabulary_are_told_apart(
         shifted = np.concatenate([np.zeros(first, dtype=np.int64), sizes])
         monkeypatch.setattr(passage_traits, "bytes_per_token", lambda _, shifted=shifted: shifted)
         found.append(text_traits(world))
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])
 
 
 def test_text_that_spells_out_the_end_of_text_makes_a_sound_world(tmp_path: Path) -> None:
