@@ -7,12 +7,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_lm.command_line import claim_output, run
+from kncl_env.world.build_config import SCENARIOS, BuildConfig
+from train_lm.command_line import claim_output, command, run
 
 if TYPE_CHECKING:
     from kncl_env.world.corpus import Corpus
 
-SCENARIOS = ("broad", "focused", "noisy")
+# [bytes] of a passage; the articles of some sources are short.
+PASSAGE_BYTES = {"pydoc": 300, "synthetic": 300, "wikispeedia": 600}
+
+# Options of one source: attribute, option, source, what it is for.
+OF_ONE_SOURCE = (
+    ("place", "PLACE", "wikispeedia", "the folder with Wikispeedia's files"),
+    ("download", "--download", "wikispeedia", "to fetch Wikispeedia's files"),
+    ("topics", "--topics", "synthetic", "the size of a generated world"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,58 +30,145 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kncl-env",
-        description="Build and inspect worlds: a corpus with its topic graph, splits and index.",
+    parser = command(
+        "kncl-env", "Build and inspect worlds: a corpus with its topic graph, splits and index."
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    build = verbs.add_parser(
-        "build",
-        help="make a world directory from a corpus",
-        epilog="Example: kncl-env build pydoc --scenario focused --out worlds/pydoc",
+    _build_parser(verbs)
+    show = verbs.add_parser(
+        "show",
+        help="what a world holds, or one of its topics",
+        description="Print what a world holds: its source, licence, target and counts.",
+        epilog="Example: kncl-env show worlds/pydoc --topic asyncio",
     )
-    build.add_argument("source", choices=("pydoc", "synthetic", "wikispeedia"))
-    build.add_argument("place", nargs="?", type=Path, help="where the source's files are")
-    build.add_argument("--out", type=Path, required=True, metavar="WORLD")
-    build.add_argument("--scenario", choices=SCENARIOS, default="broad")
-    build.add_argument("--region", help="target region of the focused scenario")
-    build.add_argument("--vocab-size", type=int, default=512, help="token ids (512)")
-    build.add_argument(
-        "--passage-bytes",
-        type=int,
-        help="bytes of a passage (600; 300 for pydoc and synthetic, whose articles are short)",
+    show.add_argument("world", type=Path, metavar="WORLD", help="a world directory")
+    what = show.add_mutually_exclusive_group()
+    what.add_argument(
+        "--topic",
+        metavar="TITLE",
+        help="print one topic instead: links, likest topics and first passage (default: none)",
     )
-    build.add_argument("--noise-share", type=float, default=0.3, help="junk in noisy (0.3)")
-    build.add_argument("--topics", type=int, help="topics of a synthetic world")
-    build.add_argument("--seed", type=int, default=0)
-    build.add_argument("--download", action="store_true", help="fetch wikispeedia from SNAP")
-    build.add_argument("--force", action="store_true", help="replace an existing world")
-    build.set_defaults(action=_build)
-    show = verbs.add_parser("show", help="what a world holds, or one of its topics")
-    show.add_argument("world", type=Path)
-    show.add_argument("--topic", metavar="TITLE")
-    show.add_argument("--regions", action="store_true", help="list the regions")
+    what.add_argument(
+        "--regions",
+        action="store_true",
+        help="list the regions instead, each with its number of topics (default: no)",
+    )
     show.set_defaults(action=_show)
-    check = verbs.add_parser("check", help="prove that a world is whole and leaks nothing")
-    check.add_argument("world", type=Path)
+    check = verbs.add_parser(
+        "check",
+        help="prove that a world is whole and leaks nothing",
+        description="Prove that a world's files are those of its build, and that no held-out "
+        "passage shares a run of words with another split. Exits with 1 where that fails.",
+        epilog="Example: kncl-env check worlds/pydoc",
+    )
+    check.add_argument("world", type=Path, metavar="WORLD", help="a world directory")
     check.set_defaults(action=_check)
     return parser
 
 
-def _build(args: argparse.Namespace) -> int:
-    from kncl_env.world.build import BuildConfig, build_world
+def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    build = verbs.add_parser(
+        "build",
+        help="make a world directory from a corpus",
+        description="Make a world directory from a corpus: passages in splits, tokens, vectors, a "
+        "topic graph and a passage index. It appears whole or not at all.",
+        epilog="Example: kncl-env build pydoc --scenario focused --out worlds/pydoc",
+    )
+    build.add_argument(
+        "source",
+        choices=tuple(PASSAGE_BYTES),
+        help="pydoc: this Python's own documentation; synthetic: a generated world; "
+        "wikispeedia: 4,604 articles of a school encyclopaedia",
+    )
+    build.add_argument(
+        "place",
+        nargs="?",
+        type=Path,
+        metavar="PLACE",
+        help="folder with Wikispeedia's unpacked archives; wikispeedia alone needs it",
+    )
+    build.add_argument(
+        "--out", type=Path, required=True, metavar="WORLD", help="directory to make; required"
+    )
+    build.add_argument(
+        "--force", action="store_true", help="replace an existing world (default: refuse)"
+    )
+    what = build.add_argument_group("what counts")
+    what.add_argument(
+        "--scenario",
+        choices=SCENARIOS,
+        default=BuildConfig.scenario,
+        help="broad: every topic alike; focused: one region far from the nucleus; noisy: every "
+        "topic, with junk in the text (default: %(default)s)",
+    )
+    what.add_argument(
+        "--region",
+        metavar="NAME",
+        help="focused only: the region that counts (default: the farthest that fits)",
+    )
+    what.add_argument(
+        "--noise-share",
+        type=float,
+        metavar="SHARE",
+        help="noisy only: share of the training bytes that is junk, above 0 and at most 0.9 "
+        f"(default: {BuildConfig.noise_share})",
+    )
+    how = build.add_argument_group("how it is made")
+    how.add_argument(
+        "--vocab-size",
+        type=int,
+        default=BuildConfig.vocab_size,
+        metavar="N",
+        help="token ids of the world's tokenizer, 257 to 1,048,576 (default: %(default)s)",
+    )
+    how.add_argument(
+        "--passage-bytes",
+        type=int,
+        metavar="N",
+        help="size of a passage, about, in bytes of UTF-8, 50 or more (default: "
+        + ", ".join(f"{n} for {source}" for source, n in PASSAGE_BYTES.items())
+        + ")",
+    )
+    how.add_argument(
+        "--topics",
+        type=int,
+        metavar="N",
+        help="synthetic only: topics of the generated world (default: 120)",
+    )
+    how.add_argument(
+        "--download",
+        action="store_true",
+        help="wikispeedia only: fetch the archives from SNAP into PLACE first (default: no)",
+    )
+    how.add_argument(
+        "--seed",
+        type=int,
+        default=BuildConfig.seed,
+        metavar="N",
+        help="seed of splits, noise, vectors and generated text (default: %(default)s)",
+    )
+    build.set_defaults(action=_build)
 
+
+def _build(args: argparse.Namespace) -> int:
+    from kncl_env.world.build import build_world
+
+    _refuse_what_would_be_ignored(args)
     config = BuildConfig(
         scenario=args.scenario,
         region=args.region,
         vocab_size=args.vocab_size,
-        passage_bytes=args.passage_bytes or (600 if args.source == "wikispeedia" else 300),
-        noise_share=args.noise_share,
+        passage_bytes=PASSAGE_BYTES[args.source]
+        if args.passage_bytes is None
+        else args.passage_bytes,
+        noise_share=BuildConfig.noise_share if args.noise_share is None else args.noise_share,
         seed=args.seed,
     )
     claim_output(args.out, args.force, marker="world.json")
     corpus = _corpus(args)
     print(f"{args.source}: {len(corpus.articles):,} articles read", file=sys.stderr)
+    for loss in corpus.losses():
+        print(f"  {loss}", file=sys.stderr)
     world = build_world(corpus, args.out, config, lambda stage: print(stage, file=sys.stderr))
     counts = world.card["counts"]
     region = f", target {world.target_region}" if world.target_region else ""
@@ -81,6 +177,21 @@ def _build(args: argparse.Namespace) -> int:
         f"{counts['passages']:,} passages, {counts['tokens']:,} tokens{region}"
     )
     return 0
+
+
+def _refuse_what_would_be_ignored(args: argparse.Namespace) -> None:
+    for name, option, source, purpose in OF_ONE_SOURCE:
+        given = getattr(args, name)
+        if given is not None and given is not False and args.source != source:
+            raise ValueError(
+                f"expected no {option} with {args.source}, got "
+                f"{option if given is True else given}: it is {purpose}, and {source}'s alone"
+            )
+    if args.noise_share is not None and args.scenario != "noisy":
+        raise ValueError(
+            f"expected no --noise-share in the {args.scenario} scenario, got {args.noise_share}: "
+            "it is the share of junk in the text, use --scenario noisy"
+        )
 
 
 def _corpus(args: argparse.Namespace) -> Corpus:

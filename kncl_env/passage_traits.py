@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.files import cache_folder, hash_json, replacing
+from kncl_env.world.cached import cached_array
+from train_lm.token_files import TRAIN
 from train_lm.tokenizer import bytes_per_token
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class PassageTraits:
         else:
             vectors = _passage_vectors(world)
             columns += [vectors @ self.goal.centroid, _closest(vectors, self.goal.vectors)]
-        training = world.passage_split == 0
+        training = world.passage_split == TRAIN
         levels = [np.digitize(x, np.quantile(x[training], EDGES)) for x in columns]
         return np.stack(levels, axis=1).astype(np.int8)
 
@@ -97,31 +98,25 @@ class PassageTraits:
     def best(self, worth: Floats, share: float) -> NDArray[np.bool_]:
         """(P,) the `share` of the training passages that are worth most, ties included."""
         of_passage = self.worth(worth)
-        training = self.world.passage_split == 0
+        training = self.world.passage_split == TRAIN
         least = np.quantile(of_passage[training], 1 - share)
         return np.asarray(training & (of_passage >= least))
 
 
 def text_traits(world: World) -> Floats:
     """(P, TEXT_TRAITS), computed once per world."""
-    key = hash_json({"world": world.hash, "version": TRAITS_VERSION, "traits": TEXT_TRAITS})
-    file = cache_folder() / f"traits-{key[:32]}.npy"
-    if file.is_file():
-        try:
-            return np.asarray(np.load(file, allow_pickle=False))
-        except (ValueError, OSError, EOFError):
-            file.unlink()  # damaged; it is made again
-    vectors = _passage_vectors(world)
-    columns = [
-        *_token_traits(world),
-        (vectors * world.topic_vectors[world.passage_topic]).sum(1),
-        world.index.nearest_other(len(vectors)),
-    ]
-    found = np.stack(columns, axis=1).astype(np.float64)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as part, part.open("wb") as stream:
-        np.save(stream, found)
-    return found
+
+    def measure() -> Floats:
+        vectors = _passage_vectors(world)
+        columns = [
+            *_token_traits(world),
+            (vectors * world.topic_vectors[world.passage_topic]).sum(1),
+            world.index.nearest_other(len(vectors)),
+        ]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    made_from = {"world": world.hash, "version": TRAITS_VERSION, "traits": TEXT_TRAITS}
+    return cached_array("traits", made_from, measure)
 
 
 def _passage_vectors(world: World) -> NDArray[np.float32]:
@@ -146,12 +141,13 @@ def _token_traits(world: World) -> tuple[Floats, Floats, Floats]:
     lengths = np.diff(starts)
     n, n_tokens = len(lengths), world.tokenizer.get_vocab_size()
     passage = np.repeat(np.arange(n), lengths)
-    training = (world.passage_split == 0)[passage]
+    training = (world.passage_split == TRAIN)[passage]
     total, here, distinct = _counts(tokens, n_tokens, passage, training, n)
     rest = training.sum() - np.where(training, lengths[passage], 0)
     likely = (total - here + 1.0) / (rest + n_tokens)
     pair = np.flatnonzero(passage[1:] == passage[:-1])  # the first of two tokens of one passage
     before, after = tokens[pair], tokens[pair + 1]
+    # As int64: a vocabulary of 2^20 ids has pairs far below 2^63.
     both, both_here, _ = _counts(
         before * n_tokens + after, n_tokens**2, passage[pair], training[pair], n
     )

@@ -9,13 +9,13 @@ import io
 import json
 import tarfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kncl_env.world.corpus import Tally
 from kncl_env.world.sources.archive import Archive
 from kncl_env.world.sources.wikispeedia import (
     CHARITY_PAGES,
@@ -102,6 +102,73 @@ def test_everything_dropped_is_counted_by_reason(tmp_path: Path) -> None:
     assert counts["articles"] == 4
 
 
+def test_the_first_that_was_dropped_is_quoted_with_its_file_and_line(tmp_path: Path) -> None:
+    directory = unpacked(tmp_path)
+    corpus = read_wikispeedia(directory)
+    graph = directory / GRAPH_DIR
+    assert corpus.first_dropped == {
+        "charity_pages_dropped": f"{graph / 'articles.tsv'}:8: 'Donation'",
+        "licence_texts_dropped": f"{graph / 'articles.tsv'}:9: '{min(LICENCE_PAGES)}'",
+        "links_to_self_dropped": f"{graph / 'links.tsv'}:6: 'Zebra Zebra'",
+        "links_of_dropped_articles_dropped": f"{graph / 'links.tsv'}:7: 'Zebra Donation'",
+        "categories_of_dropped_articles_dropped": (
+            f"{graph / 'categories.tsv'}:6: 'Donation subject.Money'"
+        ),
+    }
+    assert next(iter(corpus.losses())).startswith("1 charity pages dropped, the first: ")
+    notes = Tally()
+    notes.place = "Zebra.txt"
+    paragraphs_of(page("   Spoiler warning: Plot follows.\n   ____\n\n" + BODY), notes)
+    assert notes.first["boilerplate_lines_dropped"] == "Zebra.txt: 'Spoiler warning: Plot follows.'"
+    assert notes.first["rules_dropped"] == "Zebra.txt: '____'"
+
+
+def test_a_text_without_the_selections_header_is_an_article(tmp_path: Path) -> None:
+    directory = unpacked(tmp_path)
+    plain = (
+        "A zebra is a striped horse that lives on the plains of Africa and has never been\n"
+        "tamed by anyone at all.\n\nStripes\n\nThey are white with black stripes, which are "
+        "typically vertical on the\nhead, neck and main body.\n"
+    )
+    (directory / TEXT_DIR / "Zebra.txt").write_text(plain, encoding="utf-8")
+    (directory / TEXT_DIR / "Dove.txt").write_text(BODY, encoding="utf-8")
+    corpus = read_wikispeedia(directory)
+    articles = {article.title: article for article in corpus.articles}
+    assert articles["Zebra"].paragraphs == (
+        "A zebra is a striped horse that lives on the plains of Africa and has never been tamed by "
+        "anyone at all.",
+        "Stripes\nThey are white with black stripes, which are typically vertical on the head, "
+        "neck and main body.",
+    )
+    assert articles["Dove"].paragraphs == articles["Pigeon"].paragraphs
+    assert corpus.counts["articles_without_header"] == 2
+
+
+def test_a_corpus_of_nothing_but_empty_texts_says_which_was_the_first(tmp_path: Path) -> None:
+    directory = unpacked(tmp_path)
+    for file in (directory / TEXT_DIR).iterdir():
+        file.write_text("   ____\n")
+    message = (
+        r"got none from source 'wikispeedia'.*4 articles without text dropped.*land\.txt.*____"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_wikispeedia(directory)
+
+
+def test_a_mark_that_an_editor_puts_before_the_text_is_no_text(tmp_path: Path) -> None:
+    directory = unpacked(tmp_path)
+    expected = read_wikispeedia(directory).sha256
+    for file in [*(directory / TEXT_DIR).iterdir(), *(directory / GRAPH_DIR).iterdir()]:
+        body = file.read_text(encoding="utf-8").removeprefix("# Article names are URL-encoded.\n")
+        file.write_text(body.replace("# FORMAT:\n\n", ""), encoding="utf-8-sig")
+    assert read_wikispeedia(directory).sha256 == expected
+    path = directory / TEXT_DIR / "Zebra.txt"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\xff")
+    with pytest.raises(ValueError, match=f"got byte 0xff at offset {len(whole)}"):
+        read_wikispeedia(directory)
+
+
 def test_the_later_of_two_identical_texts_says_whom_it_equals(tmp_path: Path) -> None:
     corpus = read_wikispeedia(unpacked(tmp_path))
     assert [a.same_as for a in corpus.articles] == [None, None, None, "Pigeon"]
@@ -133,7 +200,7 @@ def test_header_with_its_categories_and_footer_are_left_out() -> None:
 def test_a_caption_that_stands_twice_is_kept_once(second: str) -> None:
     first = "   View over Paris from the Eiffel Tower, with the river that\n   runs by in grey."
     before = "   A paragraph of the article, of some length, ends right above it here."
-    counts: Counter[str] = Counter()
+    counts = Tally()
     paragraphs = paragraphs_of(page(f"{before}\n{first}\n   Enlarge\n{second}\n\n{BODY}"), counts)
     assert paragraphs[0] == before.strip()
     assert "\n".join(paragraphs).count("View over Paris") == 1
@@ -142,7 +209,7 @@ def test_a_caption_that_stands_twice_is_kept_once(second: str) -> None:
 
 
 def test_a_caption_without_its_double_loses_only_the_debris() -> None:
-    counts: Counter[str] = Counter()
+    counts = Tally()
     body = f"   Eleocharis dulcis, the water chestnut, in a garden\n   Enlarge\n\n{BODY}"
     paragraphs = paragraphs_of(page(body), counts)
     assert paragraphs[0].startswith("Eleocharis dulcis, the water chestnut, in a garden\n")
@@ -167,7 +234,7 @@ def test_items_of_lists_keep_their_lines_and_continue_over_the_wrap() -> None:
 
 
 def test_notes_to_the_reader_rules_and_images_are_dropped_and_counted() -> None:
-    counts: Counter[str] = Counter()
+    counts = Tally()
     notes = (
         "   This is a featured article. Click here for more information.\n"
         "   ______________\n   [1x1.gif] [1x1.gif]\n"

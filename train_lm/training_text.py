@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from train_lm.curriculum import Curriculum
 from train_lm.files import cache_folder, hash_json, read_json, replacing_folder, write_json
+from train_lm.token_files import TRAIN, Ids, Ints, TokenFiles
 from train_lm.tokenizer import id_type
 
-Ints = NDArray[np.int64]
-
-TRAIN = 0  # number of the training split in a world's table of passages
 VERSION = 2  # raised whenever the cached files would hold other bytes
 
 
@@ -45,7 +43,7 @@ class TrainingText:
         row_of: (P,) row of each passage of the world in `starts`; -1 where it is held out.
     """
 
-    tokens: NDArray[np.unsignedinteger[Any]]
+    tokens: Ids
     starts: Ints
     row_of: Ints
 
@@ -105,11 +103,8 @@ def open_text(world: Path, world_hash: str, tokenizer: TextTokenizer | None) -> 
             if not (folder / "card.json").is_file():
                 raise
             # Another process was faster; its files are the same.
-    return TrainingText(
-        np.load(folder / "tokens.npy", mmap_mode="r"),
-        np.load(folder / "starts.npy"),
-        np.load(folder / "row_of.npy"),
-    )
+    text = TokenFiles.open(folder)
+    return TrainingText(text.tokens, text.starts, np.load(folder / "row_of.npy"))
 
 
 def tokenizer_hash(tokenizer: TextTokenizer) -> str:
@@ -123,36 +118,34 @@ def tokenizer_hash(tokenizer: TextTokenizer) -> str:
 def _write(world: Path, tokenizer: TextTokenizer | None, folder: Path) -> None:
     import pyarrow.parquet as pq
 
-    for name in ("passages.parquet", "tokens.npy", "starts.npy", "tokenizer.json"):
+    for name in ("passages.parquet", "tokenizer.json"):
         if not (world / name).is_file():
             raise ValueError(f"expected {name} in world {world}, found none: rebuild it")
     table = pq.read_table(world / "passages.parquet", columns=["split", "text"], use_threads=False)
     train = np.flatnonzero(table["split"].to_numpy() == TRAIN)
-    if tokenizer is None:
-        tokens, starts = _kept(world, train, table.num_rows)
-    else:
-        tokens, starts = _encoded(table["text"].take(train).to_pylist(), tokenizer)
+    text = (
+        _kept(world, train, table.num_rows)
+        if tokenizer is None
+        else _encoded(table["text"].take(train).to_pylist(), tokenizer)
+    )
+    text.save(folder)
     row_of = np.full(table.num_rows, -1, dtype=np.int64)
     row_of[train] = np.arange(len(train))
-    for name, array in (("tokens", tokens), ("starts", starts), ("row_of", row_of)):
-        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "row_of.npy", row_of)
 
 
-def _kept(world: Path, train: Ints, n_passages: int) -> tuple[NDArray[Any], Ints]:
+def _kept(world: Path, train: Ints, n_passages: int) -> TokenFiles:
     """The world's own tokens, without those of held-out passages."""
-    tokens = np.load(world / "tokens.npy", mmap_mode="r")
-    begins = np.load(world / "starts.npy")
-    if len(begins) != n_passages + 1 or begins[-1] != len(tokens):
+    own = TokenFiles.open(world)
+    if len(own) != n_passages:
         raise ValueError(
-            f"expected the tokens of {n_passages} passages in world {world}, got others: rebuild it"
+            f"expected the tokens of {n_passages} passages in world {world}, got those of "
+            f"{len(own)}: rebuild it"
         )
-    lengths = np.diff(begins)[train]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    shift = np.repeat(begins[train] - starts[:-1], lengths)
-    return tokens[np.arange(starts[-1]) + shift], starts
+    return own.of(train)
 
 
-def _encoded(texts: list[str], tokenizer: TextTokenizer) -> tuple[NDArray[Any], Ints]:
+def _encoded(texts: list[str], tokenizer: TextTokenizer) -> TokenFiles:
     kind = id_type(tokenizer.get_vocab().values())
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     parts: list[NDArray[Any]] = []
@@ -163,4 +156,4 @@ def _encoded(texts: list[str], tokenizer: TextTokenizer) -> tuple[NDArray[Any], 
         )
         parts += [np.array([*ids, *end], dtype=kind) for ids in encoded["input_ids"]]
     starts = np.concatenate([[0], np.cumsum([len(p) for p in parts])])
-    return np.concatenate(parts), starts
+    return TokenFiles(np.concatenate(parts), starts)

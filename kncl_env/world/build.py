@@ -1,217 +1,263 @@
-"""From a corpus to a world directory: cut, split, (add noise,) tokenise, embed, index."""
+"""From a corpus to a world directory: cut, split, (add noise,) tokenise, embed, link, index.
+
+Each stage writes its files into a folder beside the world's place. The world is hashed once, at the
+end, and moved there whole.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.world.corpus import Corpus, hash_texts
+from kncl_env.world.build_config import BuildConfig
+from kncl_env.world.corpus import Corpus
 from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.world.index import PassageIndex
-from kncl_env.world.splits import SPLITS, Passage, cut_passages, split_article, unproved
-from kncl_env.world.topics import clusters, farthest_region, nearest_neighbours, transfer_regions
-from kncl_env.world.world import WORLD_FORMAT, World
-from train_lm.files import hash_file, hash_json, write_json
+from kncl_env.world.splits import (
+    SPLITS,
+    Passage,
+    cut_passages,
+    hash_passages,
+    split_article,
+    unproved,
+)
+from kncl_env.world.topics import (
+    check_target,
+    clusters,
+    farthest_region,
+    fitting_regions,
+    has_held_out,
+    nearest_neighbours,
+    regions_of,
+    target_of,
+    transfer_regions,
+)
+from kncl_env.world.world import WORLD_FORMAT, World, world_hash
+from train_lm.files import hash_file, write_json
+from train_lm.token_files import TokenWriter
 from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer
 
-SCENARIOS = ("broad", "focused", "noisy")
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_BYTES = 20_000_000  # of text, about, that the tokenizer is trained on
+TOGETHER = 4096  # [passages] that are tokenised at a time
+
+Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class BuildConfig:
-    """How a corpus becomes a world.
+@dataclass
+class Draft:
+    """A world in the making: what later stages need of earlier ones.
 
     Attributes:
-        scenario: `broad`: every topic counts alike; `focused`: one region far from the nucleus
-            counts; `noisy`: as broad, with unlabelled junk in the training text.
-        region: Target region of the focused scenario; the farthest fitting one, if not named.
-        vocab_size: Token ids of the world's tokenizer.
-        passage_bytes: Size of a passage [bytes], about.
-        held_out: Share of a topic's passages in each of the three held-out splits.
-        dimensions: Size D of topic vectors, at most.
-        max_terms: Terms of the embedding's vocabulary, at most.
-        noise_share: Share of the training bytes that is junk in the noisy scenario.
-        seed: Seed of splits, noise and vectors.
+        titles: (N,) of the topics.
+        labels: (N,) region names of each topic.
+        is_noise: (N,) whether a topic holds nothing but junk.
+        links: (N,) `(target, link type)` of each topic.
+        passages: (P,) by ascending topic.
+        overlapping: Held-out passages that were dropped.
     """
 
-    scenario: str = "broad"
-    region: str | None = None
-    vocab_size: int = 512
-    passage_bytes: int = 600
-    held_out: float = 0.05
-    dimensions: int = 128
-    max_terms: int = 30_000
-    noise_share: float = 0.3
-    seed: int = 0
+    titles: list[str]
+    labels: list[list[str]]
+    is_noise: list[bool]
+    links: list[list[tuple[int, int]]]
+    passages: list[Passage]
+    overlapping: int
 
-    def __post_init__(self) -> None:
-        if self.scenario not in SCENARIOS:
-            raise ValueError(f"expected a scenario among {SCENARIOS}, got {self.scenario!r}")
-        if self.region is not None and self.scenario != "focused":
-            raise ValueError(
-                f"expected no region in the {self.scenario} scenario, got {self.region!r}: "
-                "use --scenario focused"
-            )
-        if not 0 < self.held_out <= 1 / 6:
-            raise ValueError(f"expected 0 < held_out <= 1/6, got {self.held_out}")
-        if not 0 < self.noise_share < 1:
-            raise ValueError(f"expected 0 < noise_share < 1, got {self.noise_share}")
-        if self.passage_bytes < 50:
-            raise ValueError(f"expected passages of at least 50 bytes, got {self.passage_bytes}")
+    @property
+    def n_topics(self) -> int:
+        return len(self.titles)
+
+    @property
+    def training(self) -> list[Passage]:
+        return [p for p in self.passages if p.split == "train"]
+
+    def usable(self) -> NDArray[np.bool_]:
+        """(N,) topics that can be a target: with text in every held-out split, and no junk."""
+        topic = np.array([p.topic for p in self.passages], dtype=np.int64)
+        split = np.array([SPLITS.index(p.split) for p in self.passages], dtype=np.int64)
+        return has_held_out(topic, split, self.n_topics) & ~np.array(self.is_noise, dtype=bool)
 
 
-def build_world(
-    corpus: Corpus,
-    out: Path,
-    config: BuildConfig,
-    say: Callable[[str], None] = lambda _: None,
-) -> World:
+def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambda _: None) -> World:
     """Write a world directory; it appears whole or not at all.
 
     Args:
-        say: Told about each stage as it begins.
+        say: Told about each stage as it begins, and of what is left out.
 
     Raises:
         ValueError: The corpus is too small, or the region is unknown.
+        FileExistsError: `out` is a file, or the folder that we stand in.
     """
-    say("cutting and splitting")
-    passages, dropped = _passages(corpus, config)
-    titles = [a.title for a in corpus.articles]
-    labels = [list(a.labels) for a in corpus.articles]
-    noise = [a.is_noise for a in corpus.articles]
-    rows = _link_rows(corpus)
-    if config.scenario == "noisy":
-        from kncl_env.world.noise import add_noise
-
-        say("mixing in noise")
-        junk = add_noise(
-            [(p.topic, p.text) for p in passages if p.split == "train"],
-            titles,
-            config.noise_share,
-            np.random.default_rng(config.seed),
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"expected a place for a directory, got the file {out}: name another")
+    if out.exists() and out.samefile("."):
+        raise FileExistsError(
+            f"expected another place than the current folder, got {out}: it would be replaced"
         )
-        link = LINK_TYPES.index("link")
-        for topic in junk.topics:
-            for source in topic.linked_from:
-                rows[source].append((len(titles), link))
-            titles.append(topic.title)
-            labels.append([])
-            noise.append(True)
-            rows.append([(target, link) for target in topic.links])
-        added = [Passage(p.topic, "train", p.text, p.kind) for p in junk.passages]
-        passages = sorted([*passages, *added], key=lambda p: p.topic)  # stable: junk comes last
-    n_topics = len(titles)
-
-    say("training the tokenizer")
-    train_texts = [p.text for p in passages if p.split == "train"]
-    if not train_texts:
-        raise ValueError("expected training text, got none: every article is too short")
-    tokenizer = train_tokenizer(_sample(train_texts, 20_000_000, config.seed), config.vocab_size)
-    say("tokenising")
-    encoded = encode(tokenizer, [p.text for p in passages])
-    starts = np.concatenate([[0], np.cumsum([len(t) for t in encoded])])
-
-    say("embedding")
-    of_topic: list[list[str]] = [[] for _ in range(n_topics)]
-    for p in passages:
-        if p.split == "train":
-            of_topic[p.topic].append(p.text)
-    texts = [f"{title}\n" + "\n".join(parts) for title, parts in zip(titles, of_topic, strict=True)]
-    embedder = Embedder.fit(texts, config.dimensions, config.max_terms, config.seed)
-    topic_vectors = embedder(texts)
-    train_rows = np.array([i for i, p in enumerate(passages) if p.split == "train"])
-    passage_vectors = embedder(train_texts)
-
-    say("linking")
-    graph = TopicGraph.from_links(n_topics, rows)
-    if graph.n_edges == 0:
-        graph = nearest_neighbours(topic_vectors, k=10)
-    if not any(labels):
-        labels = clusters(topic_vectors, config.seed)
-
-    say("writing")
-    corpus_hash = hash_texts(
-        part for p in passages for part in (str(p.topic), p.split, p.text, p.noise)
-    )
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    _write_tables(part, passages, titles, labels, noise)
-    np.save(part / "tokens.npy", np.concatenate(encoded))
-    np.save(part / "starts.npy", starts)
-    np.save(part / "topic_vectors.npy", topic_vectors)
-    tokenizer.save(str(part / "tokenizer.json"))
-    embedder.save(part / "embedder.npz")
-    with (part / "graph.npz").open("wb") as stream:
-        np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
-    PassageIndex.build(passage_vectors, train_rows, corpus_hash).save(part)
-    card: dict[str, Any] = {
-        "format": WORLD_FORMAT,
-        "source": corpus.source,
-        "licence": corpus.licence,
-        "citation": corpus.citation,
-        "source_sha256": corpus.sha256,
-        "corpus_hash": corpus_hash,
-        "settings": asdict(config),
-        "scenario": {"name": config.scenario, "region": None, "transfer_regions": []},
-        "counts": {
-            "topics": n_topics,
-            "links": graph.n_edges,
-            "passages": len(passages),
-            "bytes": sum(len(p.text.encode()) for p in passages),
-            "tokens": int(starts[-1]),
-            "bytes_per_token": round(_compression(tokenizer, encoded), 4),
-            **{f"{s}_passages": sum(p.split == s for p in passages) for s in SPLITS},
-            "overlapping_held_out_passages_dropped": dropped,
-            "noise_passages": sum(bool(p.noise) or noise[p.topic] for p in passages),
-        },
-        "source_counts": corpus.counts,
-    }
-    card["hash"] = ""
-    card_file = part / "world.json"
-    write_json(card_file, card)
-    world = World.open(part)
-    if config.scenario == "focused":
-        region = config.region or farthest_region(world)
-        world.target_topics(region)  # raises where the region is unknown or has no held-out text
-        card["scenario"]["region"] = region
-    card["scenario"]["transfer_regions"] = transfer_regions(world, card["scenario"]["region"])
-    card["files"] = {f.name: hash_file(f) for f in sorted(part.iterdir()) if f != card_file}
-    card["hash"] = world_hash(card)
-    write_json(card_file, card)
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    with _beside(out) as part:
+        say("cutting and splitting")
+        draft = _cut(corpus, config, say)
+        if config.scenario == "noisy":
+            say("mixing in noise")
+            _mix_noise(draft, config)
+        _write_passages(part, draft)
+        say("training the tokenizer")
+        tokenizer = _train_tokenizer(part, draft, config)
+        say("tokenising")
+        n_tokens, compression = _tokenise(part, draft, tokenizer)
+        say("embedding")
+        topic_vectors, passage_vectors = _embed(part, draft, config)
+        say("linking")
+        graph = _link(part, draft, topic_vectors, config)
+        say("indexing")
+        corpus_hash = hash_passages(draft.passages)
+        trained = np.array([i for i, p in enumerate(draft.passages) if p.split == "train"])
+        PassageIndex.build(passage_vectors, trained, corpus_hash).save(part)
+        card: dict[str, Any] = {
+            "format": WORLD_FORMAT,
+            "source": corpus.source,
+            "licence": corpus.licence,
+            "citation": corpus.citation,
+            "source_sha256": corpus.sha256,
+            "corpus_hash": corpus_hash,
+            "settings": asdict(config),
+            "scenario": _scenario(draft, graph, topic_vectors, corpus, config),
+            "counts": {
+                "topics": draft.n_topics,
+                "links": graph.n_edges,
+                "passages": len(draft.passages),
+                "bytes": sum(len(p.text.encode()) for p in draft.passages),
+                "tokens": n_tokens,
+                "bytes_per_token": round(compression, 4),
+                **{f"{s}_passages": sum(p.split == s for p in draft.passages) for s in SPLITS},
+                "overlapping_held_out_passages_dropped": draft.overlapping,
+                "noise_passages": sum(
+                    bool(p.noise) or draft.is_noise[p.topic] for p in draft.passages
+                ),
+            },
+            "source_counts": corpus.counts,
+            "hash": "",
+        }
+        say("hashing")
+        card["files"] = {f.name: hash_file(f) for f in sorted(part.iterdir())}
+        card["hash"] = world_hash(card)
+        write_json(part / "world.json", card)
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
     return World.open(out)
 
 
-def world_hash(card: dict[str, Any]) -> str:
-    """Identity of a world: every file of it, its target and its settings."""
-    return hash_json({k: card[k] for k in ("format", "files", "settings", "scenario")})
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out`; gone afterwards, unless it was moved."""
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def _passages(corpus: Corpus, config: BuildConfig) -> tuple[list[Passage], int]:
+def _cut(corpus: Corpus, config: BuildConfig, say: Say) -> Draft:
+    """Passages and their splits, proved not to overlap; refuses a target that cannot be one."""
     passages: list[Passage] = []
     for topic, article in enumerate(corpus.articles):
         texts = cut_passages(article.paragraphs, config.passage_bytes)
         splits = split_article(article, len(texts), config.held_out, config.seed)
         passages += [Passage(topic, s, t) for s, t in zip(splits, texts, strict=True)]
-    doomed = {i for i, _ in unproved(passages)}
-    return [p for i, p in enumerate(passages) if i not in doomed], len(doomed)
+    doomed = dict(unproved(passages))
+    if doomed:
+        first, reason = next(iter(doomed.items()))
+        say(
+            f"{len(doomed):,} held-out passages left out, the first of "
+            f"{corpus.articles[passages[first].topic].title!r}: it {reason}: "
+            f"{_begin(passages[first].text)}"
+        )
+    draft = Draft(
+        titles=[a.title for a in corpus.articles],
+        labels=[list(a.labels) for a in corpus.articles],
+        is_noise=[a.is_noise for a in corpus.articles],
+        links=_numbered_links(corpus, say),
+        passages=[p for i, p in enumerate(passages) if i not in doomed],
+        overlapping=len(doomed),
+    )
+    if not draft.training:
+        raise ValueError("expected training text, got none: every article is too short")
+    if config.scenario == "focused" and any(draft.labels):
+        # Before the long stages; without labels, regions are known only after them.
+        check_target(regions_of(draft.labels), draft.usable(), config.region, corpus.source)
+    return draft
 
 
-def _link_rows(corpus: Corpus) -> list[list[tuple[int, int]]]:
+def _numbered_links(corpus: Corpus, say: Say) -> list[list[tuple[int, int]]]:
     number = {a.title: i for i, a in enumerate(corpus.articles)}
+    lost = [(a.title, t) for a in corpus.articles for t, _ in a.links if t not in number]
+    if lost:
+        say(
+            f"{len(lost):,} links left out that lead to no article, the first from "
+            f"{lost[0][0]!r} to {lost[0][1]!r}"
+        )
     return [
         [(number[t], LINK_TYPES.index(kind)) for t, kind in a.links if t in number]
         for a in corpus.articles
     ]
+
+
+def _mix_noise(draft: Draft, config: BuildConfig) -> None:
+    from kncl_env.world.noise import add_noise
+
+    junk = add_noise(
+        [(p.topic, p.text) for p in draft.training],
+        draft.titles,
+        config.noise_share,
+        np.random.default_rng(config.seed),
+    )
+    link = LINK_TYPES.index("link")
+    for topic in junk.topics:
+        for source in topic.linked_from:
+            draft.links[source].append((draft.n_topics, link))
+        draft.titles.append(topic.title)
+        draft.labels.append([])
+        draft.is_noise.append(True)
+        draft.links.append([(target, link) for target in topic.links])
+    added = [Passage(p.topic, "train", p.text, p.kind) for p in junk.passages]
+    # Stable: junk comes last.
+    draft.passages = sorted([*draft.passages, *added], key=lambda p: p.topic)
+
+
+def _write_passages(part: Path, draft: Draft) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    passages = draft.passages
+    table = pa.table(
+        {
+            "topic": pa.array([p.topic for p in passages], pa.int32()),
+            "split": pa.array([SPLITS.index(p.split) for p in passages], pa.int8()),
+            "text": pa.array([p.text for p in passages], pa.string()),
+            "noise": pa.array([p.noise for p in passages], pa.string()),
+        }
+    )
+    pq.write_table(table, part / "passages.parquet")
+
+
+def _train_tokenizer(part: Path, draft: Draft, config: BuildConfig) -> Tokenizer:
+    texts = _sample([p.text for p in draft.training], TOKENIZER_BYTES, config.seed)
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    tokenizer.save(str(part / "tokenizer.json"))
+    return tokenizer
 
 
 def _sample(texts: list[str], limit: int, seed: int) -> list[str]:
@@ -223,40 +269,84 @@ def _sample(texts: list[str], limit: int, seed: int) -> list[str]:
     return [t for t, k in zip(texts, keep, strict=True) if k]
 
 
-def _compression(tokenizer: object, encoded: list[NDArray[np.uint16]]) -> float:
-    sizes = bytes_per_token(tokenizer)  # type: ignore[arg-type]
-    counts = np.bincount(np.concatenate(encoded), minlength=len(sizes))
-    return float((counts * sizes).sum() / counts.sum())
+def _tokenise(part: Path, draft: Draft, tokenizer: Tokenizer) -> tuple[int, float]:
+    """Number of tokens, and bytes per token."""
+    sizes = bytes_per_token(tokenizer)
+    counts = np.zeros(len(sizes), dtype=np.int64)
+    with TokenWriter(part) as writer:
+        for i in range(0, len(draft.passages), TOGETHER):
+            encoded = encode(tokenizer, [p.text for p in draft.passages[i : i + TOGETHER]])
+            writer.append(encoded)
+            counts += np.bincount(np.concatenate(encoded), minlength=len(sizes))
+    return int(counts.sum()), float((counts * sizes).sum() / counts.sum())
 
 
-def _write_tables(
-    folder: Path,
-    passages: list[Passage],
-    titles: list[str],
-    labels: list[list[str]],
-    noise: list[bool],
-) -> None:
+def _embed(
+    part: Path, draft: Draft, config: BuildConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors of the topics and of the training passages; the embedder sees training text alone."""
+    of_topic: list[list[str]] = [[] for _ in draft.titles]
+    for p in draft.training:
+        of_topic[p.topic].append(p.text)
+    texts = [
+        f"{title}\n" + "\n".join(parts) for title, parts in zip(draft.titles, of_topic, strict=True)
+    ]
+    embedder = Embedder.fit(texts, config.dimensions, config.max_terms, config.seed)
+    embedder.save(part / "embedder.npz")
+    topic_vectors = embedder(texts)
+    np.save(part / "topic_vectors.npy", topic_vectors)
+    return topic_vectors, embedder([p.text for p in draft.training])
+
+
+def _link(
+    part: Path, draft: Draft, vectors: NDArray[np.float32], config: BuildConfig
+) -> TopicGraph:
+    """The graph; a corpus without links or labels gets them by likeness."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(
-        pa.table(
-            {
-                "topic": pa.array([p.topic for p in passages], pa.int32()),
-                "split": pa.array([SPLITS.index(p.split) for p in passages], pa.int8()),
-                "text": pa.array([p.text for p in passages], pa.string()),
-                "noise": pa.array([p.noise for p in passages], pa.string()),
-            }
-        ),
-        folder / "passages.parquet",
+    graph = TopicGraph.from_links(draft.n_topics, draft.links)
+    if graph.n_edges == 0:
+        graph = nearest_neighbours(vectors, k=10)
+    if not any(draft.labels):
+        draft.labels = clusters(vectors, config.seed)
+    with (part / "graph.npz").open("wb") as stream:
+        np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
+    table = pa.table(
+        {
+            "title": pa.array(draft.titles, pa.string()),
+            "labels": pa.array(draft.labels, pa.list_(pa.string())),
+            "noise": pa.array(draft.is_noise, pa.bool_()),
+        }
     )
-    pq.write_table(
-        pa.table(
-            {
-                "title": pa.array(titles, pa.string()),
-                "labels": pa.array(labels, pa.list_(pa.string())),
-                "noise": pa.array(noise, pa.bool_()),
-            }
-        ),
-        folder / "topics.parquet",
-    )
+    pq.write_table(table, part / "topics.parquet")
+    return graph
+
+
+def _scenario(
+    draft: Draft,
+    graph: TopicGraph,
+    vectors: NDArray[np.float32],
+    corpus: Corpus,
+    config: BuildConfig,
+) -> dict[str, Any]:
+    """What counts, and on which regions no policy may be trained."""
+    regions, usable = regions_of(draft.labels), draft.usable()
+    fitting = fitting_regions(regions, usable)
+    region, target = None, np.zeros(0, dtype=np.int64)
+    if config.scenario == "focused":
+        check_target(regions, usable, config.region, corpus.source)
+        has_training = np.zeros(draft.n_topics, dtype=bool)
+        has_training[[p.topic for p in draft.training]] = True
+        region = config.region or farthest_region(fitting, graph, vectors, has_training)
+        target_of(regions, usable, region, corpus.source)
+        target = regions[region]
+    return {
+        "name": config.scenario,
+        "region": region,
+        "transfer_regions": transfer_regions(fitting, target, config.seed),
+    }
+
+
+def _begin(text: str, words: int = 8) -> str:
+    return " ".join(text.split()[:words]) + " …"

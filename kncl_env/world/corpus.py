@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kncl_env.world.graph import LINK_TYPES
+
+QUOTED = 60  # [characters] of what was dropped, at most
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Article:
         title: Unique in its corpus; the topic's name.
         paragraphs: The text in reading order; never empty, no empty paragraph.
         links: `(title of the target, link type)` in reading order; targets that the corpus lacks,
-            self-links and repetitions are dropped (and counted) when the graph is built.
+            self-links and repetitions are dropped when the graph is built.
         labels: Hierarchical region names such as `subject.Science.Biology`; every dotted prefix
             counts as a region too.
         is_noise: Truth known to the source alone (a generated world's junk topic). It is kept for
@@ -58,6 +60,8 @@ class Corpus:
         licence: Licence of the text, as a reader needs it.
         citation: What the distributor asks to be cited; may be empty.
         counts: What was read and what was dropped, by reason.
+        first_dropped: The first of what was dropped, by reason, quoted with its place. It is for
+            whoever builds and stands in no world: it may name files of this machine.
     """
 
     articles: tuple[Article, ...]
@@ -65,16 +69,22 @@ class Corpus:
     licence: str
     citation: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    first_dropped: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.articles:
+            why = "; ".join(self.losses()) or "check that the source holds text"
             raise ValueError(
-                f"expected a corpus with articles, got none from source {self.source!r}: "
-                "check that the source holds text"
+                f"expected a corpus with articles, got none from source {self.source!r}: {why}"
             )
         twice = [title for title, n in Counter(a.title for a in self.articles).items() if n > 1]
         if twice:
             raise ValueError(f"expected unique titles, got {twice[0]!r} more than once")
+
+    def losses(self) -> Iterator[str]:
+        """What was dropped: how many, why, and the first of them."""
+        for reason, first in self.first_dropped.items():
+            yield f"{self.counts.get(reason, 1):,} {reason.replace('_', ' ')}, the first: {first}"
 
     @property
     def sha256(self) -> str:
@@ -84,6 +94,33 @@ class Corpus:
             for a in self.articles
             for part in (a.title, *a.paragraphs, *(f"{t}\t{k}" for t, k in a.links), *a.labels)
         )
+
+
+class Tally(Counter[str]):
+    """Counts of what a source reads and drops, by reason; it keeps the first of each that it drops.
+
+    Attributes:
+        place: What is being read, for the quotes.
+        first: By reason, the place and the first text that was dropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = ""
+        self.first: dict[str, str] = {}
+
+    def drop(self, reason: str, text: str, place: str = "") -> None:
+        """Count something that is left out.
+
+        Args:
+            text: What it is; its beginning is quoted.
+            place: Where it stands; `self.place`, if not stated.
+        """
+        self[reason] += 1
+        if reason not in self.first:
+            line = " ".join(text.split())
+            shown = repr(line if len(line) <= QUOTED else line[:QUOTED] + "…")
+            self.first[reason] = ": ".join(filter(None, (place or self.place, shown)))
 
 
 def hash_texts(texts: Iterable[str]) -> str:

@@ -17,6 +17,8 @@ from train_lm.files import replacing
 # A word, or a dotted name of documentation; single letters carry no topic.
 TOKEN_PATTERN = r"(?u)\b\w[\w.]*\w\b"
 
+FEW = 50  # [topics] of which every word counts, however rare or common
+
 
 class Embedder:
     """Maps texts to unit vectors; texts without a known word map to zero.
@@ -44,7 +46,11 @@ class Embedder:
 
     @classmethod
     def fit(cls, texts: Sequence[str], dimensions: int, max_terms: int, seed: int) -> Embedder:
-        """Fit on one text per topic; D is at most the number of topics minus one."""
+        """Fit on one text per topic; D is at most the number of topics minus one.
+
+        Raises:
+            ValueError: The texts hold too few words.
+        """
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -53,15 +59,24 @@ class Embedder:
             sublinear_tf=True,
             stop_words="english",
             token_pattern=TOKEN_PATTERN,
-            min_df=2 if len(texts) > 50 else 1,
-            max_df=0.5 if len(texts) > 50 else 1.0,
+            min_df=2 if len(texts) > FEW else 1,
+            max_df=0.5 if len(texts) > FEW else 1.0,
         )
         try:
             matrix = vectorizer.fit_transform(texts)
-        except ValueError as error:
+        except ValueError:  # it speaks of options that no one here has set
+            matrix = None
+        if matrix is None or matrix.shape[1] < 2:
+            shared = (
+                f" that at least 2 of the {len(texts)} topics have and at most half of them"
+                if len(texts) > FEW
+                else ""
+            )
             raise ValueError(
-                f"expected training text with words to embed, got none: {error}"
-            ) from None
+                "expected training text with two or more words (of two letters or more, not among "
+                f"the most frequent English ones){shared}, got fewer: the corpus is too small to "
+                "embed, add text or topics"
+            )
         width = max(1, min(dimensions, min(matrix.shape) - 1))
         svd = TruncatedSVD(width, algorithm="randomized", n_iter=4, random_state=seed).fit(matrix)
         return cls(list(vectorizer.get_feature_names_out()), vectorizer.idf_, svd.components_)

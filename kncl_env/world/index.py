@@ -92,11 +92,15 @@ class PassageIndex:
         """Open the index of a corpus.
 
         Raises:
-            ValueError: The index was built from another corpus; both hashes are named.
+            ValueError: The index was built from another corpus, both hashes are named; or a file of
+                it is missing or damaged.
         """
         import faiss
 
-        found = read_json(folder / "index.json")["corpus_hash"]
+        for name in ("index.json", "passages.faiss", "indexed_passages.npy"):
+            if not (folder / name).is_file():
+                raise ValueError(f"expected {name} in {folder}, found none: rebuild the world")
+        found = str(read_json(folder / "index.json")["corpus_hash"])
         if found != corpus_hash:
             raise ValueError(
                 f"expected an index of corpus {corpus_hash[:12]}, got one of corpus {found[:12]}: "

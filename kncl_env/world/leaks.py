@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kncl_env.world.build import world_hash
-from kncl_env.world.corpus import hash_texts
-from kncl_env.world.splits import SPLITS, unproved
-from kncl_env.world.world import World
+from kncl_env.world.splits import hash_passages, unproved
+from kncl_env.world.world import World, world_hash
 from train_lm.files import hash_file
+from train_lm.token_files import TRAIN
 
 
 def faults(world: World) -> list[str]:
@@ -19,9 +18,7 @@ def faults(world: World) -> list[str]:
     """
     found: list[str] = []
     passages = world.passages()
-    corpus_hash = hash_texts(
-        part for p in passages for part in (str(p.topic), p.split, p.text, p.noise)
-    )
+    corpus_hash = hash_passages(passages)
     if corpus_hash != world.corpus_hash:
         found.append(
             f"expected passages with hash {world.corpus_hash[:12]}, got {corpus_hash[:12]}: "
@@ -56,9 +53,9 @@ def _index_faults(world: World) -> list[str]:
         return [str(error)]
     indexed = np.zeros(len(world.passage_split), dtype=bool)
     indexed[index.passages[index.passages < len(indexed)]] = True
-    held_out = np.flatnonzero(indexed & (world.passage_split != SPLITS.index("train")))
+    held_out = np.flatnonzero(indexed & (world.passage_split != TRAIN))
     found = [f"leak: the index holds held-out passage {i}" for i in held_out]
-    missing = int((~indexed & (world.passage_split == SPLITS.index("train"))).sum())
+    missing = int((~indexed & (world.passage_split == TRAIN)).sum())
     if missing:
         found.append(f"expected every training passage in the index, {missing} are missing")
     return found

@@ -8,11 +8,13 @@ passages as text: no graph, no learner, no split.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from kncl_env.world.build_config import MOST_NOISE
 
 KINDS = ("duplicate", "shuffled", "truncated", "boilerplate", "foreign")
 OWN_TOPICS = 0.5  # share of the junk's bytes that lies in topics of its own
@@ -87,14 +89,6 @@ class Noise:
     passages: tuple[JunkPassage, ...]
     topics: tuple[JunkTopic, ...]
 
-    @property
-    def bytes_by_kind(self) -> dict[str, int]:
-        """[bytes] of UTF-8."""
-        counts: Counter[str] = Counter()
-        for passage in self.passages:
-            counts[passage.kind] += len(passage.text.encode())
-        return dict(counts)
-
 
 def add_noise(
     passages: Sequence[tuple[int, str]],
@@ -116,8 +110,8 @@ def add_noise(
     Raises:
         ValueError: The share or a topic is out of range, or a passage is empty.
     """
-    if not 0 <= share <= 0.9:
-        raise ValueError(f"expected a noise share of 0 to 0.9, got {share}")
+    if not 0 <= share <= MOST_NOISE:
+        raise ValueError(f"expected a noise share of 0 to {MOST_NOISE}, got {share}")
     if not passages:
         raise ValueError("expected passages to mix noise into, got none")
     wrong = next((topic for topic, _ in passages if not 0 <= topic < len(titles)), None)

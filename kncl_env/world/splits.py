@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.world.corpus import Article
+from kncl_env.world.corpus import Article, hash_texts
 
 # The policy sees the loss on `reward`; `select` chooses checkpoints and settings; `test` is read
-# once, by an evaluation.
+# once, by an evaluation. Tables have their numbers: that of `train` is `token_files.TRAIN`.
 SPLITS = ("train", "reward", "select", "test")
 HELD_OUT = SPLITS[1:]
 
@@ -43,6 +43,11 @@ class Passage:
     split: str
     text: str
     noise: str = ""
+
+
+def hash_passages(passages: Iterable[Passage]) -> str:
+    """Identity of passages with their splits: what an index is bound to."""
+    return hash_texts(part for p in passages for part in (str(p.topic), p.split, p.text, p.noise))
 
 
 def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:

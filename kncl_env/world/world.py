@@ -26,10 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.world.cached import cached_array
 from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.splits import SPLITS, Passage
-from train_lm.files import read_json
+from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
+from train_lm.files import hash_json, read_json
+from train_lm.token_files import TRAIN, TokenFiles
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
@@ -38,6 +41,16 @@ if TYPE_CHECKING:
     from kncl_env.world.index import PassageIndex
 
 WORLD_FORMAT = 1
+
+# What the card of every world states.
+CARD = ("source", "licence", "corpus_hash", "settings", "scenario", "counts", "hash", "files")
+
+TITLES_VERSION = 1  # raised whenever the vectors of titles would come out with other values
+
+
+def world_hash(card: dict[str, Any]) -> str:
+    """Identity of a world: every file of it, its target and its settings."""
+    return hash_json({k: card[k] for k in ("format", "files", "settings", "scenario")})
 
 
 class World:
@@ -66,6 +79,12 @@ class World:
             raise ValueError(
                 f"expected world format {WORLD_FORMAT} in {path}, got {found}: "
                 "rebuild it with this version"
+            )
+        missing = [key for key in CARD if key not in card]
+        if missing:
+            raise ValueError(
+                f"expected {', '.join(missing)} in {path / 'world.json'}, found none: "
+                "the card was edited, rebuild the world"
             )
         return cls(path, card)
 
@@ -149,8 +168,13 @@ class World:
     @cached_property
     def title_vectors(self) -> NDArray[np.float32]:
         """(N, D) titles in the space of `topic_vectors`; zero where no word of one is known."""
-        # A dotted name is one word of documentation; its parts are words, too.
-        return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
+
+        def embedded() -> NDArray[np.float32]:
+            # A dotted name is one word of documentation; its parts are words, too.
+            return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
+
+        made_from = {"world": self.hash, "version": TITLES_VERSION}
+        return cached_array("titles", made_from, embedded)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -223,61 +247,51 @@ class World:
         rows = np.arange(low, high)
         return rows[self.passage_split[low:high] == SPLITS.index(split)]
 
+    def _token_files(self) -> TokenFiles:
+        files = TokenFiles.open(self.path)
+        if len(files) != len(self.passage_split):
+            raise ValueError(
+                f"expected the tokens of {len(self.passage_split)} passages in world {self.path}, "
+                f"got those of {len(files)}: rebuild it"
+            )
+        return files
+
     @cached_property
     def train_tokens_of(self) -> NDArray[np.int64]:
         """(N,) training tokens of each topic."""
-        lengths = np.diff(self._read("starts.npy", np.load))
-        train = self.passage_split == 0
+        train = self.passage_split == TRAIN
         return np.bincount(
-            self.passage_topic[train], weights=lengths[train], minlength=self.n_topics
+            self.passage_topic[train],
+            weights=self._token_files().lengths[train],
+            minlength=self.n_topics,
         ).astype(np.int64)
 
     def tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(M,) token ids of all passages, and (P + 1,) where each begins; the last entry is M."""
-        ids = np.asarray(self._read("tokens.npy", np.load), dtype=np.int64)
-        return ids, np.asarray(self._read("starts.npy", np.load), dtype=np.int64)
+        files = self._token_files()
+        return files.tokens.astype(np.int64), files.starts
 
     def windows(self, context: int) -> TokenStore:
         """Token windows over all passages; documents are passages, so `windows_of` takes them."""
         # A segment is a run of one topic and one split, so no window reaches across splits.
         key = self.passage_topic * len(SPLITS) + self.passage_split
         segment = np.cumsum(np.diff(key, prepend=key[0]) != 0)
-        return TokenStore(
-            self._read("tokens.npy", lambda file: np.load(file, mmap_mode="r")),
-            self._read("starts.npy", np.load),
-            segment,
-            context,
-        )
+        files = self._token_files()
+        return TokenStore(files.tokens, files.starts, segment, context)
 
     @cached_property
     def regions(self) -> dict[str, NDArray[np.int64]]:
         """Topics of every named region: each label and every dotted prefix of it."""
-        members: dict[str, list[int]] = {}
-        for topic, labels in enumerate(self._topics["labels"]):
-            names = {
-                label[:end]
-                for label in labels
-                for end in [i for i, c in enumerate(label) if c == "."] + [len(label)]
-            }
-            for name in names:
-                members.setdefault(name, []).append(topic)
-        return {name: np.array(members[name]) for name in sorted(members)}
+        return regions_of(self._topics["labels"])
 
     def region(self, name: str) -> NDArray[np.int64]:
         """Raises: ValueError naming close matches where there is no such region."""
-        if name not in self.regions:
-            close = difflib.get_close_matches(name, self.regions, n=3, cutoff=0.3)
-            raise ValueError(f"expected a region of {self.path}, got {name!r}: try {close}")
-        return self.regions[name]
+        return region_of(self.regions, name, self.path)
 
     @cached_property
     def has_held_out(self) -> NDArray[np.bool_]:
         """(N,) whether a topic has text in every held-out split."""
-        has = np.ones(self.n_topics, dtype=bool)
-        for split in range(1, len(SPLITS)):
-            here = self.passage_topic[self.passage_split == split]
-            has &= np.bincount(here, minlength=self.n_topics) > 0
-        return has
+        return has_held_out(self.passage_topic, self.passage_split, self.n_topics)
 
     @property
     def target_region(self) -> str | None:
@@ -290,15 +304,5 @@ class World:
         Args:
             region: Another region than the scenario's, for example to practise on.
         """
-        name = region or self.target_region
-        wanted = self.has_held_out & ~self.topic_is_noise
-        if name is not None:
-            inside = np.zeros(self.n_topics, dtype=bool)
-            inside[self.region(name)] = True
-            wanted = wanted & inside
-        if not wanted.any():
-            raise ValueError(
-                f"expected topics with held-out text in {name or 'the world'}, got none: "
-                "its articles are too short, or --passage-bytes is too large"
-            )
-        return np.flatnonzero(wanted)
+        usable = self.has_held_out & ~self.topic_is_noise
+        return target_of(self.regions, usable, region or self.target_region, self.path)

@@ -117,16 +117,6 @@ class SyntheticWorld:
     redundant_of: dict[int, int]
     noise: frozenset[int]
 
-    @property
-    def prerequisites(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (topic, topic to be understood before it), without cycles."""
-        return tuple(
-            (topic, fact.through)
-            for topic, facts in enumerate(self.facts)
-            for fact in facts
-            if fact.through is not None and topic not in self.redundant_of
-        )
-
 
 def read_synthetic(config: SyntheticConfig | None = None) -> Corpus:
     """The corpus of a generated world; labels are `community.<number>`."""

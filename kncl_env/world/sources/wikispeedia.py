@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from kncl_env.world.corpus import Article, Corpus
+from kncl_env.world.corpus import Article, Corpus, Tally
 from kncl_env.world.sources.archive import Archive, Progress, fetch
 
 GRAPH_DIR = "wikispeedia_paths-and-graph"
@@ -73,9 +72,10 @@ def read_wikispeedia(directory: Path) -> Corpus:
     Titles come decoded, with spaces for underscores, in the order of `articles.tsv`. Links come in
     reading order, by the first mention of their target in the text: `links.tsv` is alphabetical.
     Hard wraps are undone; header (it names the categories), footer, doubled captions and notes to
-    the reader are left out. An article whose text equals an earlier one's bears `same_as`.
+    the reader are left out. A text without that header is an article as a whole. An article whose
+    text equals an earlier one's bears `same_as`.
 
-    `Corpus.counts` tells what was read and what was dropped, by reason.
+    `Corpus.counts` tells what was read and what was dropped, by reason, `first_dropped` the first.
 
     Raises:
         ValueError: A file is missing, is not UTF-8, lacks a column or names an unknown title.
@@ -91,39 +91,46 @@ def read_wikispeedia(directory: Path) -> Corpus:
                 f"SNAP's wikispeedia_paths-and-graph.tar.gz and wikispeedia_articles_plaintext"
                 ".tar.gz gives, or download it (--download)"
             )
-    counts: Counter[str] = Counter()
-    names = [row[0] for _, row in _rows(directory / GRAPH_DIR / "articles.tsv", 1)]
-    counts["titles_read"] = len(names)
-    known = set(names)
+    counts = Tally()
+    titles = directory / GRAPH_DIR / "articles.tsv"
+    line_of = {row[0]: number for number, row in _rows(titles, 1)}
+    counts["titles_read"] = len(line_of)
     texts: dict[str, tuple[str, ...]] = {}
-    for name in names:
+    for name, line in line_of.items():
         if name in CHARITY_PAGES:
-            counts["charity_pages_dropped"] += 1
+            counts.drop("charity_pages_dropped", name, f"{titles}:{line}")
         elif name in LICENCE_PAGES:
-            counts["licence_texts_dropped"] += 1
+            counts.drop("licence_texts_dropped", name, f"{titles}:{line}")
         else:
-            paragraphs = paragraphs_of(_text(directory / TEXT_DIR / f"{name}.txt"), counts)
+            file = directory / TEXT_DIR / f"{name}.txt"
+            counts.place = str(file)
+            text = _text(file)
+            paragraphs = paragraphs_of(text, counts)
             if paragraphs:
                 texts[name] = paragraphs
             else:
-                counts["articles_without_text_dropped"] += 1
+                counts.drop("articles_without_text_dropped", text)
 
     links: dict[str, list[tuple[str, str]]] = {name: [] for name in texts}
-    for source, target in _known_rows(directory / GRAPH_DIR / "links.tsv", 2, known):
+    path = directory / GRAPH_DIR / "links.tsv"
+    for number, (source, target) in _known_rows(path, 2, line_of):
         counts["links_read"] += 1
         if source not in texts or target not in texts:
-            counts["links_of_dropped_articles_dropped"] += 1
+            reason = "links_of_dropped_articles_dropped"
+            counts.drop(reason, f"{source} {target}", f"{path}:{number}")
         elif source == target:
-            counts["links_to_self_dropped"] += 1
+            counts.drop("links_to_self_dropped", f"{source} {target}", f"{path}:{number}")
         else:
             links[source].append((_title(target), "link"))
     labels: dict[str, list[str]] = {name: [] for name in texts}
-    for name, label in _known_rows(directory / GRAPH_DIR / "categories.tsv", 1, known):
+    path = directory / GRAPH_DIR / "categories.tsv"
+    for number, (name, label) in _known_rows(path, 1, line_of):
         counts["categories_read"] += 1
         if name in texts:
             labels[name].append(label)
         else:
-            counts["categories_of_dropped_articles_dropped"] += 1
+            reason = "categories_of_dropped_articles_dropped"
+            counts.drop(reason, f"{name} {label}", f"{path}:{number}")
 
     first: dict[tuple[str, ...], str] = {}
     articles = []
@@ -140,7 +147,7 @@ def read_wikispeedia(directory: Path) -> Corpus:
             )
         )
     counts["articles"] = len(articles)
-    return Corpus(tuple(articles), "wikispeedia", LICENCE, CITATION, dict(counts))
+    return Corpus(tuple(articles), "wikispeedia", LICENCE, CITATION, dict(counts), counts.first)
 
 
 def in_reading_order(
@@ -159,22 +166,22 @@ def in_reading_order(
     return tuple(sorted(links, key=mention))
 
 
-def paragraphs_of(text: str, counts: Counter[str] | None = None) -> tuple[str, ...]:
+def paragraphs_of(text: str, counts: Tally | None = None) -> tuple[str, ...]:
     """Turn one text file of the selection into clean paragraphs; empty if it holds no article."""
-    counts = Counter() if counts is None else counts
+    counts = Tally() if counts is None else counts
     lines = [line.rstrip() for line in text.replace("\u200b", "").replace("\xa0", " ").split("\n")]
-    lines = _without_captions(_body(lines), counts)
+    lines = _without_captions(_body(lines, counts), counts)
     blocks: list[list[str]] = [[]]
     for line in lines:
         content = (_IMAGE.sub("", line) if "[" in line else line).strip()
         if not content:
             if line.strip():
-                counts["image_lines_dropped"] += 1
+                counts.drop("image_lines_dropped", line)
             blocks.append([])
         elif _BOILERPLATE.fullmatch(content):
-            counts["boilerplate_lines_dropped"] += 1
+            counts.drop("boilerplate_lines_dropped", line)
         elif not any(c.isalnum() for c in content):
-            counts["rules_dropped"] += 1
+            counts.drop("rules_dropped", line)
         elif not line.startswith(" "):  # a heading of the article
             blocks += [[line], []]
         else:
@@ -187,17 +194,22 @@ def paragraphs_of(text: str, counts: Counter[str] | None = None) -> tuple[str, .
             paragraphs.append("\n".join(labels))
             labels = []
     if labels:
-        counts["headings_without_text_dropped"] += 1
+        counts.drop("headings_without_text_dropped", labels[0])
     return tuple(paragraphs)
 
 
-def _body(lines: Sequence[str]) -> Sequence[str]:
-    """What stands between the line that names the categories and the footer."""
+def _body(lines: Sequence[str], counts: Tally) -> Sequence[str]:
+    """What stands between the line that names the categories, if there is one, and the footer."""
     start = next((i for i, line in enumerate(lines) if line.startswith("2007 Schools Wiki")), None)
     if start is None:
-        return ()
-    while start < len(lines) and lines[start]:  # the line that leaks the categories may be wrapped
-        start += 1
+        counts["articles_without_header"] += 1
+        start = 0
+        if not any(line.startswith(" ") for line in lines):
+            # Text of another hand: not every line of it is a heading.
+            lines = [f" {line}" if line else line for line in lines]
+    else:
+        while start < len(lines) and lines[start]:  # it leaks the categories, and may be wrapped
+            start += 1
     end = len(lines)
     for i in range(len(lines) - 1, start, -1):
         if lines[i].lstrip().startswith('Retrieved from "'):
@@ -206,7 +218,7 @@ def _body(lines: Sequence[str]) -> Sequence[str]:
     return lines[start:end]
 
 
-def _without_captions(lines: Sequence[str], counts: Counter[str]) -> list[str]:
+def _without_captions(lines: Sequence[str], counts: Tally) -> list[str]:
     """Leave one copy of every caption, apart from the text around it.
 
     A picture became its alternative text, `Enlarge` and its caption, which are nearly the same.
@@ -287,16 +299,18 @@ def _title(name: str) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        raw = path.read_bytes()
+        return raw.decode("utf-8-sig")  # some editors put a mark before the text
     except FileNotFoundError:
         raise ValueError(
             f"expected a text for every title of articles.tsv, got no {path}: "
             "unpack wikispeedia_articles_plaintext.tar.gz again"
         ) from None
     except UnicodeDecodeError as error:
+        offset = error.start + len(raw) - len(error.object)
         raise ValueError(
-            f"expected UTF-8 in {path}, got byte 0x{error.object[error.start]:02x} at offset "
-            f"{error.start}: the file is damaged, unpack the archive again"
+            f"expected UTF-8 in {path}, got byte 0x{raw[offset]:02x} at offset "
+            f"{offset}: the file is damaged, unpack the archive again"
         ) from None
 
 
@@ -314,8 +328,10 @@ def _rows(path: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
             yield number, row
 
 
-def _known_rows(path: Path, n_titles: int, known: set[str]) -> Iterator[list[str]]:
-    """Rows of two columns, the first `n_titles` of which must be titles of articles.tsv."""
+def _known_rows(
+    path: Path, n_titles: int, known: Collection[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and rows of two columns; the first `n_titles` must be titles of articles.tsv."""
     for number, row in _rows(path, 2):
         for name in row[:n_titles]:
             if name not in known:
@@ -323,7 +339,7 @@ def _known_rows(path: Path, n_titles: int, known: set[str]) -> Iterator[list[str
                     f"expected a title of articles.tsv in {path}, line {number}, got {name!r}: "
                     "the file is truncated or of another version, unpack the archive again"
                 )
-        yield row
+        yield number, row
 
 
 def download_wikispeedia(

@@ -41,10 +41,12 @@ def collect() -> dict[str, Any]:
 
     Returns:
         `articles`: one dict of `title`, `paragraphs`, `links` (title, type), `labels` per topic;
-        `counts`: what was read and what was dropped, by reason.
+        `counts`: what was read and what was dropped, by reason;
+        `first_dropped`: the first module or topic that was, by reason.
     """
     counts: Counter[str] = Counter()
-    modules = _imported(counts)
+    first: dict[str, str] = {}
+    modules = _imported(counts, first)
     members = _members(modules)
     teller = Teller(counts)
     topics = {topic.title: topic for topic in _module_topics(modules, members, teller)}
@@ -53,6 +55,7 @@ def collect() -> dict[str, Any]:
     for title in [title for title, topic in topics.items() if topic.size < TOPIC_AT_LEAST]:
         del topics[title]
         counts["topics_with_too_little_text_dropped"] += 1
+        first.setdefault("topics_with_too_little_text_dropped", title)
     references = References(topics, modules, members)
     sizes = Counter(topic.package for topic in topics.values() if topic.home)
     articles = []
@@ -70,21 +73,23 @@ def collect() -> dict[str, Any]:
         )
         kind = "class" if topic.is_class else "module" if topic.home else "language"
         counts[f"{kind}_topics"] += 1
-    return {"articles": articles, "counts": counts}
+    return {"articles": articles, "counts": counts, "first_dropped": first}
 
 
-def _imported(counts: Counter[str]) -> dict[str, types.ModuleType]:
+def _imported(counts: Counter[str], first: dict[str, str]) -> dict[str, types.ModuleType]:
     """Name -> module for every module that is documented, packages opened, in order of names."""
     modules: dict[str, types.ModuleType] = {}
 
     def visit(name: str) -> None:
         if is_left_out(name):
             counts["modules_left_out_by_rule"] += 1
+            first.setdefault("modules_left_out_by_rule", name)
             return
         try:
             module = importlib.import_module(name)
         except ImportError:
             counts["modules_not_in_this_build"] += 1
+            first.setdefault("modules_not_in_this_build", name)
             return
         modules[name] = module
         for below in sorted(e.name for e in pkgutil.iter_modules(getattr(module, "__path__", ()))):

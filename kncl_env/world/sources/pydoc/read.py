@@ -80,4 +80,6 @@ def read_pydoc() -> Corpus:
         )
         for article in collected["articles"]
     )
-    return Corpus(articles, "pydoc", LICENCE, CITATION, collected["counts"])
+    return Corpus(
+        articles, "pydoc", LICENCE, CITATION, collected["counts"], collected["first_dropped"]
+    )

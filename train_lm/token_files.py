@@ -1,0 +1,158 @@
+"""Token files: the ids of all documents of a folder, one after another, and where each begins.
+
+    tokens.npy   (M,) ids, of an unsigned type wide enough for the vocabulary
+    starts.npy   (P + 1,) where each document begins; the last entry is M
+
+No other file knows this format, nor the number of the training split. Files are written document by
+document and read by memory map, so that neither needs the text in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+Ids = NDArray[np.unsignedinteger[Any]]
+Ints = NDArray[np.int64]
+
+TOKENS = "tokens.npy"
+STARTS = "starts.npy"
+
+TRAIN = 0  # what a table of documents calls the training split; all above is held out
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """Tokens of P documents.
+
+    Attributes:
+        tokens: (M,) token ids, memory-mapped or in memory.
+        starts: (P + 1,) where each document begins; the last entry is M.
+    """
+
+    tokens: Ids
+    starts: Ints
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 1 or self.tokens.dtype.kind != "u":
+            raise ValueError(
+                f"expected token ids as one row of unsigned integers, got {self.tokens.dtype} of "
+                f"shape {self.tokens.shape}"
+            )
+        if self.starts.ndim != 1 or not len(self.starts) or self.starts[0] != 0:
+            raise ValueError("expected a table of documents that begins with 0, got another")
+        if self.starts[-1] != len(self.tokens):
+            raise ValueError(
+                f"expected {self.starts[-1]} tokens by the table of documents, got "
+                f"{len(self.tokens)}"
+            )
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenFiles:
+        """Open the files of a folder; ids stay on disk until they are asked for.
+
+        Raises:
+            ValueError: A file is missing or damaged, or the two do not fit together.
+        """
+        try:
+            # Only ids are many.
+            tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
+            starts = np.load(folder / STARTS, allow_pickle=False)
+            return cls(tokens, np.asarray(starts, dtype=np.int64))
+        except FileNotFoundError as error:
+            name = Path(str(error.filename)).name
+            raise ValueError(f"expected {name} in {folder}, found none: rebuild it") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"expected whole token files in {folder}: {error}: rebuild it"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """(P,) tokens of each document."""
+        return np.diff(self.starts)
+
+    def of(self, documents: Ints) -> TokenFiles:
+        """The given documents alone, in their order; a copy in memory."""
+        lengths = self.lengths[documents]
+        starts = _starts(lengths)
+        shift = np.repeat(self.starts[documents] - starts[:-1], lengths)
+        return TokenFiles(self.tokens[np.arange(starts[-1]) + shift], starts)
+
+    def save(self, folder: Path) -> None:
+        np.save(folder / TOKENS, self.tokens)
+        np.save(folder / STARTS, self.starts)
+
+
+class TokenWriter:
+    """Writes token files document by document; they are whole once its context ends without error.
+
+    Args:
+        folder: Where the files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lengths: list[int] = []
+        self._type: np.dtype[Any] | None = None
+
+    def __enter__(self) -> TokenWriter:
+        self._stream = (self.folder / TOKENS).open("wb")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._stream:
+            if kind is None:
+                # The header was written with room for any number of tokens.
+                self._stream.seek(0)
+                self._write_header()
+        if kind is None:
+            np.save(self.folder / STARTS, _starts(self._lengths))
+
+    def append(self, documents: Iterable[Ids]) -> None:
+        """Add documents after those before, all of one type of ids.
+
+        Raises:
+            ValueError: Ids of another type than before.
+        """
+        for ids in documents:
+            if self._type is None:
+                self._type = ids.dtype
+                self._write_header()
+            if ids.dtype != self._type:
+                raise ValueError(
+                    f"expected ids of type {self._type}, as before, got {ids.dtype}: one "
+                    "tokenizer has one type"
+                )
+            self._stream.write(np.ascontiguousarray(ids).tobytes())
+            self._lengths.append(len(ids))
+
+    def _write_header(self) -> None:
+        shown = np.dtype(np.uint16) if self._type is None else self._type
+        npy.write_array_header_1_0(
+            self._stream,
+            {
+                "descr": npy.dtype_to_descr(shown),
+                "fortran_order": False,
+                "shape": (sum(self._lengths),),
+            },
+        )
+
+
+def _starts(lengths: Ints | list[int]) -> Ints:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
