@@ -6,18 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rabbit_holes.export import add_export_parser
-from rabbit_holes.generate import add_generate_parser
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.live.cli import add_collect_parser
 from rabbit_holes.path import Path as Walk
-from rabbit_holes.path import read_numbered_paths, write_paths
-from rabbit_holes.walkers.over_world import add_walk_parser
-from train_lm.command_line import claim_output, run
+from rabbit_holes.path import read_numbered_paths, read_paths, write_paths
+from rabbit_holes.walkers.cli import add_generate_parser, add_walk_parser
+from train_lm.command_line import claim_output, command, run
+from train_lm.files import replacing
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from rabbit_holes.link_map import LinkMap
 
 SHOWN = 20  # [lines] of problems that are printed; the others stand in a file
+# As in describe/stats.py, which brings numpy and scipy: `--help` need not wait for them.
+GROUPINGS = ("kind", "walker", "source", "status")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,9 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rabbit-holes",
-        description="How people and models wander: collect, generate, import and describe walks.",
+    parser = command(
+        "rabbit-holes",
+        "How people and models wander: collect, generate, import and describe walks.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add_collect_parser(verbs)
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add_generate_parser(verbs)
     _add_import_parser(verbs)
     _add_stats_parser(verbs)
-    add_export_parser(verbs)
+    _add_export_parser(verbs)
     return parser
 
 
@@ -51,56 +52,146 @@ def _add_import_parser(verbs: Any) -> None:
     verb = verbs.add_parser(
         "import",
         help="read recorded walks of others into a file of paths",
+        description="Reads walks that others recorded, and says what it read and what it dropped.",
         epilog="Example: rabbit-holes import wikispeedia DIR --out people.jsonl",
     )
     kinds = verb.add_subparsers(required=True, metavar="KIND")
-    wikispeedia = kinds.add_parser("wikispeedia", help="games of people, as SNAP distributes them")
-    wikispeedia.set_defaults(read=_read_wikispeedia)
-    wikispeedia.add_argument("source", type=Path, help="folder of SNAP's unpacked archive")
-    games = kinds.add_parser("llm-games", help="the same game played by language models (JSONL)")
-    games.set_defaults(read=_read_llm_games)
-    games.add_argument("source", type=Path, help="JSON Lines, plain or .gz")
-    games.add_argument(
-        "--links", type=Path, metavar="DIR", help="Wikispeedia folder to check pages and clicks by"
-    )
-    clickstream = kinds.add_parser(
-        "clickstream", help="walks drawn from Wikimedia's counts of clicks between pages"
-    )
-    clickstream.set_defaults(read=_read_clickstream)
-    clickstream.add_argument("source", type=Path, help="TSV, plain or .gz, or CSV with a header")
-    clickstream.add_argument("--walks", type=int, default=1000, help="walks to draw (1000)")
-    clickstream.add_argument("--depth", type=int, default=10, help="clicks of a walk (10)")
-    clickstream.add_argument("--seed", type=int, default=0, help="of the draws (0)")
-    jsonl = kinds.add_parser("jsonl", help="paths in our own form, checked line by line")
-    jsonl.set_defaults(read=_read_jsonl)
-    jsonl.add_argument("source", type=Path, help="JSON Lines")
-    for kind in (wikispeedia, games, clickstream, jsonl):
-        kind.set_defaults(run=_import)
-        kind.add_argument("--out", type=Path, required=True, metavar="F.jsonl")
-        kind.add_argument(
-            "--world", type=Path, metavar="WORLD", help="leave out what this world does not know"
+
+    def kind(name: str, about: str, read: Any, source: str) -> Any:
+        parser = kinds.add_parser(
+            name,
+            help=about,
+            description=f"Reads {about}.",
+            epilog=f"Example: rabbit-holes import {name} SOURCE --out walks.jsonl",
         )
-        kind.add_argument("--force", action="store_true", help="replace an existing file")
+        parser.set_defaults(run=_import, read=read)
+        parser.add_argument("source", type=Path, metavar="SOURCE", help=source)
+        parser.add_argument(
+            "--out", type=Path, required=True, metavar="F.jsonl", help="file to write the paths to"
+        )
+        parser.add_argument(
+            "--world",
+            type=Path,
+            metavar="WORLD",
+            help="leave out what this world does not know (default: keep all)",
+        )
+        parser.add_argument("--force", action="store_true", help="replace an existing file")
+        return parser
+
+    kind(
+        "wikispeedia",
+        "games of people, as SNAP distributes them",
+        _read_wikispeedia,
+        "folder of SNAP's unpacked archive",
+    )
+    games = kind(
+        "llm-games",
+        "games of language models, one JSON object per line",
+        _read_llm_games,
+        "JSON Lines, plain or .gz",
+    )
+    games.add_argument(
+        "--links",
+        type=Path,
+        metavar="DIR",
+        help="Wikispeedia folder to check pages and clicks by (default: take them on trust)",
+    )
+    clicks = kind(
+        "clickstream",
+        "Wikimedia's counts of clicks between pages, and draws walks from them",
+        _read_clickstream,
+        "TSV as Wikimedia publishes it, of 2015 or of today, or a table whose header names its "
+        "columns; plain or .gz",
+    )
+    for name, default, metavar, meaning in (
+        ("walks", 1000, "N", "number of walks to draw"),
+        ("depth", 10, "D", "clicks of a walk at most"),
+        ("seed", 0, "S", "seed of the draws"),
+    ):
+        clicks.add_argument(
+            f"--{name}",
+            type=int,
+            default=default,
+            metavar=metavar,
+            help=f"{meaning} (default: %(default)s)",
+        )
+    kind("jsonl", "paths in our own form, checked line by line", _read_jsonl, "JSON Lines")
 
 
 def _add_stats_parser(verbs: Any) -> None:
-    # `stats.py` brings numpy and scipy, which `--help` need not wait for.
-    groupings = ("kind", "walker", "source", "status")
     verb = verbs.add_parser(
         "stats",
         help="describe walks: people, models and synthetic walkers side by side",
+        description="Describes walks by group, each number with a bootstrap interval.",
         epilog="Example: rabbit-holes stats people.jsonl models.jsonl --world W --html stats.html",
     )
     verb.set_defaults(run=_stats)
-    verb.add_argument("files", type=Path, nargs="+", metavar="F.jsonl")
+    verb.add_argument("files", type=Path, nargs="+", metavar="F.jsonl", help="files of paths")
     verb.add_argument(
-        "--world", type=Path, metavar="WORLD", help="whose links and texts walks are held against"
+        "--world",
+        type=Path,
+        metavar="WORLD",
+        help="whose links and texts walks are held against (default: none)",
     )
-    verb.add_argument("--by", choices=groupings, default="kind", help="what makes a group (kind)")
-    verb.add_argument("--html", type=Path, metavar="F.html", help="write the page here")
+    verb.add_argument(
+        "--by", choices=GROUPINGS, default="kind", help="what makes a group (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--html", type=Path, metavar="F.html", help="write a page here, too (default: none)"
+    )
     verb.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    verb.add_argument("--seed", type=int, default=0, help="of bootstrap and reference walks (0)")
+    verb.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed of bootstrap and reference walks (default: %(default)s)",
+    )
     verb.add_argument("--force", action="store_true", help="replace an existing page")
+
+
+def _add_export_parser(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "export",
+        help="write paths as trajectories for other learners",
+        description="Writes paths as trajectories over a world, split by (start, goal) pair.",
+        epilog="Example: rabbit-holes export walks.jsonl --world W --out DIR --minari me/walks-v0",
+    )
+    verb.set_defaults(run=_export)
+    verb.add_argument("file", type=Path, metavar="F.jsonl", help="file of paths")
+    verb.add_argument(
+        "--world", type=Path, required=True, metavar="WORLD", help="directory of the world"
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
+    verb.add_argument(
+        "--minari",
+        metavar="ID",
+        help="write Minari data sets of this name, such as me/people-v0 (default: arrays of numpy)",
+    )
+    verb.add_argument(
+        "--slots",
+        type=int,
+        default=64,
+        metavar="K",
+        help="candidates of a click at most, the others drawn evenly (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--frontier",
+        action="store_true",
+        help="offer everything next to the visited topics, as the environment does, not the links "
+        "of the page alone",
+    )
+    verb.add_argument(
+        "--limit", type=int, metavar="N", help="read this many paths at most (default: all)"
+    )
+    verb.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed of drawn candidates (default: %(default)s)",
+    )
+    verb.add_argument("--force", action="store_true", help="replace what is there")
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -109,8 +200,7 @@ def _import(args: argparse.Namespace) -> None:
     paths: Iterator[Walk] = args.read(args, tally)
     first = next(paths, None)
     if first is None:
-        why = f", the first for this reason: {tally.problems[0]}" if tally.problems else ""
-        raise ValueError(f"expected walks in {args.source}, got none{why}")
+        raise ValueError(f"expected walks in {args.source}, got none{tally.why()}")
     written = write_paths(args.out, chain([first], paths), force=args.force)
     for line in tally.lines():
         print(line)
@@ -181,6 +271,9 @@ def _stats(args: argparse.Namespace) -> None:
     paths = list(_read_all(args.files, world, problems))
     _print_some(problems)
     print(f"{len(paths):,} walks read, {len(problems):,} lines with problems", file=sys.stderr)
+    if not paths:
+        files = ", ".join(map(str, args.files))
+        raise ValueError(f"expected paths in {files}, got none{_first(problems)}")
     rng = np.random.default_rng(args.seed)
     landscape = Landscape.of_world(world, rng) if world else None
     groups = summarise(paths, landscape, rng, by=args.by)
@@ -194,8 +287,55 @@ def _stats(args: argparse.Namespace) -> None:
 
         name = f"the {world.card['source']} world {world.hash[:12]}" if world else None
         page = render_page(groups, [file.name for file in args.files], name)
-        args.html.write_text(page, encoding="utf-8", errors="backslashreplace")
+        with replacing(args.html) as part:
+            part.write_text(page, encoding="utf-8", errors="backslashreplace")
         print(f"{args.html}: a page for the browser", file=sys.stderr if args.json else sys.stdout)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from kncl_env.world.world import World
+    from rabbit_holes.demonstrations import Showing
+    from rabbit_holes.export import (
+        SPLITS,
+        minari_name,
+        open_minari,
+        split_by_pair,
+        write_arrays,
+        write_minari,
+    )
+
+    how = Showing(args.slots, frontier=args.frontier)
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"expected --limit 1 or more, got {args.limit}")
+    claim_output(args.out, args.force)
+    if args.minari is not None:
+        minari_name(args.minari, SPLITS[0])
+        open_minari()
+    world = World.open(args.world)
+    problems: list[str] = []
+    paths = read_paths(_file(args.file), on_error=problems.append)
+    parts = split_by_pair(islice(paths, args.limit))
+    _print_some(problems)
+    if not any(parts.values()):
+        raise ValueError(f"expected paths in {args.file}, got none{_first(problems)}")
+    if args.minari is not None:
+        about = f"{args.file.name}: recorded paths as trajectories; rewards are 0."
+        written = write_minari(args.out, args.minari, parts, world, how, args.seed, about)
+        for own in written:
+            print(f"{own.place or own.split}: {own.episodes:,} episodes")
+        print(f"read them with MINARI_DATASETS_PATH={args.out.resolve()}")
+        return
+    written, dropped = write_arrays(args.out, parts, world, how, args.seed)
+    for own in written:
+        print(f"{own.split}: {own.choices:,} choices of {own.episodes:,} paths")
+    for reason, count in dropped.items():
+        print(f"dropped {count:,} clicks: {reason}")
+    print(f"{args.out}: arrays of {', '.join(SPLITS)}, and card.json")
+
+
+def _first(problems: Sequence[str]) -> str:
+    """The end of an error that nothing is left."""
+    return f"; {len(problems):,} lines were dropped, the first: {problems[0]}" if problems else ""
 
 
 def _read_all(files: Sequence[Path], world: World | None, problems: list[str]) -> Iterator[Walk]:

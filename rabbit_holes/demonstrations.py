@@ -29,6 +29,34 @@ GOALS = ("given", "withheld", "widened", "mixed")
 
 
 @dataclass(frozen=True)
+class Showing:
+    """How a demonstration shows what a walker saw.
+
+    Attributes:
+        slots: At most this many candidates per click, the chosen one among them, the others drawn
+            evenly; None keeps the full offered set, as a measurement must.
+        goals: `given` where the path names one; `withheld`; `widened` to the topics around it, as
+            the environment's goal is a region and not a page; or `mixed`: a fair draw of these
+            three per path.
+        frontier: See `choices`.
+        limit: [clicks] stop at the end of the path in which there are so many.
+    """
+
+    slots: int | None = 64
+    goals: str = "given"
+    frontier: bool = False
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.goals not in GOALS:
+            raise ValueError(f"expected goals among {GOALS}, got {self.goals!r}")
+        if self.slots is not None and self.slots < 2:
+            raise ValueError(f"expected 2 slots or more, got {self.slots}: 1 is no choice")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"expected a limit of 1 click or more, got {self.limit}")
+
+
+@dataclass(frozen=True)
 class Demonstrations:
     """Choices of many clicks, rows of candidates one after another.
 
@@ -125,45 +153,22 @@ def demonstrate(
     world: World,
     table: TopicTable,
     rng: np.random.Generator,
-    *,
-    slots: int | None = 64,
-    goals: str = "given",
-    frontier: bool = False,
-    budget: int | None = None,
-    limit: int | None = None,
+    how: Showing = Showing(),
 ) -> Demonstrations:
-    """Turn paths into demonstrations.
-
-    Args:
-        slots: At most this many candidates per click, the chosen one among them, the others drawn
-            evenly; None keeps the full offered set, as a measurement must.
-        goals: `given` where the path names one; `withheld`; `widened` to the topics around it, as
-            the environment's goal is a region and not a page; or `mixed`: a fair draw of these
-            three per path.
-        frontier: See `choices`.
-        budget: Expansions of the episode that the path stands for; the budget's feature is
-            unknown without it.
-        limit: Stop after this many clicks.
-    """
-    if goals not in GOALS:
-        raise ValueError(f"expected goals among {GOALS}, got {goals!r}")
+    """Turn paths into demonstrations; `rng` draws goals and slots."""
     rows: list[NDArray[np.float32]] = []
     contexts: list[NDArray[np.float32]] = []
     chosen: list[int] = []
     group: list[int] = []
     dropped: Counter[str] = Counter()
     for number, path in enumerate(paths):
-        if limit is not None and len(chosen) >= limit:
+        if how.limit is not None and len(chosen) >= how.limit:
             break
-        how = str(rng.choice(GOALS[:3])) if goals == "mixed" else goals
-        goal = None
-        if path.goal is not None and path.goal in world and how != "withheld":
-            topics = np.array([world.topic_of(path.goal)])
-            goal = Goal(table, topics if how == "given" else widened(table, int(topics[0]), rng))
-        for so_far, offered, topic in choices(path, world, dropped, frontier):
+        goal = _goal(path, world, table, rng, how.goals)
+        for so_far, offered, topic in choices(path, world, dropped, how.frontier):
             n_offered = len(offered)
-            if slots is not None and n_offered > slots:
-                others = rng.choice(offered[offered != topic], slots - 1, replace=False)
+            if how.slots is not None and n_offered > how.slots:
+                others = rng.choice(offered[offered != topic], how.slots - 1, replace=False)
                 offered = np.sort(np.append(others, topic))
             state = State(
                 members=so_far,
@@ -172,7 +177,6 @@ def demonstrate(
                 frontier_size=n_offered,
                 n_solid=len(so_far) - 1,  # what was visited can be gone on from
                 goal=goal,
-                progress=None if budget is None else (len(so_far) - 1) / budget,
             )
             seen = observe(table, state, len(offered))
             rows.append(seen["candidates"])
@@ -188,6 +192,16 @@ def demonstrate(
         group=np.array(group, dtype=np.int64),
         dropped=dropped,
     )
+
+
+def _goal(
+    path: Path, world: World, table: TopicTable, rng: np.random.Generator, goals: str
+) -> Goal | None:
+    how = str(rng.choice(GOALS[:3])) if goals == "mixed" else goals
+    if path.goal is None or path.goal not in world or how == "withheld":
+        return None
+    topic = world.topic_of(path.goal)
+    return Goal(table, np.array([topic]) if how == "given" else widened(table, topic, rng))
 
 
 # Paths per unit of parallel work; the choice decides which random numbers a path sees.
@@ -212,11 +226,11 @@ def demonstrate_in_parallel(
         seed: Of goals and slots.
         processes: As many as there are cores, if not stated; 1 works in this one.
         on_chunk: Told how many paths of a chunk are done.
-        options: See `demonstrate`.
+        options: Of `Showing`.
     """
-    place = str(world.path)
+    place, how = str(world.path), Showing(**options)
     tasks = [
-        (place, list(paths[i : i + CHUNK]), [seed, i], options) for i in range(0, len(paths), CHUNK)
+        (place, list(paths[i : i + CHUNK]), [seed, i], how) for i in range(0, len(paths), CHUNK)
     ]
     processes = min(processes or os.cpu_count() or 1, len(tasks))
     parts: list[Demonstrations] = []
@@ -231,17 +245,20 @@ def demonstrate_in_parallel(
     return joined(parts)
 
 
-def _chunk(task: tuple[str, list[Path], list[int], dict[str, Any]]) -> Demonstrations:
-    place, paths, seed, options = task
+_Task = tuple[str, list[Path], list[int], Showing]
+
+
+def _chunk(task: _Task) -> Demonstrations:
+    place, paths, seed, how = task
     if place not in _HERE:
         world = World.open(place)
         _HERE[place] = world, TopicTable.of(world)
     world, table = _HERE[place]
-    return demonstrate(paths, world, table, np.random.default_rng(seed), **options)
+    return demonstrate(paths, world, table, np.random.default_rng(seed), how)
 
 
 def _gathered(
-    found: Iterable[Demonstrations], tasks: Sequence[Any], on_chunk: Callable[[int], None]
+    found: Iterable[Demonstrations], tasks: Sequence[_Task], on_chunk: Callable[[int], None]
 ) -> list[Demonstrations]:
     parts = []
     for part, task in zip(found, tasks, strict=True):

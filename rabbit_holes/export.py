@@ -1,6 +1,6 @@
-"""The command `rabbit-holes export`: paths as trajectories for other people's learners.
+"""Paths as trajectories for other people's learners.
 
-Without an option it writes plain arrays, one `.npz` per split, that numpy alone reads:
+`write_arrays` writes plain arrays, one `.npz` per split, that numpy alone reads:
 
     card.json         world, feature names and schema, sources, licences, counts
     SPLIT.npz         candidates (M, F) float32, candidates of all choices one after another
@@ -8,36 +8,47 @@ Without an option it writes plain arrays, one `.npz` per split, that numpy alone
                       context (n, G) float32, chosen (n,) which candidate was taken
                       episode (n,) which path a choice belongs to, ids (episodes,) their ids
 
-With `--minari ID` it writes Minari data sets (Farama), one per split, of padded observations with a
-mask, as the environment gives them; that needs the `minari` library. Splits go by (start, goal)
-pair. No reward is recorded in a path, so rewards are 0 there. It knows no policy.
+`write_minari` writes Minari data sets (Farama), one per split, of padded observations with a mask,
+as the environment gives them; that needs the `minari` library. Splits go by (start, goal) pair. No
+reward is recorded in a path, so rewards are 0 there. All splits appear, or none does. It knows no
+policy.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.observation import (
+    CANDIDATE_FEATURES,
+    CONTEXT_FEATURES,
+    FEATURE_SCHEMA,
+    State,
+    observe,
+)
+from kncl_env.topic_table import Goal, TopicTable
+from kncl_env.world.world import World
+from rabbit_holes.demonstrations import Showing, demonstrate, pair_split
 from rabbit_holes.path import Path as Walk
-from rabbit_holes.path import read_paths
-from train_lm.command_line import claim_output
+from train_lm.files import write_json
 
 if TYPE_CHECKING:
-    from kncl_env.topic_table import TopicTable
-    from kncl_env.world.world import World
+    from minari import MinariDataset
+    from minari.data_collector import EpisodeBuffer
 
 SPLITS = ("train", "select", "test")
+NAMESPACE_CARD = "namespace_metadata.json"  # Minari's, which its users may have filled in
 AT_ONCE = 500  # [episodes] in memory while a Minari data set is written
 
 
@@ -77,25 +88,23 @@ def trajectories(
     world: World,
     table: TopicTable,
     rng: np.random.Generator,
-    slots: int,
-    frontier: bool = False,
+    how: Showing,
 ) -> Iterator[Trajectory]:
     """Paths with at least one choice, each as a trajectory; see `demonstrations.demonstrate`."""
-    from kncl_env.observation import State, observe
-    from kncl_env.topic_table import Goal
-    from rabbit_holes.demonstrations import demonstrate
-
+    slots = how.slots
+    if slots is None:
+        raise ValueError("expected a number of slots, got none: observations are padded to it")
     for path in paths:
-        made = demonstrate([path], world, table, rng, slots=slots, frontier=frontier)
+        made = demonstrate([path], world, table, rng, how)
         known = [world.topic_of(title) for title in path.titles if title in world]
         if not len(made):
             continue
         padded, context, chosen = made.batch(np.arange(len(made)))
         members = np.array([*(t for t in dict.fromkeys(known) if t != known[-1]), known[-1]])
         near = world.graph.out(known[-1])
-        if frontier:
+        if how.frontier:
             near = np.concatenate([world.graph.around(int(t)) for t in members])
-        near = np.setdiff1d(near, members) if frontier else np.unique(near)
+        near = np.setdiff1d(near, members) if how.frontier else np.unique(near)
         if len(near) > slots:
             near = np.sort(rng.choice(near, slots, replace=False))
         goal = None
@@ -119,94 +128,44 @@ def trajectories(
         )
 
 
-def add_export_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add `export` to the sub-commands of `rabbit-holes`; `args.run(args)` runs it."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "export",
-        help="write paths as trajectories for other learners",
-        description="Writes paths as trajectories over a world, split by (start, goal) pair.",
-        epilog="Example: rabbit-holes export walks.jsonl --world W --out DIR --minari me/walks-v0",
-    )
-    parser.add_argument("file", type=Path, metavar="F.jsonl")
-    parser.add_argument("--world", type=Path, required=True, metavar="WORLD")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--minari", metavar="ID", help="write Minari data sets of this name, such as me/people-v0"
-    )
-    parser.add_argument("--slots", type=int, default=64, help="candidates at most (%(default)s)")
-    parser.add_argument(
-        "--frontier",
-        action="store_true",
-        help="offer everything next to the visited topics, as the environment does, not the links "
-        "of the page alone",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="read this many paths at most")
-    parser.add_argument("--seed", type=int, default=0, help="of drawn candidates (%(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
-    parser.set_defaults(run=_run)
-    return parser
-
-
-def _run(args: argparse.Namespace) -> None:
-    from kncl_env.topic_table import TopicTable
-    from kncl_env.world.world import World
-    from rabbit_holes.demonstrations import pair_split
-
-    if args.slots < 2:
-        raise ValueError(f"expected 2 slots or more, got {args.slots}: 1 is no choice")
-    if not args.file.is_file():
-        raise FileNotFoundError(f"expected a file of paths at {args.file}, found none")
-    claim_output(args.out, args.force)
-    if args.minari is not None:
-        _minari_name(args.minari, SPLITS[0])
-        _open_minari()
-    world = World.open(args.world)
-    table = TopicTable.of(world)
+def split_by_pair(paths: Iterable[Walk]) -> dict[str, list[Walk]]:
+    """Paths by `SPLITS`, all of a (start, goal) pair on one side."""
     parts: dict[str, list[Walk]] = {split: [] for split in SPLITS}
-    problems: list[str] = []
-    for number, path in enumerate(read_paths(args.file, on_error=problems.append)):
-        if args.limit is not None and number >= args.limit:
-            break
+    for path in paths:
         parts[pair_split(path)].append(path)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if not any(parts.values()):
-        raise ValueError(f"expected paths in {args.file}, got none")
-    rng = np.random.default_rng(args.seed)
-    args.out.mkdir(exist_ok=True)
-    if args.minari is not None:
-        for split, paths in parts.items():
-            steps = trajectories(paths, world, table, rng, args.slots, args.frontier)
-            place, n = _write_minari(args.out, _minari_name(args.minari, split), steps, args)
-            print(f"{place}: {n:,} episodes")
-        print(f"read them with MINARI_DATASETS_PATH={args.out}")
-    else:
-        _write_arrays(args, parts, world, table, rng)
-        print(f"{args.out}: arrays of {', '.join(SPLITS)}, and card.json")
+    return parts
 
 
-def _write_arrays(
-    args: argparse.Namespace,
-    parts: dict[str, list[Walk]],
-    world: World,
-    table: TopicTable,
-    rng: np.random.Generator,
-) -> None:
-    from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
-    from rabbit_holes.demonstrations import demonstrate
-    from train_lm.files import replacing, write_json
+@dataclass(frozen=True)
+class Written:
+    """What became of a split.
 
-    counts: dict[str, dict[str, int]] = {}
+    Attributes:
+        place: The file or data set; None where the split has no episode and so none was made.
+        choices: None where they were not counted.
+    """
+
+    split: str
+    place: Path | None
+    episodes: int
+    choices: int | None = None
+
+
+def write_arrays(
+    out: Path, parts: Mapping[str, Sequence[Walk]], world: World, how: Showing, seed: int
+) -> tuple[list[Written], Counter[str]]:
+    """Write `SPLIT.npz` and `card.json` into `out`; returns also the dropped clicks by reason."""
+    table, rng = TopicTable.of(world), np.random.default_rng(seed)
+    written: list[Written] = []
     dropped: Counter[str] = Counter()
-    for split, paths in parts.items():
-        made = demonstrate(paths, world, table, rng, slots=args.slots, frontier=args.frontier)
-        dropped += made.dropped
-        used, episode = np.unique(made.group, return_inverse=True)
-        counts[split] = {"paths": len(paths), "episodes": len(used), "choices": len(made)}
-        print(f"{split}: {len(made):,} choices of {len(used):,} paths")
-        with replacing(args.out / f"{split}.npz") as partial, open(partial, "wb") as stream:
+    with _appearing(out) as folder:
+        for split, paths in parts.items():
+            made = demonstrate(paths, world, table, rng, how)
+            dropped += made.dropped
+            used, episode = np.unique(made.group, return_inverse=True)
+            written.append(Written(split, out / f"{split}.npz", len(used), len(made)))
             np.savez_compressed(
-                stream,
+                folder / f"{split}.npz",
                 candidates=made.rows,
                 starts=made.starts,
                 context=made.context,
@@ -214,30 +173,69 @@ def _write_arrays(
                 episode=episode,
                 ids=np.array([paths[i].id for i in used], dtype=np.str_),
             )
-    for reason, count in dropped.items():
-        print(f"dropped {count:,} clicks: {reason}")
-    everyone = [path for paths in parts.values() for path in paths]
-    write_json(
-        args.out / "card.json",
-        {
-            "format": 1,
-            "world": world.hash,
-            "feature_schema": FEATURE_SCHEMA,
-            "candidate_features": list(CANDIDATE_FEATURES),
-            "context_features": list(CONTEXT_FEATURES),
-            "slots": args.slots,
-            "frontier": args.frontier,
-            "seed": args.seed,
-            "splits": counts,
-            "dropped_clicks": dict(dropped),
-            "sources": dict(Counter(path.source for path in everyone)),
-            "walkers": dict(Counter(path.walker for path in everyone)),
-            "licences": sorted({path.licence for path in everyone}),
-        },
-    )
+        everyone = [path for paths in parts.values() for path in paths]
+        write_json(
+            folder / "card.json",
+            {
+                "format": 1,
+                "world": world.hash,
+                "feature_schema": FEATURE_SCHEMA,
+                "candidate_features": list(CANDIDATE_FEATURES),
+                "context_features": list(CONTEXT_FEATURES),
+                "slots": how.slots,
+                "frontier": how.frontier,
+                "seed": seed,
+                "splits": {
+                    own.split: {
+                        "paths": len(parts[own.split]),
+                        "episodes": own.episodes,
+                        "choices": own.choices,
+                    }
+                    for own in written
+                },
+                "dropped_clicks": dict(dropped),
+                "sources": dict(Counter(path.source for path in everyone)),
+                "walkers": dict(Counter(path.walker for path in everyone)),
+                "licences": sorted({path.licence for path in everyone}),
+            },
+        )
+    return written, dropped
 
 
-def _minari_name(name: str, split: str) -> str:
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder to write into; what it holds appears in `out` once all is written, or never."""
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a killed process that had our number
+    try:
+        part.mkdir(parents=True)
+        yield part
+        _move(part, out)
+    except OSError as error:
+        if str(error.filename).startswith(str(part)):
+            error.filename = str(out)  # the name that the user knows
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put a file or folder in its place; what else a folder of that name holds stays."""
+    if source.is_dir() and target.is_dir() and not _is_data_set(source):
+        for child in source.iterdir():
+            _move(child, target / child.name)
+    elif not (source.name == NAMESPACE_CARD and target.exists()):
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(source, target)
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether it is one of Minari's."""
+    return (folder / "data" / "metadata.json").is_file()
+
+
+def minari_name(name: str, split: str) -> str:
     """`me/people-v0` -> `me/people-train-v0`."""
     stem, mark, version = name.rpartition("-v")
     if not (stem.strip("/") and mark and version.isdigit()):
@@ -247,7 +245,7 @@ def _minari_name(name: str, split: str) -> str:
     return f"{stem}-{split}-v{version}"
 
 
-def _open_minari() -> Any:
+def open_minari() -> Any:
     try:
         import minari
     except ImportError:
@@ -258,66 +256,100 @@ def _open_minari() -> Any:
     return minari
 
 
-def _write_minari(
-    root: Path, name: str, steps: Iterator[Trajectory], args: argparse.Namespace
-) -> tuple[Path, int]:
-    """Write one data set and return its place and number of episodes; none leaves no data set."""
-    minari = _open_minari()
-    from gymnasium import spaces
-    from minari.data_collector import EpisodeBuffer
+def write_minari(
+    out: Path,
+    name: str,
+    parts: Mapping[str, Sequence[Walk]],
+    world: World,
+    how: Showing,
+    seed: int,
+    description: str,
+) -> list[Written]:
+    """Write one data set per split below `out`, a root for `MINARI_DATASETS_PATH`.
 
-    place = root / name
-    if (place / "data").is_dir():
-        shutil.rmtree(place)
+    Other data sets there stay. A split without an episode has no data set.
+    """
+    table, rng = TopicTable.of(world), np.random.default_rng(seed)
+    written = []
+    with _appearing(out) as root, _minari_root(root):
+        for split, paths in parts.items():
+            own = minari_name(name, split)
+            n = _write_data_set(own, trajectories(paths, world, table, rng, how), description)
+            written.append(Written(split, out / own if n else None, n))
+    for split in (own.split for own in written if own.place is None):
+        if _is_data_set(earlier := out / minari_name(name, split)):
+            shutil.rmtree(earlier)
+    return written
+
+
+@contextmanager
+def _minari_root(root: Path) -> Iterator[None]:
+    """Minari writes below an environment variable; it joins a relative one twice."""
     before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(root)
-    written, dataset = 0, None
+    os.environ["MINARI_DATASETS_PATH"] = str(root.resolve())
     try:
-        while part := [step for _, step in zip(range(AT_ONCE), steps, strict=False)]:
-            buffers = [
-                EpisodeBuffer(
-                    id=written + i,
-                    observations={
-                        "candidates": step.candidates,
-                        "context": step.context,
-                        "mask": step.mask,
-                    },
-                    actions=step.actions,
-                    rewards=[0.0] * len(step.actions),
-                    terminations=_last_only(len(step.actions), step.reached),
-                    truncations=_last_only(len(step.actions), not step.reached),
-                )
-                for i, step in enumerate(part)
-            ]
-            written += len(part)
-            if dataset is not None:
-                dataset.update_dataset_from_buffer(buffers)
-                continue
-            _, k, f = part[0].candidates.shape
-            g = part[0].context.shape[1]
-            with warnings.catch_warnings():
-                # It asks for an author, an environment and code to link to; paths have none.
-                warnings.simplefilter("ignore", UserWarning)
-                dataset = minari.create_dataset_from_buffers(
-                    name,
-                    buffers,
-                    observation_space=spaces.Dict(
-                        {
-                            "candidates": spaces.Box(-np.inf, np.inf, (k, f), np.float32),
-                            "context": spaces.Box(-np.inf, np.inf, (g,), np.float32),
-                            "mask": spaces.MultiBinary(k + 1),
-                        }
-                    ),
-                    action_space=spaces.Discrete(k + 1),
-                    description=f"{args.file.name}: recorded paths as trajectories; rewards are 0.",
-                    data_format="arrow",
-                )
+        yield
     finally:
         if before is None:
             del os.environ["MINARI_DATASETS_PATH"]
         else:
             os.environ["MINARI_DATASETS_PATH"] = before
-    return place, written
+
+
+def _write_data_set(name: str, steps: Iterator[Trajectory], description: str) -> int:
+    """Returns the number of episodes; none leaves no data set."""
+    from minari.data_collector import EpisodeBuffer
+
+    written = 0
+    dataset: MinariDataset | None = None
+    while part := list(islice(steps, AT_ONCE)):
+        buffers = [
+            EpisodeBuffer(
+                id=written + i,
+                observations={
+                    "candidates": step.candidates,
+                    "context": step.context,
+                    "mask": step.mask,
+                },
+                actions=step.actions,
+                rewards=[0.0] * len(step.actions),
+                terminations=_last_only(len(step.actions), step.reached),
+                truncations=_last_only(len(step.actions), not step.reached),
+            )
+            for i, step in enumerate(part)
+        ]
+        written += len(part)
+        if dataset is None:
+            dataset = _new_data_set(name, buffers, part[0], description)
+        else:
+            dataset.update_dataset_from_buffer(buffers)
+    return written
+
+
+def _new_data_set(
+    name: str, buffers: list[EpisodeBuffer], example: Trajectory, description: str
+) -> MinariDataset:
+    from gymnasium import spaces
+
+    _, k, f = example.candidates.shape
+    g = example.context.shape[1]
+    with warnings.catch_warnings():
+        # It asks for an author, an environment and code to link to; paths have none.
+        warnings.simplefilter("ignore", UserWarning)
+        return open_minari().create_dataset_from_buffers(
+            name,
+            buffers,
+            observation_space=spaces.Dict(
+                {
+                    "candidates": spaces.Box(-np.inf, np.inf, (k, f), np.float32),
+                    "context": spaces.Box(-np.inf, np.inf, (g,), np.float32),
+                    "mask": spaces.MultiBinary(k + 1),
+                }
+            ),
+            action_space=spaces.Discrete(k + 1),
+            description=description,
+            data_format="arrow",
+        )
 
 
 def _last_only(length: int, value: bool) -> list[bool]:

@@ -223,26 +223,24 @@ _VISIT_FIELDS = tuple(Visit.__dataclass_fields__)
 _PATH_FIELDS = tuple(Path.__dataclass_fields__)
 
 
-def read_paths(
-    file: StrPath, *, on_error: Callable[[str], None], unique: bool = True
-) -> Iterator[Path]:
+def read_paths(file: StrPath, *, on_error: Callable[[str], None]) -> Iterator[Path]:
     """Stream the paths of a JSON Lines file, one at a time.
 
     Args:
         file: A file of one JSON object per line, UTF-8.
         on_error: Called with `file:line: reason` for every line that holds no valid path (not JSON,
-            wrong encoding, bad field, a cycle); the line is left out.
-        unique: Also report, and leave out, a path whose id an earlier line has.
+            wrong encoding, bad field, a cycle, an id that an earlier line has); the line is left
+            out.
 
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    for _, path in read_numbered_paths(file, on_error=on_error, unique=unique):
+    for _, path in read_numbered_paths(file, on_error=on_error):
         yield path
 
 
 def read_numbered_paths(
-    file: StrPath, *, on_error: Callable[[str], None], unique: bool = True
+    file: StrPath, *, on_error: Callable[[str], None]
 ) -> Iterator[tuple[int, Path]]:
     """Like `read_paths`, each path with the number of its line."""
     seen: set[str] = set()
@@ -251,14 +249,13 @@ def read_numbered_paths(
             if not line.strip():
                 continue
             try:
-                path = _parse_line(line)
-                if unique and path.id in seen:
+                path = _parse_line(line, number)
+                if path.id in seen:
                     raise ValueError(f"expected unique ids, got {path.id!r} again")
             except ValueError as error:
                 on_error(f"{os.fspath(file)}:{number}: {error}")
                 continue
-            if unique:
-                seen.add(path.id)
+            seen.add(path.id)
             yield number, path
 
 
@@ -319,7 +316,7 @@ class PathWriter:
             start = self._stream.tell() - len(line)
             if line.strip():
                 try:
-                    self.ids.add(_parse_line(line).id)
+                    self.ids.add(_parse_line(line, number).id)
                 except ValueError as error:
                     errors.append(f"{self.file}:{number}: {error}")
         cut_short = bool(errors) and not line.endswith(b"\n")
@@ -396,16 +393,24 @@ def _begins_a_path(line: bytes) -> bool:
     return line.startswith(opening) or opening.startswith(line)
 
 
-def _parse_line(line: bytes) -> Path:
+def _parse_line(line: bytes, number: int) -> Path:
     try:
-        record = json.loads(line.decode("utf-8-sig"))  # some editors begin a file with a mark
+        # Some editors put a byte order mark at the top of a file.
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        record = json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"expected UTF-8, got byte {error.object[error.start]:#04x}") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"expected one JSON object per line, got {error}") from None
+        raise ValueError(f"expected one JSON object per line, got {error}: {shown(text)}") from None
     except RecursionError:
         raise ValueError("expected a path, got JSON nested too deeply") from None
     return Path.from_json(record)
+
+
+def shown(line: str, at_most: int = 120) -> str:
+    """A line as a message quotes it: its beginning, with what cannot be seen spelt out."""
+    line = line.rstrip("\r\n")
+    return repr(line[:at_most]) + (" …" if len(line) > at_most else "")
 
 
 def _require_fields(

@@ -10,7 +10,7 @@ from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.topic_table import TopicTable
 from kncl_env.world.world import World
 from rabbit_holes.cli import main
-from rabbit_holes.demonstrations import demonstrate, pair_split
+from rabbit_holes.demonstrations import Showing, demonstrate, pair_split
 from rabbit_holes.export import SPLITS, Trajectory, trajectories
 from rabbit_holes.path import Path, write_paths
 
@@ -33,7 +33,7 @@ def table_of(world: World) -> TopicTable:
 
 def made(world: World, slots: int = 8, frontier: bool = False) -> list[Trajectory]:
     rng = np.random.default_rng(0)
-    return list(trajectories(WALKS, world, table_of(world), rng, slots, frontier))
+    return list(trajectories(WALKS, world, table_of(world), rng, Showing(slots, frontier=frontier)))
 
 
 @pytest.mark.parametrize("frontier", [False, True])
@@ -41,7 +41,8 @@ def test_a_trajectory_shows_what_a_demonstration_shows(world: World, frontier: b
     for trajectory in made(world, frontier=frontier):
         path = next(walk for walk in WALKS if walk.id == trajectory.id)
         rng = np.random.default_rng(0)
-        shown = demonstrate([path], world, table_of(world), rng, slots=8, frontier=frontier)
+        how = Showing(slots=8, frontier=frontier)
+        shown = demonstrate([path], world, table_of(world), rng, how)
         padded, context, chosen = shown.batch(np.arange(len(shown)))
         np.testing.assert_array_equal(trajectory.actions, chosen)
         np.testing.assert_array_equal(trajectory.context[:-1], context)
@@ -126,7 +127,8 @@ def test_a_minari_data_set_gives_the_trajectories_back(world, walks, tmp_path, m
     assert main([*command, "--minari", "me/walks-v0", "--force"]) == 0
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(out))
     part = [path for path in paths if pair_split(path) == "train"]
-    expected = list(trajectories(part, world, table_of(world), np.random.default_rng(0), 8))
+    rng = np.random.default_rng(0)
+    expected = list(trajectories(part, world, table_of(world), rng, Showing(8)))
     episodes = list(minari.load_dataset("me/walks-train-v0"))
     assert len(episodes) == len(expected) > 0
     for episode, trajectory in zip(episodes, expected, strict=True):
@@ -144,7 +146,7 @@ def test_a_minari_data_set_gives_the_trajectories_back(world, walks, tmp_path, m
         (["--minari", "people"], "Minari name with a version"),
         (["--minari", "/-v0"], "Minari name with a version"),
         (["--world", "nowhere"], "world"),
-        (["--limit", "0"], "expected paths"),
+        (["--limit", "0"], "expected --limit 1 or more"),
     ],
 )
 def test_bad_input_gives_one_clear_line(

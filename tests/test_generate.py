@@ -52,6 +52,33 @@ def test_walks_are_written_and_their_rates_told(places, tmp_path, capsys, mode: 
     assert printed.splitlines()[-1] == str(out)
 
 
+def test_a_model_that_keeps_no_cache_walks_as_well(places, tmp_path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    world, _ = places
+    MambaForCausalLM(
+        MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1, state_size=4)
+    ).save_pretrained(tmp_path / "model")
+    for mode in ("choose", "associate"):
+        out = tmp_path / f"{mode}.jsonl"
+        assert main(command((world, tmp_path / "model"), out, "--mode", mode)) == 0
+        assert len(paths_of(out)) == 7
+
+
+def test_an_old_file_survives_a_command_that_cannot_run(places, tmp_path) -> None:
+    out = tmp_path / "lm.jsonl"
+    assert main(command(places, out)) == 0
+    whole = out.read_bytes()
+    assert main(command(places, out, "--force", "--start", "Zebu")) == 2
+    assert out.read_bytes() == whole
+
+
+def test_titles_are_given_one_by_one_since_they_may_hold_commas(places, tmp_path) -> None:
+    out = tmp_path / "lm.jsonl"
+    assert main(command(places, out, "--start", "Ant", "Bee", "--start", "Cat")) == 0
+    assert [path.titles[0] for path in paths_of(out)] == ["Ant", "Bee", "Cat"] * 2 + ["Ant"]
+
+
 def test_a_file_cut_anywhere_is_completed_to_the_same_bytes(places, tmp_path) -> None:
     out = tmp_path / "lm.jsonl"
     assert main(command(places, out)) == 0

@@ -9,7 +9,8 @@ from rabbit_hole_fakes import TITLES, FakeWorld
 from kncl_env.world.graph import TopicGraph
 from rabbit_holes.describe.stats import in_a_loop
 from rabbit_holes.path import Path
-from rabbit_holes.walkers.generative import GenerationSettings, generate, match_topics
+from rabbit_holes.walkers.generative import generate, match_topics
+from rabbit_holes.walkers.settings import GenerationSettings
 
 
 class RiggedModel:

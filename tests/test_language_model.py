@@ -50,10 +50,61 @@ def tiny_gpt2():
     ).eval()  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def of_kind(kind: str):
+    """A tiny causal model; `roberta` counts positions from behind its padding, `bart` by width."""
+    import transformers as hf
+
+    sizes = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "intermediate_size": 64}
+    makers = {
+        "llama": tiny_llama,
+        "gpt2": tiny_gpt2,
+        "opt": lambda: hf.OPTForCausalLM(
+            hf.OPTConfig(**sizes, num_attention_heads=4, ffn_dim=64, word_embed_proj_dim=32)
+        ),
+        "xglm": lambda: hf.XGLMForCausalLM(
+            hf.XGLMConfig(vocab_size=300, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64)
+        ),
+        "roberta": lambda: hf.RobertaForCausalLM(
+            hf.RobertaConfig(**sizes, **heads, is_decoder=True, max_position_embeddings=66)
+        ),
+        "bart": lambda: hf.BartForCausalLM(
+            hf.BartConfig(
+                vocab_size=300, d_model=32, decoder_layers=2, decoder_attention_heads=4,
+                decoder_ffn_dim=64,
+            )
+        ),
+        "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(**sizes, state_size=8)),
+        "rwkv": lambda: hf.RwkvForCausalLM(hf.RwkvConfig(**sizes, attention_hidden_size=32)),
+        "openai-gpt": lambda: hf.OpenAIGPTLMHeadModel(
+            hf.OpenAIGPTConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+        ),
+        "lfm2": lambda: hf.Lfm2ForCausalLM(
+            hf.Lfm2Config(
+                **sizes, **heads, num_key_value_heads=2, layer_types=["conv", "full_attention"]
+            )
+        ),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    made = makers[kind]().eval()
+    with torch.no_grad():  # far from even, so that what is wrong shows
+        for weight in made.parameters():
+            weight.mul_(1 if weight.ndim == 1 or kind in ("llama", "gpt2") else 5)
+    return made
+
+
+# Whether a prompt's keys and values are computed once.
+KINDS = {
+    "llama": True, "gpt2": True, "opt": True, "xglm": True, "roberta": False, "bart": False,
+    "mamba": False, "rwkv": False, "openai-gpt": False, "lfm2": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest) -> LanguageModel:
-    made = tiny_llama() if request.param == "llama" else tiny_gpt2()
-    return LanguageModel("tiny", made, tokenizer())
+    made = LanguageModel(request.param, of_kind(request.param), tokenizer())
+    assert made.caches == KINDS[request.param]
+    return made
 
 
 def plain_score(model: LanguageModel, prompt: list[int], answer: list[int]) -> float:
@@ -139,6 +190,73 @@ def test_a_chat_model_is_asked_through_its_template() -> None:
     assert "Bee" in text
     with pytest.raises(ValueError, match="offer fewer links"):
         model.prompt_tokens(["Ant"], lambda t: chat_prompt(t, None, ["Bee"] * 400), room=5)
+
+
+def test_the_positions_that_a_model_has_are_used_to_the_last_and_not_beyond() -> None:
+    # 66 rows, of which the first two are never used: padding and what stands before it.
+    model = LanguageModel("tiny", of_kind("roberta"), tokenizer())
+    assert model.context == 64
+    prompt, answer = [5 + i for i in range(60)], [70, 71, 72, 73]
+    found = model.score([prompt], [[answer]])[0][0]
+    assert found == pytest.approx(plain_score(model, prompt, answer), abs=2e-5)
+    with pytest.raises((IndexError, RuntimeError)):
+        plain_score(model, prompt, [*answer, 74])
+
+
+def test_a_model_that_reads_what_follows_is_refused(tmp_path) -> None:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=32,
+        )
+    ).save_pretrained(tmp_path)  # fmt: skip
+    with pytest.raises(ValueError, match="depend on what follows"):
+        load_language_model(str(tmp_path), tokenizer=train_tokenizer(TEXTS, 300))
+
+
+def test_a_title_that_spells_out_a_special_token_stays_text() -> None:
+    model = LanguageModel("tiny", tiny_llama(), tokenizer())
+    end = model.tokenizer.eos_token_id
+    assert model.tokenizer(END_OF_TEXT)["input_ids"] == [end]
+    for text in (f"The {END_OF_TEXT} token", END_OF_TEXT):
+        tokens = model.title_tokens(text, chat=False)
+        assert end not in tokens
+        assert model.tokenizer.decode(tokens) == f" {text} >"
+        prompt = model.prompt_tokens([text], lambda t: plain_prompt(t, None), room=5)
+        assert end not in prompt
+        assert model.tokenizer.decode(prompt) == f"From page to page: {text} >"
+
+
+def test_in_a_question_the_templates_special_tokens_are_tokens_and_the_titles_are_not() -> None:
+    chat = tokenizer(chat=True)
+    chat.chat_template = TEMPLATE.replace("</user>", END_OF_TEXT)
+    model = LanguageModel("tiny", tiny_llama(context=400), chat)
+    end = chat.eos_token_id
+
+    def asked(title: str) -> list[int]:
+        return model.prompt_tokens([title], lambda t: chat_prompt(t, None, ["Bee"]), room=5)
+
+    assert asked("Ant").count(end) == 1
+    assert asked(END_OF_TEXT).count(end) == 1
+    question = chat_prompt([END_OF_TEXT], None, ["Bee"]).text
+    assert chat.decode(asked(END_OF_TEXT)) == f"<user>{question}{END_OF_TEXT}<answer>"
+    # Ordinary questions are cut in one piece, as ever.
+    whole = f"<user>{chat_prompt(['Ant'], None, ['Bee']).text}{END_OF_TEXT}<answer>"
+    assert asked("Ant") == chat(whole)["input_ids"]
+
+
+def test_a_vocabulary_that_lists_its_special_tokens_among_the_words_does_not_find_them() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -3.0) for letter in "ab</s>")]
+    made = Tokenizer(models.Unigram(words, unk_id=0))
+    cut = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    model = LanguageModel("tiny", tiny_llama(), cut)
+    assert 1 in cut("a</s>b", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert model._encode("a</s>b") == [cut.convert_tokens_to_ids(c) for c in "a</s>b"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from kncl_env.world.corpus import Corpus
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.world import World
 from rabbit_holes import demonstrations
-from rabbit_holes.demonstrations import choices, demonstrate, pair_split, widened
+from rabbit_holes.demonstrations import Showing, choices, demonstrate, pair_split, widened
 from rabbit_holes.path import Path, Visit
 
 C = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
@@ -75,13 +75,17 @@ def test_a_path_walked_in_the_env_and_read_from_a_record_gives_the_same_arrays(
     titles = [world.titles[t] for t in route]
     path = walk(*titles, goal=titles[-1])
     rng = np.random.default_rng(0)
-    read = demonstrate([path], world, table, rng, frontier=True, budget=config.steps)
+    read = demonstrate([path], world, table, rng, Showing(frontier=True))
 
     assert len(read) == len(walked) == 4
     for i, (observation, slot) in enumerate(walked):
         rows = read.rows[read.starts[i] : read.starts[i + 1]]
         filled = observation["candidates"][:, 0] > 0
         assert np.array_equal(rows, observation["candidates"][filled])
+        # A record knows no budget; all else is the same.
+        budget = [G["progress_known"], G["progress"]]
+        assert not read.context[i, budget].any()
+        observation["context"][budget] = 0
         assert np.array_equal(read.context[i], observation["context"])
         assert read.chosen[i] == slot
 
@@ -285,7 +289,7 @@ def test_a_batch_pads_with_empty_rows(small_world: World) -> None:
     path = walk(
         t[0], t[int(world.graph.out(0)[0])], t[int(world.graph.out(world.graph.out(0)[0])[0])]
     )
-    clicks = demonstrate([path], world, table, np.random.default_rng(0), frontier=True)
+    clicks = demonstrate([path], world, table, np.random.default_rng(0), Showing(frontier=True))
     candidates, _, chosen = clicks.batch(np.arange(2))
     counts = np.diff(clicks.starts)
     assert candidates.shape[1] == counts.max()
@@ -315,8 +319,8 @@ def test_goals_are_given_withheld_or_widened(small_world: World) -> None:
     members = {}
     for how in ("given", "withheld", "widened"):
         rng = np.random.default_rng(0)
-        clicks = demonstrate([path], world, table, rng, frontier=True, goals=how)
+        clicks = demonstrate([path], world, table, rng, Showing(frontier=True, goals=how))
         members[how] = clicks.context[0, G["goal_known"]]
     assert members == {"given": 1, "withheld": 0, "widened": 1}
     with pytest.raises(ValueError, match="goals among"):
-        demonstrate([path], world, table, np.random.default_rng(0), goals="perhaps")
+        Showing(goals="perhaps")

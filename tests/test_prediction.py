@@ -9,7 +9,7 @@ from rabbit_hole_fakes import TITLES, FakeWorld
 from kncl_env.topic_table import TopicTable
 from policies.curiosity import CuriosityConfig, CuriosityNetwork
 from policies.learn.prediction import markov_places, predict
-from rabbit_holes.demonstrations import demonstrate
+from rabbit_holes.demonstrations import Showing, demonstrate
 from rabbit_holes.path import Path, Visit
 
 
@@ -42,7 +42,7 @@ def test_the_chain_stands_beside_the_ladder_on_the_same_clicks() -> None:
         return path_of(*(TITLES[i] for i in steps), number=start)
 
     paths = [habit(i) for i in range(20)]
-    clicks = demonstrate(paths, world, table, rng, slots=None)  # type: ignore[arg-type]
+    clicks = demonstrate(paths, world, table, rng, Showing(slots=None))  # type: ignore[arg-type]
     places = markov_places(paths, paths, world, len(clicks))  # type: ignore[arg-type]
     found = predict(CuriosityNetwork(CuriosityConfig()), clicks, rng, {"Markov": places})
     assert found["predictors"]["uniform"]["top1"] == pytest.approx(1 / 3)

@@ -184,7 +184,7 @@ def _predict(args: argparse.Namespace) -> int:
     from kncl_env.world.world import World
     from policies.curiosity import CuriosityPolicy
     from policies.learn.prediction import markov_places, predict
-    from rabbit_holes.demonstrations import demonstrate, pair_split
+    from rabbit_holes.demonstrations import Showing, demonstrate, pair_split
 
     if args.train and args.split in ("all", "train"):
         raise ValueError(
@@ -202,7 +202,8 @@ def _predict(args: argparse.Namespace) -> int:
     found: dict[str, Any] = {"world": world.hash, "split": args.split}
     for goals in ("given", "withheld"):
         rng = np.random.default_rng(args.seed)
-        clicks = demonstrate(paths, world, table, rng, slots=None, goals=goals, limit=args.clicks)
+        how = Showing(slots=None, goals=goals, limit=args.clicks)
+        clicks = demonstrate(paths, world, table, rng, how)
         more = {"Markov": markov_places(counted, paths, world, len(clicks))} if counted else {}
         found[f"goal {goals}"] = predict(policy.network, clicks, rng, more)
     print(json.dumps(found, indent=1))

@@ -7,21 +7,26 @@ memory and no goal. It can be counted from recorded paths as well. It knows no w
 
 from __future__ import annotations
 
-import csv
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rabbit_holes.imports.lines import read_lines
+from rabbit_holes.imports.click_rows import TYPES, ClickRow, read_rows
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.path import Path, StrPath, Visit
 
 SOURCE = "clickstream"
 LICENCE = "CC0 1.0 (Wikimedia Clickstream)"
-TYPES = ("link", "external", "other")
+# What stands for a page where a visit began outside; a title has a capital letter.
+REFERRERS = {"other"} | {
+    f"other-{place}"
+    for place in (
+        *("bing", "empty", "external", "facebook", "google", "internal"),
+        *("other", "search", "twitter", "wikipedia", "yahoo"),
+    )
+}
 
 
 class TransitionCounts:
@@ -70,17 +75,8 @@ class TransitionCounts:
         return cls(clicks, entries)
 
     @property
-    def titles(self) -> Collection[str]:
-        """Pages that were clicked on from."""
-        return self._clicks.keys()
-
-    @property
     def n_pairs(self) -> int:
         return sum(map(len, self._clicks.values()))
-
-    def count(self, source: str, target: str) -> int:
-        """Clicks from `source` to `target`; 0 where none was seen."""
-        return self._clicks.get(source, {}).get(target, 0)
 
     def counts_from(self, source: str) -> dict[str, int]:
         """Counts of every page reached from `source`; empty for a page never clicked on from."""
@@ -154,91 +150,72 @@ def sample_walks(
 def read_clickstream(
     file: StrPath, tally: Tally, titles: Collection[str] | None = None
 ) -> TransitionCounts:
-    """Stream a Wikimedia Clickstream file, plain or `.gz`, into counts.
+    """Stream a clickstream file, plain or `.gz`, into counts.
 
     Args:
-        file: `prev TAB curr TAB type TAB n` without a header, or CSV with a header that names
-            those columns.
+        file: Wikimedia's own form, of 2015 or of today, or a table with a header that names those
+            columns; see `click_rows.py`.
         tally: Is filled on the way.
         titles: Keep only these pages; a whole language edition then fits in little memory.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If not one click between pages is left.
+        ValueError: If not one click between pages is left; it quotes the first line that was
+            dropped for the most frequent reason.
     """
+    file = pathlib.Path(file)
     clicks: dict[str, dict[str, int]] = {}
     entries: dict[str, int] = {}
     known: dict[str, str] = {}  # one string per title: a language edition names each very often
-    for line, (previous, current, kind, count) in _read_pairs(pathlib.Path(file), tally):
+    for row in read_rows(file, tally):
         try:
-            n = _parse_count(count)
-            if kind not in TYPES:
-                raise ValueError(f"expected a type among {TYPES}, got {kind!r}")
-            if not previous.strip() or not current.strip():
+            n, kind = _parse_count(row.count), _kind(row)
+            if not row.previous.strip() or not row.current.strip():
                 raise ValueError("expected a title, got an empty one")
         except ValueError as error:
-            tally.drop_line(file, line, str(error))
+            tally.drop_line(file, row.line, str(error), row.text)
             continue
         tally.read["pairs"] += 1
         source, target = (
             known.setdefault(title, title)
-            for title in (previous.replace("_", " "), current.replace("_", " "))
+            for title in (row.previous.replace("_", " "), row.current.replace("_", " "))
         )
         if titles is not None and target not in titles:
-            tally.dropped["pairs that lead to a page unknown to the world"] += 1
+            unwanted = "pairs that lead to a page unknown to the world"
         elif kind == "external":
             entries[target] = entries.get(target, 0) + n
             tally.read["entries from outside"] += n
+            continue
         elif kind == "other":
-            tally.dropped["pairs of type other: not a click on a link"] += 1
+            unwanted = "pairs of type other: not a click on a link"
+        elif kind == "redlink":
+            unwanted = "pairs of type redlink: the page does not exist"
         elif titles is not None and source not in titles:
-            tally.dropped["pairs that come from a page unknown to the world"] += 1
+            unwanted = "pairs that come from a page unknown to the world"
         else:
-            row = clicks.setdefault(source, {})
-            row[target] = row.get(target, 0) + n
+            counts = clicks.setdefault(source, {})
+            counts[target] = counts.get(target, 0) + n
             tally.read["clicks on links"] += n
+            if not row.kind:
+                tally.noted["pairs without a type, taken for clicks on links"] += 1
+            continue
+        tally.leave_out(file, row.line, unwanted, row.text)
     try:
         return TransitionCounts(clicks, entries)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{file}: {error}{tally.why()}") from None
+
+
+def _kind(row: ClickRow) -> str:
+    """One of `TYPES`. In 2015, entries from outside were of type other, or of none."""
+    if row.kind and row.kind not in TYPES:
+        raise ValueError(f"expected a type among {TYPES}, got {row.kind!r}")
+    if row.kind in ("", "other") and row.previous in REFERRERS:
+        return "external"
+    return row.kind or "link"
 
 
 def _parse_count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 16 and int(text) > 0):
         raise ValueError(f"expected a count > 0, got {text!r}")
     return int(text)
-
-
-def _read_pairs(file: pathlib.Path, tally: Tally) -> Iterator[tuple[int, list[str]]]:
-    """`(line number, [prev, curr, type, n])`, from TSV or CSV."""
-    lines = read_lines(file, tally)
-    first = next(lines, None)
-    if first is None:
-        return
-    columns = _csv_columns(first[1])
-    if columns is None:
-        for number, line in chain([first], lines):
-            # No quoting in the native form: a title may hold quotation marks.
-            yield from _fields(file, number, line.split("\t"), [0, 1, 2, 3], 4, tally)
-        return
-    width = len(next(csv.reader([first[1]])))
-    for number, line in lines:
-        fields = next(csv.reader([line]), [])
-        yield from _fields(file, number, fields, columns, width, tally)
-
-
-def _fields(
-    file: pathlib.Path, number: int, fields: list[str], columns: list[int], width: int, tally: Tally
-) -> Iterator[tuple[int, list[str]]]:
-    if len(fields) == width:
-        yield number, [fields[column] for column in columns]
-    else:
-        tally.drop_line(file, number, f"expected {width} columns, got {len(fields)}")
-
-
-def _csv_columns(header: str) -> list[int] | None:
-    if "\t" in header:
-        return None
-    names = next(csv.reader([header]), [])
-    wanted = ("prev", "curr", "type", "n")
-    return [names.index(name) for name in wanted] if set(wanted) <= set(names) else None

@@ -15,7 +15,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 def read_lines(file: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
     """Stream `(number, line)`, unpacking gzip on the way; empty lines are skipped.
 
-    Lines that are not UTF-8, and the place where an archive breaks off, go to the tally.
+    A byte order mark, which some editors put at the top, is no part of the first line. Lines that
+    are not UTF-8, and the place where an archive breaks off, go to the tally.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -28,9 +29,11 @@ def read_lines(file: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
         try:
             for number, line in enumerate(stream, start=1):
                 try:
-                    text = line.decode().rstrip("\r\n")
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
-                    tally.drop_line(file, number, f"expected UTF-8, got {line[error.start]:#04x}")
+                    # Its `object` lacks the byte order mark that was taken off.
+                    found = f"expected UTF-8, got {error.object[error.start]:#04x}"
+                    tally.drop_line(file, number, found, repr(line)[2:-1])
                     continue
                 if text.strip():
                     yield number, text

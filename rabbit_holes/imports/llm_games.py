@@ -23,6 +23,7 @@ from rabbit_holes.path import Path, StrPath, Visit
 LICENCE = "not stated by the collectors: cite, do not redistribute"
 # As the collectors word it -> as a path does.
 STATUSES = {"success": "finished"}
+UNKNOWN_START = "games whose start page is unknown"
 FIELDS = ("source", "model", "pair", "start", "target", "status", "path")
 
 
@@ -45,13 +46,13 @@ def read_games(file: StrPath, tally: Tally, link_maps: Iterable[LinkMap] = ()) -
         try:
             record = _parse_record(line)
         except ValueError as error:
-            tally.drop_line(file, number, str(error))
+            tally.drop_line(file, number, str(error), line)
             continue
         tally.read["games"] += 1
         try:
             game = _game(record, played)
         except ValueError as error:
-            tally.drop(file, number, "games without usable pages", str(error))
+            tally.drop(file, number, "games without usable pages", str(error), line)
             continue
         tally.read["visits"] += len(game)
         tally.read["games that end in a loop"] += game.status == "loop"
@@ -63,7 +64,7 @@ def read_games(file: StrPath, tally: Tally, link_maps: Iterable[LinkMap] = ()) -
                 reasons += dropped
         tally.drop_visits(file, number, reasons)
         if kept is None:
-            tally.drop(file, number, "games whose start page is unknown", f"lost {game.id}")
+            tally.drop(file, number, UNKNOWN_START, f"lost {game.id}", line)
             continue
         if maps:
             off_graph = maps[0].off_graph(kept)

@@ -69,7 +69,7 @@ def read_rows(file: pathlib.Path, columns: int, tally: Tally) -> Iterator[Row]:
         if len(fields) == columns:
             yield number, fields
         else:
-            tally.drop_line(file, number, f"expected {columns} columns, got {len(fields)}")
+            tally.drop_line(file, number, f"expected {columns} columns, got {len(fields)}", line)
 
 
 def read_link_map(folder: pathlib.Path, tally: Tally) -> LinkMap:
@@ -80,19 +80,20 @@ def read_link_map(folder: pathlib.Path, tally: Tally) -> LinkMap:
         try:
             offered[decode_title(encoded)] = set()
         except ValueError as error:
-            tally.drop_line(file, number, str(error))
+            tally.drop_line(file, number, str(error), encoded)
     file = folder / "links.tsv"
     for number, fields in read_rows(file, 2, tally):
         try:
             source, target = map(decode_title, fields)
         except ValueError as error:
-            tally.drop_line(file, number, str(error))
+            tally.drop_line(file, number, str(error), "\t".join(fields))
             continue
         if source in offered and target in offered:
             offered[source].add(target)
         else:
             unknown = source if source not in offered else target
-            tally.drop_line(file, number, f"link of {unknown!r}, which articles.tsv lacks")
+            reason = f"link of {unknown!r}, which articles.tsv lacks"
+            tally.drop_line(file, number, reason, "\t".join(fields))
     tally.read["titles known"] = len(offered)
     tally.read["links known"] = sum(map(len, offered.values()))
     frozen = {title: frozenset(targets) for title, targets in offered.items()}
@@ -121,7 +122,7 @@ def read_games(source: StrPath, tally: Tally, world: LinkMap | None = None) -> I
             try:
                 game, back_clicks = _parse_game(number, fields, status)
             except ValueError as error:
-                tally.drop_line(file, number, str(error))
+                tally.drop_line(file, number, str(error), "\t".join(fields))
                 continue
             tally.read[f"{status} games"] += 1
             tally.read["visits"] += len(game)

@@ -2,7 +2,8 @@
 
 The door of this package to transformers. The keys and values of a prompt are computed once and
 shared by all the titles that may follow it, which is what makes choosing among many links cheap.
-It knows no world and no path.
+Models that keep none, or for which that gives other numbers, read every prompt anew. Titles and
+questions are text, whatever they spell out. It knows no world and no path.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Tokens = list[int]
+Row = tuple[int, Tokens]  # which prompt, and an answer to it
+# Gives log-probabilities (B, V) and is sent the B tokens that were chosen.
+Reader = Generator[Any, list[int], None]
 
 MEMORY = 2**29  # [bytes] that shared prompts, or logits, may take at once
 ROWS = 256  # [answers] at once at most; more only leave the processor's caches
@@ -53,11 +59,48 @@ class LanguageModel:
     @cached_property
     def context(self) -> int:
         """[tokens] that fit; a large number where the model states no limit."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or 2**20)
+        stated = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if stated is None or stated < 1:
+            return 2**20
+        # RoBERTa and its kin begin to count positions behind that of padding.
+        unused = [
+            module.padding_idx + 1
+            for name, module in self.model.named_modules()
+            if name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ]
+        return int(stated) - max(unused, default=0)
 
     @cached_property
-    def _takes_positions(self) -> bool:
-        return "position_ids" in inspect.signature(self.model.forward).parameters
+    def _accepts(self) -> frozenset[str]:
+        """What its `forward` takes by name."""
+        return frozenset(inspect.signature(self.model.forward).parameters)
+
+    @cached_property
+    def caches(self) -> bool:
+        """Whether going on from a cached prompt gives what reading all of it anew gives.
+
+        That is tried and not looked up: how positions are counted, padding is hidden and the past
+        is kept is each architecture's own affair, and some keep nothing.
+        """
+        if "past_key_values" not in self._accepts:
+            return False
+        import torch
+
+        n = self.model.get_input_embeddings().num_embeddings
+        ids = [(n // 2 + 3 * i) % n for i in range(10)]
+        prompts = [ids[:2], ids[2:7]]
+        rows = [(0, ids[7:8]), (0, ids[6:8]), (1, ids[7:10])]
+        with torch.inference_mode():
+            cache, *_ = self._read(prompts)
+            layers = getattr(cache, "layers", None)
+            # Layers that keep a running state, not keys and values, cannot be shared.
+            if not layers or not all(hasattr(own, "batch_select_indices") for own in layers):
+                return False
+            found = self._score_from_cache(prompts, rows)
+            expected = self._score_anew(prompts, rows)
+        tolerance = torch.finfo(self.model.dtype).eps ** 0.5 * np.abs(expected).max()
+        return bool((np.abs(found - expected) <= tolerance).all())
 
     @cached_property
     def _titles(self) -> dict[tuple[str, bool], Tokens]:
@@ -65,7 +108,7 @@ class LanguageModel:
 
     @property
     def _ends(self) -> set[int]:
-        ids = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         ids = ids if isinstance(ids, list) else [ids]
         return {int(i) for i in (*ids, self.tokenizer.eos_token_id) if i is not None}
 
@@ -112,18 +155,56 @@ class LanguageModel:
 
     def _prompt(self, prompt: Prompt) -> Tokens:
         if prompt.is_chat:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt.text}],
+            return self._question(prompt.text)
+        start = self.tokenizer.bos_token_id
+        return [*([] if start is None else [start]), *self._encode(prompt.text)]
+
+    def _question(self, text: str) -> Tokens:
+        """A question in the chat template, whose special tokens are tokens; those of `text` not."""
+        if not any(token in text for token in self._special.values()):
+            return self._cut(self._in_template(text), as_text=False)
+        mark = next(chr(c) for c in range(0xE000, 0xF8FF) if chr(c) not in text)  # private use
+        first, *others = self._in_template(mark).split(mark)
+        tokens = self._cut(first, as_text=False)
+        for part in others:
+            tokens += [*self._encode(text), *self._cut(part, as_text=False)]
+        return tokens
+
+    def _in_template(self, text: str) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}],
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=False,  # templates that know no thinking ignore it
             )
-            return self._encode(text)
-        start = self.tokenizer.bos_token_id
-        return [*([] if start is None else [start]), *self._encode(prompt.text)]
+        )
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        """Spelling of each special token by its id; what stands for unknown words is none."""
+        found = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        named = dict(
+            zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True)
+        )
+        return {i: t for i, t in (found | named).items() if i != self.tokenizer.unk_token_id}
 
     def _encode(self, text: str) -> Tokens:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Text as text, also where it spells out a special token."""
+        ids = self._cut(text, as_text=True)
+        if not self._special.keys() & set(ids):
+            return ids
+        # A vocabulary that lists its special tokens among the words finds them all the same.
+        spelt = "|".join(map(re.escape, sorted(self._special.values(), key=len, reverse=True)))
+        ids = []
+        for part in re.split(f"({spelt})", text):
+            pieces = part if part in self._special.values() else [part]
+            ids += [i for piece in pieces if piece for i in self._cut(piece, as_text=True)]
+        return ids
+
+    def _cut(self, text: str, as_text: bool) -> Tokens:
+        cut = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)
+        return list(cut["input_ids"])
 
     def score(
         self, prompts: Sequence[Tokens], answers: Sequence[Sequence[Tokens]]
@@ -139,19 +220,62 @@ class LanguageModel:
         """
         import torch
 
+        rows = [(b, answer) for b, options in enumerate(answers) for answer in options]
         with torch.inference_mode():
-            shared, first, lengths = self._read(prompts)
-            rows = [(b, answer) for b, options in enumerate(answers) for answer in options]
-            sizes = np.array([len(answer) for _, answer in rows])
-            at_once = self._rows_at_once(max(lengths), int(sizes.max()))
-            flat = np.empty(len(rows))
-            # Answers of like length together, so that little of a batch is padding.
-            order = np.argsort(sizes, kind="stable")
-            for begin in range(0, len(rows), at_once):
-                part = order[begin : begin + at_once]
-                flat[part] = self._score_rows(shared, first, lengths, [rows[i] for i in part])
+            score = self._score_from_cache if self.caches else self._score_anew
+            flat = score(prompts, rows)
         ends = np.cumsum([len(options) for options in answers])
         return np.split(flat, ends[:-1])
+
+    def _score_anew(self, prompts: Sequence[Tokens], rows: Sequence[Row]) -> NDArray[np.float64]:
+        """Without a cache, without padding and without a word on positions: any model's own way."""
+        import torch
+
+        whole = [[*prompts[b], *answer] for b, answer in rows]
+        flat = np.empty(len(rows))
+        for part in self._of_equal_length(whole):
+            ids = torch.tensor([whole[i] for i in part])
+            chances = self._forward_anew(ids).logits.float().log_softmax(-1).cpu()
+            each = chances[:, :-1].gather(2, ids[:, 1:, None])[:, :, 0]
+            for own, i in zip(each, part, strict=True):
+                flat[i] = float(own[-len(rows[i][1]) :].double().mean())
+        return flat
+
+    def _after(self, whole: Sequence[Tokens]) -> Any:
+        """Log-probabilities (B, V) after each sequence, read anew."""
+        import torch
+
+        after: list[Any] = [None] * len(whole)
+        for part in self._of_equal_length(whole):
+            ids = torch.tensor([whole[i] for i in part])
+            logits = self._forward_anew(ids, last_only=True).logits[:, -1]
+            for i, own in zip(part, logits.float().log_softmax(-1), strict=True):
+                after[i] = own
+        return torch.stack(after)
+
+    def _of_equal_length(self, whole: Sequence[Tokens]) -> Iterator[list[int]]:
+        """Places of sequences that are read together; few enough to fit into `MEMORY`."""
+        order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        for length, group in groupby(order, key=lambda i: len(whole[i])):
+            places = list(group)
+            at_once = max(1, min(ROWS, MEMORY // (8 * vocabulary * length)))
+            for begin in range(0, len(places), at_once):
+                yield places[begin : begin + at_once]
+
+    def _score_from_cache(
+        self, prompts: Sequence[Tokens], rows: Sequence[Row]
+    ) -> NDArray[np.float64]:
+        shared, first, lengths = self._read(prompts)
+        sizes = np.array([len(answer) for _, answer in rows])
+        at_once = self._rows_at_once(max(lengths), int(sizes.max()))
+        flat = np.empty(len(rows))
+        # Answers of like length together, so that little of a batch is padding.
+        order = np.argsort(sizes, kind="stable")
+        for begin in range(0, len(rows), at_once):
+            part = order[begin : begin + at_once]
+            flat[part] = self._score_rows(shared, first, lengths, [rows[i] for i in part])
+        return flat
 
     def _read(self, prompts: Sequence[Tokens]) -> tuple[Any, Any, list[int]]:
         """Cache of B left-padded prompts, log-probabilities (B, V) after them, their lengths."""
@@ -165,10 +289,11 @@ class LanguageModel:
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             seen[row, width - len(prompt) :] = 1
         out = self._forward(ids, seen, (seen.cumsum(1) - 1).clamp(min=0), None, last_only=True)
-        return out.past_key_values, out.logits[:, -1].float().log_softmax(-1), lengths
+        cache = getattr(out, "past_key_values", None)
+        return cache, out.logits[:, -1].float().log_softmax(-1), lengths
 
     def _score_rows(
-        self, shared: Any, first: Any, lengths: list[int], rows: Sequence[tuple[int, Tokens]]
+        self, shared: Any, first: Any, lengths: list[int], rows: Sequence[Row]
     ) -> NDArray[np.float64]:
         import torch
 
@@ -209,13 +334,11 @@ class LanguageModel:
         """
         import torch
 
+        said: list[Tokens] = [[] for _ in prompts]
+        ended = [False] * len(prompts)
         with torch.inference_mode():
-            cache, after, lengths = self._read(prompts)
-            width = max(lengths)
-            before = torch.tensor(lengths)
-            seen = (torch.arange(width)[None] >= (width - before)[:, None]).long()
-            said: list[Tokens] = [[] for _ in prompts]
-            ended = [False] * len(prompts)
+            reader = self._from_cache(prompts) if self.caches else self._anew(prompts)
+            after = next(reader)
             for step in range(at_most):
                 scores = after.double().cpu().numpy()
                 chosen = [draw(s, temperature, rng) for s, rng in zip(scores, rngs, strict=True)]
@@ -225,11 +348,29 @@ class LanguageModel:
                         ended[row] = token in self._ends or self._closes(said[row])
                 if all(ended) or step == at_most - 1:
                     break
-                seen = torch.cat([seen, torch.ones(len(prompts), 1, dtype=torch.long)], 1)
-                ids = torch.tensor(chosen)[:, None]
-                out = self._forward(ids, seen, (before + step)[:, None], cache)
-                cache, after = out.past_key_values, out.logits[:, -1].float().log_softmax(-1)
+                after = reader.send(chosen)
         return [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
+
+    def _from_cache(self, prompts: Sequence[Tokens]) -> Reader:
+        import torch
+
+        cache, after, lengths = self._read(prompts)
+        width = max(lengths)
+        before = torch.tensor(lengths)
+        seen = (torch.arange(width)[None] >= (width - before)[:, None]).long()
+        for step in count():
+            chosen = yield after
+            seen = torch.cat([seen, torch.ones(len(prompts), 1, dtype=torch.long)], 1)
+            ids = torch.tensor(chosen)[:, None]
+            out = self._forward(ids, seen, (before + step)[:, None], cache)
+            cache, after = out.past_key_values, out.logits[:, -1].float().log_softmax(-1)
+
+    def _anew(self, prompts: Sequence[Tokens]) -> Reader:
+        whole = [list(prompt) for prompt in prompts]
+        while True:
+            chosen = yield self._after(whole)
+            for own, token in zip(whole, chosen, strict=True):
+                own.append(token)
 
     def _closes(self, said: Tokens) -> bool:
         """Whether the latest token ends a line or begins the next page of a walk."""
@@ -240,9 +381,9 @@ class LanguageModel:
         self, ids: Any, seen: Any, places: Any, cache: Any, last_only: bool = False
     ) -> Any:
         device = self.model.device
-        extra = {"position_ids": places.to(device)} if self._takes_positions else {}
+        extra = {"position_ids": places.to(device)} if "position_ids" in self._accepts else {}
         if last_only:
-            extra["logits_to_keep"] = 1
+            extra |= self._last_only
         return self.model(
             input_ids=ids.to(device),
             attention_mask=seen.to(device),
@@ -250,6 +391,16 @@ class LanguageModel:
             use_cache=True,
             **extra,
         )
+
+    def _forward_anew(self, ids: Any, last_only: bool = False) -> Any:
+        extra: dict[str, Any] = self._last_only if last_only else {}
+        if "use_cache" in self._accepts:
+            extra = {**extra, "use_cache": False}
+        return self.model(input_ids=ids.to(self.model.device), **extra)
+
+    @property
+    def _last_only(self) -> dict[str, Any]:
+        return {"logits_to_keep": 1} if "logits_to_keep" in self._accepts else {}
 
     def _rows_at_once(self, prompt: int, answer: int) -> int:
         """How many answers fit into `MEMORY` together; decides speed alone."""
@@ -309,8 +460,30 @@ def load_language_model(
             f"expected a tokenizer of at most {rows} tokens for {place}, got {len(cut)}: model and "
             "tokenizer are of different make"
         )
+    model = model.to(device).eval()
+    if not _is_causal(model):
+        raise ValueError(
+            f"expected a causal language model at {place}, got one whose words depend on what "
+            "follows them: it cannot be asked what comes next"
+        )
     name = folder.resolve().name if folder.is_dir() else place
-    return LanguageModel(name, model.to(device).eval(), cut)
+    return LanguageModel(name, model, cut)
+
+
+def _is_causal(model: Any) -> bool:
+    """Whether another last token leaves alone what is said before it; encoders fail here.
+
+    BERT and its kin open as causal models, whatever they were trained as.
+    """
+    import torch
+
+    n = model.get_input_embeddings().num_embeddings
+    ids = [(n // 2 + 3 * i) % n for i in range(5)]
+    with torch.inference_mode():
+        pair = torch.tensor([ids[:4], [*ids[:3], ids[4]]], device=model.device)
+        logits = model(input_ids=pair).logits.float()[:, :3]  # (2, 3, V)
+    tolerance = torch.finfo(model.dtype).eps ** 0.5 * logits.abs().max()
+    return bool((logits[0] - logits[1]).abs().max() <= tolerance)
 
 
 def silence_loading() -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from kncl_env.world.world import World
 from rabbit_holes.path import Path, Visit
-
-WALKERS = ("random", "similar", "wayfinder")
+from rabbit_holes.walkers.settings import WALKERS
 
 
 def simulate(
@@ -29,6 +25,8 @@ def simulate(
     """
     if walker not in WALKERS:
         raise ValueError(f"expected a walker among {WALKERS}, got {walker!r}")
+    if walks < 1 or depth < 1:
+        raise ValueError(f"expected at least 1 walk of at least 1 click, got {walks} of {depth}")
     vectors, graph = world.topic_vectors, world.graph
     usable = np.flatnonzero(graph.out_degree > 0)
     if len(usable) < 2:
@@ -64,27 +62,3 @@ def simulate(
             goal=world.titles[goal] if walker == "wayfinder" else None,
             status="finished" if here == goal or walker != "wayfinder" else "unfinished",
         )
-
-
-def add_walk_parser(verbs: Any) -> None:
-    """The verb `walk` of `rabbit-holes`."""
-    verb = verbs.add_parser("walk", help="simulated walks over a world, where no one's are at hand")
-    verb.add_argument("--world", type=pathlib.Path, required=True)
-    verb.add_argument("--walker", choices=WALKERS, default="wayfinder")
-    verb.add_argument("--walks", type=int, default=1000, help="(1000)")
-    verb.add_argument("--depth", type=int, default=12, help="clicks of a walk at most (12)")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--out", type=pathlib.Path, required=True, metavar="F.jsonl")
-    verb.add_argument("--force", action="store_true")
-    verb.set_defaults(run=_walk)
-
-
-def _walk(args: argparse.Namespace) -> int:
-    from rabbit_holes.path import write_paths
-
-    world = World.open(args.world)
-    rng = np.random.default_rng(args.seed)
-    walks = simulate(world, args.walker, args.walks, args.depth, rng)
-    n = write_paths(args.out, walks, force=args.force)
-    print(f"{args.out}: {n:,} walks by {args.walker}")
-    return 0
