@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -179,7 +178,7 @@ class CuriosityPolicy:
     def __init__(
         self,
         network: CuriosityNetwork,
-        provenance: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, object] | None = None,
         seed: int = 0,
         taste: Taste | None = None,
     ) -> None:

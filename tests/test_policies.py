@@ -148,19 +148,19 @@ def test_places_and_figures_share_ties_evenly() -> None:
     found = places(scores, np.array([0, 1, 2]))
     assert found.tolist() == [[0, 2], [1, 2], [0, 3]]
     result = figures(found, np.arange(3), np.random.default_rng(0))
-    assert result["top1"] == pytest.approx((1 / 2 + 0 + 1 / 3) / 3)
+    assert result.top1 == pytest.approx((1 / 2 + 0 + 1 / 3) / 3)
     reciprocal = [(1 + 1 / 2) / 2, (1 / 2 + 1 / 3) / 2, (1 + 1 / 2 + 1 / 3) / 3]
-    assert result["mrr"] == pytest.approx(np.mean(reciprocal))
+    assert result.mrr == pytest.approx(np.mean(reciprocal))
 
 
 def test_prediction_puts_the_ladder_beside_the_policy() -> None:
     clicks = clicks_of(200, 0)
     found = predict(CuriosityNetwork(CuriosityConfig()), clicks, np.random.default_rng(0))
     uniform = (1 / np.diff(clicks.starts)).mean()
-    assert found["predictors"]["uniform"]["top1"] == pytest.approx(uniform)
-    assert found["predictors"]["cosine to current"]["top1"] == 1.0
-    low, high = found["predictors"]["policy"]["top1_interval"]
-    assert low <= found["predictors"]["policy"]["top1"] <= high
+    assert found.predictors["uniform"].top1 == pytest.approx(uniform)
+    assert found.predictors["cosine to current"].top1 == 1.0
+    policy = found.predictors["policy"]
+    assert policy.top1_interval[0] <= policy.top1 <= policy.top1_interval[1]
 
 
 @pytest.fixture

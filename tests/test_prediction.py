@@ -45,11 +45,11 @@ def test_the_chain_stands_beside_the_ladder_on_the_same_clicks() -> None:
     clicks = demonstrate(paths, world, table, rng, Showing(slots=None))  # type: ignore[arg-type]
     places = markov_places(paths, paths, world, len(clicks))  # type: ignore[arg-type]
     found = predict(CuriosityNetwork(CuriosityConfig()), clicks, rng, {"Markov": places})
-    assert found["predictors"]["uniform"]["top1"] == pytest.approx(1 / 3)
-    assert found["predictors"]["Markov"]["top1"] == pytest.approx(0.5)  # two habits per topic
-    assert found["predictors"]["Markov"]["mrr"] == pytest.approx(0.75)
-    low, high = found["predictors"]["Markov"]["top1_interval"]
-    assert low <= 0.5 <= high
+    assert found.predictors["uniform"].top1 == pytest.approx(1 / 3)
+    markov = found.predictors["Markov"]
+    assert markov.top1 == pytest.approx(0.5)  # two habits per topic
+    assert markov.mrr == pytest.approx(0.75)
+    assert markov.top1_interval[0] <= 0.5 <= markov.top1_interval[1]
 
 
 def test_clicks_of_other_paths_are_noticed() -> None:

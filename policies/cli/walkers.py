@@ -8,57 +8,110 @@ import os
 import sys
 import time
 from collections import Counter
-from functools import partial
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from train_lm.command_line import claim_output
+from train_lm.command_line import claim_output, comma_separated
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from policies.learn.cloning import Lesson
     from rabbit_holes.path import Path as RabbitHole
 
-# As in rabbit_holes/demonstrations.py, which a plain --help must not import.
-GOALS = ("given", "withheld", "widened", "mixed")
+    # What `add_subparsers` returns; argparse has no public name for it.
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+
+SHOWN = 20  # malformed lines that are printed one by one
 
 
-def pretrain_parser(verbs: Any) -> None:
-    verb = verbs.add_parser("pretrain", help="clone the choices of recorded rabbit holes")
-    verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--holes", type=Path, nargs="+", required=True, metavar="F.jsonl")
-    verb.add_argument("--out", type=Path, required=True, metavar="POLICY")
-    verb.add_argument("--paths", type=int, help="use this many paths, drawn evenly")
+def pretrain_parser(verbs: Verbs) -> None:
+    verb = verbs.add_parser(
+        "pretrain",
+        help="clone the choices of recorded rabbit holes",
+        description="Learns to choose as the walkers of recorded paths did, and writes a policy "
+        "directory. Pairs of start and goal are split: most train, a tenth decides when to stop, "
+        "and a tenth, which `predict` measures on, is never looked at.",
+        epilog="Example: kncl-policy pretrain --world worlds/wiki --holes people.jsonl "
+        "--goals given,withheld --out runs/cloned",
+    )
+    _add_world_and_holes(verb, "paths to learn from: one or more files; required")
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="POLICY", help="policy directory; required"
+    )
+    verb.add_argument(
+        "--paths", type=int, metavar="N", help="training paths to use, drawn evenly (all)"
+    )
     verb.add_argument(
         "--goals",
-        choices=GOALS,
-        nargs="+",
+        type=comma_separated,
         default=["mixed"],
-        help="how a walker's goal is shown; each path once in every way named (mixed)",
+        metavar="HOW,...",
+        help="how a walker's goal is shown, by comma; each path once in every way named: given, as "
+        "the path names it; withheld; widened, to the topics around it, as the environment's goal "
+        "is a region; mixed, one of these three drawn per path (mixed)",
     )
     verb.add_argument(
         "--frontier",
         action="store_true",
-        help="offer the whole frontier at each click, as the environment does",
+        help="offer everything next to the visited topics at each click, as the environment does, "
+        "rather than the links of one page (off)",
     )
     verb.add_argument(
-        "--slots", type=int, default=32, help="candidates per click, the others by lot (32)"
+        "--slots",
+        type=int,
+        default=32,
+        metavar="K",
+        help="candidates per click at most, the others by lot (%(default)s)",
     )
-    verb.add_argument("--width", type=int, default=64, help="units of the network (64)")
-    verb.add_argument("--epochs", type=int, default=9, help="passes at most (9)")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--force", action="store_true")
+    verb.add_argument(
+        "--width",
+        type=int,
+        default=64,
+        metavar="D",
+        help="units of the network, a multiple of 4 (%(default)s)",
+    )
+    verb.add_argument(
+        "--epochs",
+        type=int,
+        default=9,
+        metavar="N",
+        help="passes over the clicks at most; it stops when others are predicted no better "
+        "(%(default)s)",
+    )
+    verb.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="number that decides all draws (%(default)s)",
+    )
+    verb.add_argument(
+        "--force", action="store_true", help="replace the policy that --out holds (off)"
+    )
     verb.set_defaults(action=_pretrain)
 
 
-def predict_parser(verbs: Any) -> None:
-    verb = verbs.add_parser("predict", help="next-click figures of a policy, as JSON")
-    verb.add_argument("--world", type=Path, required=True)
-    verb.add_argument("--policy", type=Path, required=True)
-    verb.add_argument("--holes", type=Path, nargs="+", required=True, metavar="F.jsonl")
+def predict_parser(verbs: Verbs) -> None:
+    verb = verbs.add_parser(
+        "predict",
+        help="next-click figures of a policy, as JSON",
+        description="Measures how often a policy ranks first what a walker clicked next, and the "
+        "mean reciprocal rank, beside predictors that learned nothing. Prints JSON.",
+        epilog="Example: kncl-policy predict --world worlds/wiki --policy runs/cloned "
+        "--holes people.jsonl --train people.jsonl --clicks 10000",
+    )
+    _add_world_and_holes(verb, "paths whose clicks are predicted: one or more files; required")
+    verb.add_argument(
+        "--policy", type=Path, required=True, metavar="POLICY", help="policy directory; required"
+    )
     verb.add_argument(
         "--split",
         choices=("all", "train", "select", "test"),
         default="test",
-        help="pairs to measure on; pretrain never sees `test` (test)",
+        help="pairs of start and goal to measure on; pretrain never looks at test (%(default)s)",
     )
     verb.add_argument(
         "--train",
@@ -66,20 +119,59 @@ def predict_parser(verbs: Any) -> None:
         nargs="+",
         default=[],
         metavar="F.jsonl",
-        help="count transitions on the training pairs of these paths: a Markov rung",
+        help="count the transitions of the training pairs of these paths, and put a Markov chain "
+        "of them beside the others (no chain)",
     )
-    verb.add_argument("--clicks", type=int, help="at most this many clicks")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument(
+        "--clicks",
+        type=int,
+        metavar="N",
+        help="stop at the end of the path in which there are so many clicks (all)",
+    )
+    verb.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="number that decides the resampling of intervals (%(default)s)",
+    )
     verb.set_defaults(action=_predict)
 
 
-def walk_parser(verbs: Any) -> None:
+def _add_world_and_holes(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument(
+        "--world",
+        type=Path,
+        required=True,
+        metavar="WORLD",
+        help="world whose topics and links the paths are held against; required",
+    )
+    verb.add_argument("--holes", type=Path, nargs="+", required=True, metavar="F.jsonl", help=what)
+
+
+def walk_parser(verbs: Verbs) -> None:
     from rabbit_holes.live.cli import add_collection_options
 
-    verb = verbs.add_parser("walk", help="let a policy collect rabbit holes on a live wiki")
-    verb.add_argument("--policy", type=Path, required=True)
-    verb.add_argument("--temperature", type=float, default=1.0, help="0 takes the best link (1)")
-    verb.add_argument("--goal", metavar="TITLE", help="page to look for")
+    verb = verbs.add_parser(
+        "walk",
+        help="let a policy collect rabbit holes on a live wiki",
+        description="Walks a live MediaWiki as `rabbit-holes collect` does; a policy chooses the "
+        "links. Interrupted or killed, the same command goes on where it was.",
+        epilog="Example: kncl-policy walk --policy runs/cloned --seed Jazz --goal Physics "
+        "--contact you@example.org --out walks.jsonl",
+    )
+    chooser = verb.add_argument_group("who walks")
+    chooser.add_argument(
+        "--policy", type=Path, required=True, metavar="POLICY", help="policy directory; required"
+    )
+    chooser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="divides the policy's scores before a link is drawn; 0 takes the best (%(default)s)",
+    )
+    chooser.add_argument("--goal", metavar="TITLE", help="page to look for (none)")
     add_collection_options(verb)
     verb.set_defaults(action=_walk)
 
@@ -97,84 +189,73 @@ def _walk(args: argparse.Namespace) -> int:
     return run_collection(args, walker, options)
 
 
-def _holes(files: list[Path], dropped: Counter[str]) -> list[RabbitHole]:
+def _read(files: Iterable[Path]) -> tuple[list[RabbitHole], int]:
+    """All paths, and how many lines held none; the first of those are printed."""
     from rabbit_holes.path import read_paths
 
-    def bad(reason: str) -> None:
-        dropped["malformed lines"] += 1
-        print(f"left out: {reason}", file=sys.stderr)
-
-    return [path for file in files for path in read_paths(file, on_error=bad)]
+    malformed: list[str] = []
+    paths = [path for file in files for path in read_paths(file, on_error=malformed.append)]
+    for problem in malformed[:SHOWN]:
+        print(f"left out: {problem}", file=sys.stderr)
+    if len(malformed) > SHOWN:
+        print(f"left out: {len(malformed) - SHOWN:,} more malformed lines", file=sys.stderr)
+    return paths, len(malformed)
 
 
 def _pretrain(args: argparse.Namespace) -> int:
-    import numpy as np
     import torch
     from rich.progress import Progress
 
     from kncl_env.world.world import World
-    from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-    from policies.learn.cloning import CloningConfig, clone
-    from rabbit_holes.demonstrations import demonstrate_in_parallel, joined, pair_split
+    from policies.learn.cloning import PretrainConfig, pretrain
 
+    config = PretrainConfig(
+        paths=args.paths,
+        goals=tuple(args.goals),
+        frontier=args.frontier,
+        slots=args.slots,
+        width=args.width,
+        epochs=args.epochs,
+        seed=args.seed,
+    )
     torch.set_num_threads(os.cpu_count() or 1)
     claim_output(args.out, args.force, marker="policy.json")
     began = time.monotonic()
     world = World.open(args.world)
-    dropped: Counter[str] = Counter()
-    rng = np.random.default_rng(args.seed)
-    paths = _holes(args.holes, dropped)
-    split = {name: [p for p in paths if pair_split(p) == name] for name in ("train", "select")}
-    if args.paths is not None and args.paths < len(split["train"]):
-        keep = np.sort(rng.choice(len(split["train"]), args.paths, replace=False))
-        split["train"] = [split["train"][i] for i in keep]
-    split["select"] = split["select"][: max(200, len(split["train"]) // 5)]
-    seen = {}
+    paths, malformed = _read(args.holes)
     with Progress(transient=True) as bar:
-        for i, (name, part) in enumerate(split.items()):
-            rows = bar.add_task(f"{name} paths", total=len(part) * len(args.goals))
-            seen[name] = joined(
-                [
-                    demonstrate_in_parallel(
-                        part,
-                        world,
-                        args.seed + i,
-                        on_chunk=partial(bar.advance, rows),
-                        slots=args.slots,
-                        goals=goals,
-                        frontier=args.frontier,
-                    )
-                    for goals in args.goals
-                ]
-            )
-    for name, clicks in seen.items():
-        print(f"{name}: {len(split[name]):,} paths, {len(clicks):,} clicks")
-        dropped.update(clicks.dropped)
-    for reason, n in dropped.items():
-        print(f"  dropped {n:,}: {reason}")
-    network = CuriosityNetwork(CuriosityConfig(width=args.width, seed=args.seed))
-    history = clone(
-        network,
-        seen["train"],
-        seen["select"],
-        CloningConfig(epochs=args.epochs, seed=args.seed),
-        lambda epoch, a, b: print(f"epoch {epoch + 1}: train {a:.4f}, select {b:.4f} nats/click"),
-    )
-    policy = CuriosityPolicy(
-        network,
-        {
-            "made_by": "cloning",
-            "world": world.hash,
-            "walkers": dict(Counter(p.walker for p in split["train"]).most_common(20)),
-            "clicks": len(seen["train"]),
-            "select_loss": min(h[1] for h in history),
-            "goals": args.goals,
-            "seconds": round(time.monotonic() - began, 1),
-        },
-    )
+        tasks: dict[str, TaskID] = {}
+
+        def show_paths(split: str, total: int, done: int) -> None:
+            if split not in tasks:
+                tasks[split] = bar.add_task(f"{split} paths", total=total)
+            bar.advance(tasks[split], done)
+
+        def show_lessons(lessons: Mapping[str, Lesson]) -> None:
+            for task in tasks.values():
+                bar.remove_task(task)
+            _print_lessons(lessons, malformed)
+
+        policy = pretrain(
+            world,
+            paths,
+            config,
+            show_paths,
+            show_lessons,
+            lambda i, a, b: print(f"epoch {i + 1}: train {a:.4f}, select {b:.4f} nats/click"),
+        )
     policy.save(args.out)
     print(f"{args.out}: cloned in {time.monotonic() - began:.0f} s")
     return 0
+
+
+def _print_lessons(lessons: Mapping[str, Lesson], malformed: int) -> None:
+    dropped = Counter({"malformed lines": malformed} if malformed else {})
+    for name, lesson in lessons.items():
+        print(f"{name}: {len(lesson.paths):,} paths, {len(lesson.clicks):,} clicks")
+        dropped.update(lesson.clicks.dropped)
+    for reason, n in dropped.items():
+        print(f"  dropped {n:,}: {reason}")
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -194,17 +275,14 @@ def _predict(args: argparse.Namespace) -> int:
     policy = CuriosityPolicy.load(args.policy)
     world = World.open(args.world)
     table = TopicTable.of(world)
-    dropped: Counter[str] = Counter()
-    counted = [p for p in _holes(args.train, dropped) if pair_split(p) == "train"]
-    paths = [
-        p for p in _holes(args.holes, dropped) if args.split == "all" or pair_split(p) == args.split
-    ]
-    found: dict[str, Any] = {"world": world.hash, "split": args.split}
+    counted = [p for p in _read(args.train)[0] if pair_split(p) == "train"]
+    paths = [p for p in _read(args.holes)[0] if args.split in ("all", pair_split(p))]
+    found: dict[str, object] = {"world": world.hash, "split": args.split}
     for goals in ("given", "withheld"):
         rng = np.random.default_rng(args.seed)
         how = Showing(slots=None, goals=goals, limit=args.clicks)
         clicks = demonstrate(paths, world, table, rng, how)
         more = {"Markov": markov_places(counted, paths, world, len(clicks))} if counted else {}
-        found[f"goal {goals}"] = predict(policy.network, clicks, rng, more)
+        found[f"goal {goals}"] = asdict(predict(policy.network, clicks, rng, more))
     print(json.dumps(found, indent=1))
     return 0

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from policies.curiosity import CuriosityNetwork
-from rabbit_holes.demonstrations import Demonstrations
+from kncl_env.world.world import World
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from rabbit_holes.demonstrations import (
+    GOALS,
+    Demonstrations,
+    demonstrate_in_parallel,
+    joined,
+    pair_split,
+)
+from rabbit_holes.path import Path
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,122 @@ class CloningConfig:
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How recorded walks become a policy.
+
+    Attributes:
+        paths: Training paths to use, drawn evenly; all, if None.
+        goals: How a walker's goal is shown, of `demonstrations.GOALS`; each path is shown once in
+            every way that is named.
+        frontier: Offer everything next to the visited topics at each click, as the environment
+            does, rather than the links of the page that was clicked on.
+        slots: Candidates per click at most, the chosen one among them, the others by lot.
+        width: Units of the network.
+        epochs: Passes over the demonstrations, at most.
+        seed: Of every draw.
+    """
+
+    paths: int | None = None
+    goals: tuple[str, ...] = ("mixed",)
+    frontier: bool = False
+    slots: int = 32
+    width: int = 64
+    epochs: int = 9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "goals", tuple(self.goals))
+        if not self.goals or len(set(self.goals) & {*GOALS}) < len(self.goals):
+            raise ValueError(
+                f"expected goals among {', '.join(GOALS)}, each at most once, got "
+                f"{', '.join(self.goals) or 'none'}"
+            )
+        if self.paths is not None and self.paths < 1:
+            raise ValueError(f"expected paths >= 1, got {self.paths}: leave it out to use all")
+        for name, least in (("slots", 2), ("epochs", 1), ("width", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """The paths of one side of the split, and the choices in them."""
+
+    paths: Sequence[Path]
+    clicks: Demonstrations
+
+
+def pretrain(
+    world: World,
+    paths: Sequence[Path],
+    config: PretrainConfig,
+    on_paths: Callable[[str, int, int], None] = lambda *_: None,
+    on_lessons: Callable[[Mapping[str, Lesson]], None] = lambda _: None,
+    on_epoch: Callable[[int, float, float], None] = lambda *_: None,
+) -> CuriosityPolicy:
+    """A policy that chooses as the walkers of recorded paths did; `test` pairs are never looked at.
+
+    Args:
+        on_paths: Called with `(split, paths to show in all, paths shown just now)`.
+        on_lessons: Told what there is to learn from before learning begins: `train` and `select`.
+        on_epoch: See `clone`.
+
+    Raises:
+        ValueError: There is nothing to learn from.
+    """
+    began = time.monotonic()
+    lessons = _lessons(world, paths, config, on_paths)
+    on_lessons(lessons)
+    network = CuriosityNetwork(CuriosityConfig(width=config.width, seed=config.seed))
+    train, select = lessons["train"], lessons["select"]
+    cloning = CloningConfig(epochs=config.epochs, seed=config.seed)
+    history = clone(network, train.clicks, select.clicks, cloning, on_epoch)
+    return CuriosityPolicy(
+        network,
+        {
+            "made_by": "cloning",
+            "world": world.hash,
+            "walkers": dict(Counter(p.walker for p in train.paths).most_common(20)),
+            "clicks": len(train.clicks),
+            "select_loss": min(of_select for _, of_select in history),
+            "goals": [*config.goals],
+            "seconds": round(time.monotonic() - began, 1),
+        },
+    )
+
+
+def _lessons(
+    world: World,
+    paths: Sequence[Path],
+    config: PretrainConfig,
+    on_paths: Callable[[str, int, int], None],
+) -> dict[str, Lesson]:
+    split = {name: [p for p in paths if pair_split(p) == name] for name in ("train", "select")}
+    if config.paths is not None and config.paths < len(split["train"]):
+        rng = np.random.default_rng(config.seed)
+        keep = np.sort(rng.choice(len(split["train"]), config.paths, replace=False))
+        split["train"] = [split["train"][i] for i in keep]
+    split["select"] = split["select"][: max(200, len(split["train"]) // 5)]
+    lessons = {}
+    for i, (name, part) in enumerate(split.items()):
+        total = len(part) * len(config.goals)
+        shown = [
+            demonstrate_in_parallel(
+                part,
+                world,
+                config.seed + i,
+                on_chunk=partial(on_paths, name, total),
+                slots=config.slots,
+                goals=goals,
+                frontier=config.frontier,
+            )
+            for goals in config.goals
+        ]
+        lessons[name] = Lesson(part, joined(shown))
+    return lessons
 
 
 def clone(

@@ -15,8 +15,10 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.network_measures import betti_1, compressibility
-from kncl_env.observation import State
+from kncl_env.observation import Observation, State
 from kncl_env.topic_table import TopicTable
+
+Info = dict[str, Any]  # Gymnasium leaves open what it holds
 
 # Both measures of the network cost n³: they see the topics that arrived last.
 NETWORK_TOPICS = 24
@@ -118,7 +120,7 @@ def _expected(entry: object) -> str:
     )
 
 
-class Shaped(gym.Wrapper[Any, Any, Any, Any]):
+class Shaped(gym.Wrapper[Observation, np.int64, Observation, np.int64]):
     """Adds weighted potentials to the reward; each part is in `info["shaping"]`.
 
     Args:
@@ -127,19 +129,21 @@ class Shaped(gym.Wrapper[Any, Any, Any, Any]):
         gamma: The discount that the policy is trained with.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], weights: Mapping[str, float], gamma: float) -> None:
+    def __init__(
+        self, env: gym.Env[Observation, np.int64], weights: Mapping[str, float], gamma: float
+    ) -> None:
         super().__init__(env)
         self.weights, self.gamma = dict(weights), gamma
         self._phi = dict.fromkeys(self.weights, 0.0)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[Observation, Info]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._phi = self.potentials()
         return observation, info
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Observation, SupportsFloat, bool, bool, Info]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         before = self._phi
         over = terminated or truncated

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,13 +65,47 @@ def markov_places(
     return found
 
 
+@dataclass(frozen=True)
+class Rung:
+    """How well one predictor does; intervals are 95 % and resample whole paths.
+
+    Attributes:
+        top1: Share of the clicks that it ranks first.
+        mrr: Mean reciprocal rank of what was clicked.
+    """
+
+    top1: float
+    top1_interval: tuple[float, float]
+    mrr: float
+    mrr_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictors side by side on the same clicks.
+
+    Attributes:
+        clicks: That were predicted.
+        paths: They come from so many.
+        offered_mean: Links to choose among, on average.
+        dropped: Clicks left out, by reason.
+        predictors: Figures by name.
+    """
+
+    clicks: int
+    paths: int
+    offered_mean: float
+    dropped: Mapping[str, int]
+    predictors: Mapping[str, Rung]
+
+
 def figures(
     found: NDArray[np.int64],
     group: NDArray[np.int64],
     rng: np.random.Generator,
     reps: int = 1000,
-) -> dict[str, Any]:
-    """Top-1 accuracy and mean reciprocal rank, with 95 % intervals that resample whole paths.
+) -> Rung:
+    """Top-1 accuracy and mean reciprocal rank, with their intervals.
 
     Ties are broken evenly, in expectation: a predictor that tells nothing apart scores 1/n.
 
@@ -87,13 +121,8 @@ def figures(
     sums = np.zeros((len(paths), 3))
     np.add.at(sums, index, np.stack([top1, reciprocal, np.ones(len(found))], axis=1))
     drawn = np.stack([sums[rng.integers(len(paths), size=len(paths))].sum(0) for _ in range(reps)])
-    low, high = np.quantile(drawn[:, :2] / drawn[:, 2:], [0.025, 0.975], axis=0)
-    return {
-        "top1": float(top1.mean()),
-        "top1_interval": [float(low[0]), float(high[0])],
-        "mrr": float(reciprocal.mean()),
-        "mrr_interval": [float(low[1]), float(high[1])],
-    }
+    low, high = np.quantile(drawn[:, :2] / drawn[:, 2:], [0.025, 0.975], axis=0).tolist()
+    return Rung(float(top1.mean()), (low[0], high[0]), float(reciprocal.mean()), (low[1], high[1]))
 
 
 def predict(
@@ -101,8 +130,8 @@ def predict(
     clicks: Demonstrations,
     rng: np.random.Generator,
     more: Mapping[str, NDArray[np.int64]] | None = None,
-) -> dict[str, Any]:
-    """Figures of the policy and of the ladder on the same clicks, JSON-able.
+) -> Prediction:
+    """Figures of the policy and of the ladder on the same clicks.
 
     Args:
         more: Further rungs: (n, 2) places by name.
@@ -114,10 +143,10 @@ def predict(
         )
     rows = {"policy": click_places(network, clicks)}
     rows |= {name: ladder_places(name, clicks) for name in LADDER} | dict(more or {})
-    return {
-        "clicks": len(clicks),
-        "paths": len(set(clicks.group.tolist())),
-        "offered_mean": float(np.diff(clicks.starts).mean()),
-        "dropped": dict(Counter(clicks.dropped)),
-        "predictors": {name: figures(found, clicks.group, rng) for name, found in rows.items()},
-    }
+    return Prediction(
+        clicks=len(clicks),
+        paths=len(set(clicks.group.tolist())),
+        offered_mean=float(np.diff(clicks.starts).mean()),
+        dropped=dict(clicks.dropped),
+        predictors={name: figures(found, clicks.group, rng) for name, found in rows.items()},
+    )

@@ -7,7 +7,6 @@ can be mailed, archived and opened offline.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from policies.verdict.wording import (
     signed,
     speed_up,
 )
+from train_lm.files import replacing
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,8 @@ def write_report(
         + "\n</main>\n</body>\n</html>\n"
     )
     path = Path(file)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(page, encoding="utf-8")
-    os.replace(draft, path)  # a reader never meets half a page
+    with replacing(path) as draft:  # a reader never meets half a page
+        draft.write_text(page, encoding="utf-8")
     return path
 
 
