@@ -26,7 +26,6 @@ COMMANDS = {
 DOORS = {
     "faiss": ("kncl_env/world/index.py",),
     "transformers": (
-        "train_lm/cli.py",
         "train_lm/model.py",
         "train_lm/tokenizer.py",
         "rabbit_holes/walkers/language_model.py",

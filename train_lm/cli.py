@@ -146,12 +146,12 @@ def _add_machine(verb: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
-    from transformers.utils.logging import disable_progress_bar
 
     from train_lm.checkpoint import last_checkpoint
     from train_lm.curriculum_run import Machine, RunConfig, run_curriculum
+    from train_lm.model import hide_library_bars
 
-    disable_progress_bar()  # there is one already
+    hide_library_bars()
     config = RunConfig(
         model=args.model,
         learning_rate=args.learning_rate,

@@ -14,10 +14,13 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from train_lm.allocator import keep_freed_memory
 from train_lm.provenance import version
+
+# What `add_subparsers` gives; argparse names it with an underscore.
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 BAD_INPUT = 2
 INTERRUPTED = 130

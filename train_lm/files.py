@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+Json = dict[str, Any]  # an object, as JSON knows it; whoever reads one checks what it holds
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

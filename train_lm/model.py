@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train_lm.files import replacing_folder
-from train_lm.tokenizer import end_of_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -120,6 +119,13 @@ def build_model(config: ModelConfig, vocab_size: int, end_of_text: int | None = 
     return model
 
 
+def hide_library_bars() -> None:
+    """Transformers shows no progress bar of its own: a command has one already."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
 def save_model(
     folder: Path,
     model: Any,
@@ -161,6 +167,8 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
             opened.
     """
     if name in PRESETS:
+        from train_lm.tokenizer import end_of_text  # numpy, which --help can do without
+
         config = replace(PRESETS[name], seed=seed)
         model = build_model(config, own.get_vocab_size(), end_of_text(own))
         return Opened(model, None, use_cache=True)

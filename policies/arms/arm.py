@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from kncl_env.taste import Taste
-from train_lm.files import hash_json
+from train_lm.files import Json, hash_json
 
 Ints = NDArray[np.int64]
 Rng = np.random.Generator
@@ -31,7 +31,7 @@ class Turn:
 
     reward: float
     over: bool
-    info: Mapping[str, Any]
+    info: Json
     observation: Observation
 
 
@@ -41,10 +41,10 @@ class Player(Protocol):
     def act(self, seen: Observation) -> Turn:
         """Spend one step's budget; called until the episode is over."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Json:
         """What it has learned so far, JSON-able, so that a stopped episode can go on."""
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Json) -> None:
         """Return to a state of its own."""
 
 
@@ -77,7 +77,7 @@ class Arm:
         return "-".join(part for part in (self.origin[:8], taste) if part) or "base"
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Json:
         """For `reset`."""
         return {"taste": self.taste}
 
@@ -85,10 +85,10 @@ class Arm:
 class Stateless:
     """A player that learns nothing in an episode; for arms to build on."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Json:
         return {}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Json) -> None:
         pass
 
 

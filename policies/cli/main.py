@@ -6,14 +6,14 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from policies.cli.demo import demo
 from policies.cli.runs import begin
 from policies.cli.settings import add_settings, settings_of
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
-from train_lm.command_line import again, comma_separated, command, run
+from train_lm.command_line import Verbs, again, comma_separated, command, run
 
 if TYPE_CHECKING:
     from policies.play.closed_loop import Line
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _evaluate_parser(verbs: Any) -> None:
+def _evaluate_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "evaluate",
         help="policies against baselines, with a report",
@@ -93,7 +93,7 @@ def _evaluate_parser(verbs: Any) -> None:
     add_settings(verb)
 
 
-def _run_parser(verbs: Any) -> None:
+def _run_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "run",
         help="close the loop: a policy decides while a larger model trains",
@@ -123,7 +123,7 @@ def _run_parser(verbs: Any) -> None:
     add_settings(verb, model="s", learning_rate=1e-3)
 
 
-def _demo_parser(verbs: Any) -> None:
+def _demo_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "demo",
         help="the whole story on the embedded default corpus",
@@ -175,15 +175,15 @@ def _run_loop(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
     from rich.progress import Progress
-    from transformers.utils.logging import disable_progress_bar
 
     from kncl_env.world.world import World
     from policies.arms.registry import place_of
     from policies.play.closed_loop import run_closed_loop
     from train_lm.checkpoint import last_checkpoint
+    from train_lm.model import hide_library_bars
 
     torch.set_num_threads(args.threads)
-    disable_progress_bar()  # there is one already
+    hide_library_bars()
     settings = settings_of(args)
     begin(args.out, args.force, [args.world, place_of(args.policy)])
     world = World.open(args.world)

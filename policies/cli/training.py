@@ -6,14 +6,13 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from policies.cli.runs import begin
 from policies.cli.settings import add_settings, settings_of
-from train_lm.command_line import claim_output, comma_separated
+from train_lm.command_line import Verbs, claim_output, comma_separated
 
 
-def record_parser(verbs: Any) -> None:
+def record_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "record",
         help="play episodes and write down what a surrogate needs",
@@ -51,7 +50,7 @@ def record_parser(verbs: Any) -> None:
     add_settings(verb)
 
 
-def surrogate_parser(verbs: Any) -> None:
+def surrogate_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "surrogate",
         help="fit a formula for the learner to recorded episodes",
@@ -78,7 +77,7 @@ def surrogate_parser(verbs: Any) -> None:
     verb.set_defaults(action=_surrogate)
 
 
-def taste_parser(verbs: Any) -> None:
+def taste_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "taste",
         help="learn from reward which passages are worth reading",
@@ -115,7 +114,7 @@ def taste_parser(verbs: Any) -> None:
     add_settings(verb)
 
 
-def train_parser(verbs: Any) -> None:
+def train_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "train",
         help="train a policy by reward in the environment",

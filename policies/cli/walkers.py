@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_lm.command_line import claim_output, comma_separated
+from train_lm.command_line import Verbs, claim_output, comma_separated
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from policies.learn.cloning import Lesson
     from rabbit_holes.path import Path as RabbitHole
 
-    # What `add_subparsers` returns; argparse has no public name for it.
-    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SHOWN = 20  # malformed lines that are printed one by one
 

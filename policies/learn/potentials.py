@@ -8,7 +8,7 @@ Russell 1999). Each Φ is made of what the environment knows already: nothing mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, SupportsFloat
+from typing import SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -17,8 +17,9 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.network_measures import betti_1, compressibility
 from kncl_env.observation import Observation, State
 from kncl_env.topic_table import TopicTable
+from train_lm.files import Json
 
-Info = dict[str, Any]  # Gymnasium leaves open what it holds
+Info = Json  # Gymnasium leaves open what it holds
 
 # Both measures of the network cost n³: they see the topics that arrived last.
 NETWORK_TOPICS = 24

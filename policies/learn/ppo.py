@@ -35,7 +35,7 @@ from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolic
 from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
 from train_lm.checkpoint import claim_run
-from train_lm.files import hash_json, read_json, replacing, write_json
+from train_lm.files import Json, hash_json, read_json, replacing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class PPOConfig:
 
 
 # What an environment says of a step; SB3 and Gymnasium leave its values open.
-Info = dict[str, Any]
+Info = Json
 
 # What SB3's running statistics of the discounted return consist of.
 MOMENTS = ("mean", "var", "count")

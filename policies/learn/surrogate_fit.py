@@ -5,18 +5,18 @@ The formula is `kncl_env/surrogate.py`'s; `policies/play/recording.py` writes wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.surrogate import Dynamics, Surrogate, Transfer, annealed_at, rate_at
+from train_lm.files import Json
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Line = Mapping[str, Any]  # a line of recorded episodes: JSON
+Line = Json  # a line of recorded episodes: JSON
 
 # What is known of a fall before anything was measured: that it is like the other topics'.
 # [readings of a topic that count as much as all others together]

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from policies.arms.registry import arm_of
 from policies.play.episodes import EpisodeTask, play_all
 from policies.play.journal import Journal
 from policies.play.seeds import TASTE_TRIALS, TASTING
-from train_lm.files import write_json
+from train_lm.files import Json, write_json
 
 Floats = NDArray[np.float64]
 
@@ -89,7 +88,7 @@ def learn_taste(
     plan: TastingPlan,
     out: Path,
     on_episode: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Json:
     """Learn a taste and write it to `out`; goes on after the episodes found beside it.
 
     Args:
@@ -239,7 +238,7 @@ class Tasted:
     traits: list[list[float]]
     rewards: list[float]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return asdict(self)
 
 
@@ -256,7 +255,7 @@ class TasteMeter:
     def begin(self, env: TopicExpansionEnv) -> _TasteWatch:
         return _TasteWatch(env, self.by_step)
 
-    def from_json(self, line: dict[str, Any]) -> Tasted:
+    def from_json(self, line: Json) -> Tasted:
         return Tasted(line["traits"], line["rewards"])
 
 

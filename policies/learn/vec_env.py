@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, SupportsFloat
+from typing import SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -24,10 +24,11 @@ from kncl_env.surrogate import Surrogate, surrogate_learner
 from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
 from policies.learn.potentials import Shaped
+from train_lm.files import Json
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Info = dict[str, Any]
+Info = Json
 Env = gym.Env[Observation, np.int64]
 Wrapper = gym.Wrapper[Observation, np.int64, Observation, np.int64]
 Stepped = tuple[Observation, SupportsFloat, bool, bool, Info]
@@ -123,7 +124,7 @@ class Tasteful(Wrapper):
         self.taste = taste
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: Json | None = None
     ) -> tuple[Observation, Info]:
         return self.env.reset(seed=seed, options={"taste": self.taste, **(options or {})})
 

@@ -26,13 +26,13 @@ from policies.play.episodes import Playing
 from policies.play.seeds import EVALUATION
 from train_lm.checkpoint import CARD, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
-from train_lm.files import hash_json, sweep, write_json
+from train_lm.files import Json, hash_json, sweep, write_json
 from train_lm.model import save_model
 from train_lm.tokenizer import as_transformers
 
 SNAPSHOT = "checkpoint.safetensors"
 
-Line = dict[str, Any]  # of `metrics.jsonl`
+Line = Json  # of `metrics.jsonl`
 
 
 def run_closed_loop(
@@ -90,7 +90,7 @@ class _Loop:
         self.learner = stage.learner()
         self.env = TopicExpansionEnv(stage, self.learner)
         self.episode = Playing(self.env, arm, seed, EVALUATION.choices)
-        self.record: dict[str, Any] = {"topics": [], "passages": [], "over": False}
+        self.record: Json = {"topics": [], "passages": [], "over": False}
         self.record["select_before"] = self.learner.held_out_loss("select")
 
     def go_on(self, save_every: int, on_step: Callable[[Line], None]) -> None:
@@ -168,11 +168,11 @@ class _Loop:
         }
         write_json(self.out / "summary.json", summary)
         model = self.learner.trainer.model  # type: ignore[union-attr]
-        tokenizer = as_transformers(self.world.tokenizer, model.config.max_position_embeddings)
+        tokenizer = as_transformers(self.world.tokenizer, self.settings.learner.context)
         return save_model(self.out / "model", model, tokenizer)
 
 
-def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) -> dict[str, Any]:
+def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) -> Json:
     return {
         "world": world.hash,
         "policy": arm.origin or policy,

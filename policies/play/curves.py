@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from policies.arms.arm import Turn
+from train_lm.files import Json
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Curve:
     noise_share: float | None
     flops_per_token: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return asdict(self)
 
 
@@ -45,7 +45,7 @@ class CurveMeter:
     def begin(self, env: TopicExpansionEnv) -> _CurveWatch:
         return _CurveWatch(env)
 
-    def from_json(self, line: dict[str, Any]) -> Curve:
+    def from_json(self, line: Json) -> Curve:
         return Curve(**{name: line[name] for name in Curve.__dataclass_fields__})
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,12 +23,13 @@ from kncl_env.world.world import World
 from policies.arms.arm import Arm, Turn
 from policies.arms.registry import arm_of
 from policies.play.journal import Journal, Key, key_of
+from train_lm.files import Json
 
 
 class Measured(Protocol):
     """What a meter found in one episode."""
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> Json: ...
 
 
 M = TypeVar("M", bound=Measured)
@@ -51,7 +52,7 @@ class Meter(Protocol[M_co]):
     def begin(self, env: TopicExpansionEnv) -> Watch[M_co]:
         """The environment was reset and nothing was read yet."""
 
-    def from_json(self, line: dict[str, Any]) -> M_co:
+    def from_json(self, line: Json) -> M_co:
         """What `to_json` of its result gave."""
 
 
@@ -96,12 +97,12 @@ class EpisodeRecord(Generic[M]):
     learner_seed: int
     measured: M
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         own = {"arm": self.arm, "digest": self.digest, "seed": self.seed}
         return {**own, "learner_seed": self.learner_seed, **self.measured.to_json()}
 
     @classmethod
-    def from_json(cls, line: dict[str, Any], meter: Meter[M]) -> EpisodeRecord[M]:
+    def from_json(cls, line: Json, meter: Meter[M]) -> EpisodeRecord[M]:
         own = {name: line[name] for name in ("arm", "digest", "seed", "learner_seed")}
         return cls(**own, measured=meter.from_json(line))
 

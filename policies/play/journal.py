@@ -7,16 +7,14 @@ everything before it counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kncl_env.settings import Settings
 from train_lm.checkpoint import differences
-from train_lm.files import replacing
+from train_lm.files import Json, replacing
 
 Key = tuple[str, ...]
-Line = dict[str, Any]
+Line = Json
 
 
 class Journal:
@@ -32,9 +30,7 @@ class Journal:
         ValueError: The file is another kind of file, or holds lines of something else.
     """
 
-    def __init__(
-        self, file: Path, header: Mapping[str, Any], about: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, file: Path, header: Json, about: Json | None = None) -> None:
         self.file = file
         self.header: Line = json.loads(json.dumps({**header, **(about or {})}))
         self.lines: dict[Key, Line] = {}
@@ -76,7 +72,7 @@ class Journal:
             )
 
 
-def key_of(line: Mapping[str, Any]) -> Key:
+def key_of(line: Json) -> Key:
     """What tells one episode from another."""
     return tuple(str(line[name]) for name in ("arm", "digest", "seed", "learner_seed"))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from policies.arms.registry import arm_of
 from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
 from policies.play.journal import Journal, read_lines
 from policies.play.seeds import RECORDING
+from train_lm.files import Json
 
 FORMAT = "kncl-episodes-2"
 
@@ -50,7 +50,7 @@ class Steps:
 
     steps: list[RecordedStep]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"steps": [asdict(step) for step in self.steps]}
 
 
@@ -69,7 +69,7 @@ class StepMeter:
     def begin(self, env: TopicExpansionEnv) -> _StepWatch:
         return _StepWatch(env, self)
 
-    def from_json(self, line: dict[str, Any]) -> Steps:
+    def from_json(self, line: Json) -> Steps:
         return Steps(
             [
                 RecordedStep(
@@ -180,7 +180,7 @@ def record(
     )
 
 
-def _start(stage: Stage) -> dict[str, Any]:
+def _start(stage: Stage) -> Json:
     """What is known of the learner before an episode."""
     env = TopicExpansionEnv(stage, stage.learner())
     env.reset(seed=0)
@@ -191,14 +191,14 @@ def _start(stage: Stage) -> dict[str, Any]:
     }
 
 
-def read_episodes(files: Iterable[Path]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_episodes(files: Iterable[Path]) -> tuple[Json, list[Json]]:
     """The header and all episodes; an unfinished last line of a file is left out.
 
     Raises:
         ValueError: Not recorded episodes, or of different worlds or settings.
     """
-    header: dict[str, Any] | None = None
-    episodes: list[dict[str, Any]] = []
+    header: Json | None = None
+    episodes: list[Json] = []
     for file in files:
         try:
             first, rest = read_lines(file, FORMAT)
