@@ -37,8 +37,9 @@ from loops import (
 from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.learner import MEASURED_WINDOWS
-from kncl_env.stage import topic_expansion
+from kncl_env.learner import MEASURED_WINDOWS, ClockedLearner
+from kncl_env.settings import Settings
+from kncl_env.stage import open_stage
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
@@ -81,7 +82,8 @@ def main() -> None:
     opened = nullcontext(args.world) if args.world else tempfile.TemporaryDirectory()
     with opened as folder, tempfile.TemporaryDirectory() as scratch:
         world = World.open(folder) if args.world else generated(Path(folder) / "world", args.tiny)
-        env = topic_expansion(world, **(TINY if args.tiny else {}))
+        stage = open_stage(world, Settings.of(**(TINY if args.tiny else {})))
+        env = TopicExpansionEnv(stage, ClockedLearner(stage.learner()))
         found: dict[str, float] = {"cores": cores}
         torch.set_num_threads(1)  # on busy cores two threads mostly wait for each other
         rewards = measure_reward(env, args.tiny)
@@ -114,20 +116,22 @@ def generated(folder: Path, tiny: bool) -> World:
 
 def model_of(env: TopicExpansionEnv) -> torch.nn.Module:
     """A fresh model of the environment's preset."""
-    vocabulary = env.learner.world.tokenizer.get_vocab_size()  # type: ignore[attr-defined]
-    return build_model(PRESETS[env.config.model], vocabulary)  # type: ignore[attr-defined]
+    vocabulary = env.stage.world.tokenizer.get_vocab_size()
+    return build_model(PRESETS[env.settings.learner.model], vocabulary)
 
 
 def windows_of(env: TopicExpansionEnv) -> Ints:
     """(n, T + 1) a step's windows, drawn evenly from the world."""
     rng = np.random.default_rng(0)
-    store = env.reading_store
-    return store.read(rng.integers(len(store), size=env.config.windows_per_step))
+    store = env.stage.store
+    return store.read(rng.integers(len(store), size=env.settings.windows_per_step))
 
 
 def measure_reward(env: TopicExpansionEnv, tiny: bool) -> dict[str, float]:
     progress("reward and noise")
-    draws = OtherDraws(env.learner, "reward", 4 if tiny else 12, MEASURED_WINDOWS["reward"])
+    text = env.stage.text
+    assert text is not None
+    draws = OtherDraws(env.learner, text, "reward", 4 if tiny else 12, MEASURED_WINDOWS["reward"])
     if tiny:
         return reward_noise(env, (0, 1), 2, 2, draws)
     return reward_noise(env, (0, 10), 5, 3, draws)
@@ -137,7 +141,7 @@ def ways_of(
     env: TopicExpansionEnv, scratch: str, compile: bool, cores: int
 ) -> tuple[dict[str, Way], dict[str, int], TimedSteps]:
     """The ways by name, how many learners each trains, and the watch on the environment."""
-    batch, compile = env.config.batch, compile and can_compile(torch.device("cpu"))
+    batch, compile = env.settings.learner.batch, compile and can_compile(torch.device("cpu"))
     config = TrainerConfig(learning_rate=3e-3, batch=batch)
     steps = TimedSteps(env)
     ways: dict[str, Way] = {

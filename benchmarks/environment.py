@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ from loops import timed
 from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
-from train_lm.tokenizer import bytes_per_token
+from kncl_env.learner import ClockedLearner, Learner, MeasuredText
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -24,32 +22,36 @@ PARTS = {"train": "training", "held_out_loss": "evaluation", "probe": "probing"}
 class TimedSteps:
     """Steps through an environment's episodes, with random expansions, and tells the parts' time.
 
+    Args:
+        env: Its learner is a `ClockedLearner`.
+
     Attributes:
         spent: Seconds of each step by part: what the learner's methods took, and `all`; and the
             number of threads.
     """
 
     def __init__(self, env: TopicExpansionEnv) -> None:
-        self.env = env
+        assert isinstance(env.learner, ClockedLearner)
+        self.env, self.clock = env, env.learner
         self.spent: list[dict[str, float]] = []
         self._rng = np.random.default_rng(0)
         self._left = 0
-        self._now: dict[str, float] = {}
-        for method, part in PARTS.items():
-            setattr(env.learner, method, self._watched(getattr(env.learner, method), part))
 
     def __call__(self, _: Ints) -> float:
         """Seconds of one step without its evaluation and probes."""
         if not self._left:
             self.env.reset(seed=len(self.spent))
-            self._left = self.env.config.steps
+            self._left = self.env.rules.steps
         self._left -= 1
         action = int(self._rng.integers(self.env.action_masks().sum() - 1))
-        self._now = dict.fromkeys(PARTS.values(), 0.0)
-        self._now["threads"] = torch.get_num_threads()
-        self._now["all"] = timed(lambda: self.env.step(action))
-        self.spent.append(self._now)
-        return self._now["all"] - self._now["evaluation"] - self._now["probing"]
+        before = dict(self.clock.seconds)
+        took = timed(lambda: self.env.step(action))
+        now = {
+            part: self.clock.seconds[method] - before.get(method, 0.0)
+            for method, part in PARTS.items()
+        }
+        self.spent.append({**now, "all": took, "threads": torch.get_num_threads()})
+        return took - now["evaluation"] - now["probing"]
 
     def shares(self, threads: int) -> dict[str, float]:
         """Median share of a step in each part, with that many threads; the first warms up."""
@@ -58,15 +60,6 @@ class TimedSteps:
         whole = table.pop("all")
         table["outside_learner"] = whole - sum(table.values())
         return {f"{k}_share_of_env_step": float(np.median(v / whole)) for k, v in table.items()}
-
-    def _watched(self, method: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def watched(*arguments: Any) -> Any:
-            began = time.perf_counter()
-            found = method(*arguments)
-            self._now[part] = self._now.get(part, 0.0) + time.perf_counter() - began
-            return found
-
-        return watched
 
 
 def snapshot_seconds(env: TopicExpansionEnv, times: int = 9) -> dict[str, float]:
@@ -84,32 +77,31 @@ class OtherDraws:
     """Held-out losses on other draws of the target mix, each as large as the environment's own.
 
     Args:
-        learner: A `WorldLearner`.
-        split: Where the windows come from.
+        learner: Measured on them.
+        text: Where the windows come from, and the target.
+        split: Of the text.
         n: Draws.
         size: Windows per draw.
     """
 
-    def __init__(self, learner: Any, split: str, n: int, size: int) -> None:
-        self.learner = learner
-        self._bytes = bytes_per_token(learner.world.tokenizer)
+    def __init__(self, learner: Learner, text: MeasuredText, split: str, n: int, size: int) -> None:
+        self.learner, self.text = learner, text
         rng = np.random.default_rng(1)
         drawn = np.array([self._draw(rng, split, size) for _ in range(n)])  # (n, size)
         self._windows, self._place = np.unique(drawn, return_inverse=True)
+        self._size = text.n_bytes(text.store.read(self._windows))
 
     def losses(self) -> Floats:
         """(n,) losses of the learner as it is [bits per byte]."""
-        tokens = self.learner.store.read(self._windows)
-        nats = self.learner.trainer.nll(tokens)[self._place]
-        size = self._bytes[tokens[:, 1:]].sum(1)[self._place]
-        return np.asarray(nats.sum(1) / size.sum(1) / np.log(2))
+        bits = self.learner.losses(self._windows) * self._size
+        return np.asarray(bits[self._place].sum(1) / self._size[self._place].sum(1))
 
     def _draw(self, rng: np.random.Generator, split: str, size: int) -> Ints:
         """Windows in turn of the target's topics, each topic's by lot, as the learner draws."""
-        world, store = self.learner.world, self.learner.store
+        world, store = self.text.world, self.text.store
         topics = deque(
             rng.permutation(windows).tolist()
-            for t in rng.permutation(self.learner.target)
+            for t in rng.permutation(self.text.target)
             if len(windows := store.windows_of(world.passages_of(int(t), split)))
         )
         found: list[int] = []
@@ -144,7 +136,7 @@ def reward_noise(
                     env.restore(here)
                     env.np_random = np.random.default_rng(repeat)
                     env.step(int(action))
-                    rewards.append((before - draws.losses()) / env.reducible)
+                    rewards.append((before - draws.losses()) / env.stage.reducible)
             env.restore(here)
         env.step(int(rng.integers(env.action_masks().sum() - 1)))
     found = np.array(rewards).reshape(len(moments), -1, repeats, len(rewards[0]))

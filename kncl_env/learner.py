@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -169,3 +173,60 @@ class WorldLearner:
 
     def restore(self, snapshot: Snapshot) -> None:
         self.trainer.restore(snapshot)
+
+
+class ClockedLearner:
+    """A learner that tells how long it took: the rest of a step is what can be saved.
+
+    Where several share a bank, waiting for the others counts.
+
+    Attributes:
+        seconds: Spent so far, by method.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def total(self) -> float:
+        """Seconds in all methods."""
+        return sum(self.seconds.values())
+
+    @property
+    def flops_per_token(self) -> float:
+        return self.learner.flops_per_token
+
+    def begin(self, tokens: int) -> None:
+        with self._timed("begin"):
+            self.learner.begin(tokens)
+
+    def train(self, windows: Ints) -> None:
+        with self._timed("train"):
+            self.learner.train(windows)
+
+    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
+        with self._timed("held_out_loss"):
+            return self.learner.held_out_loss(split, windows)
+
+    def probe(self, topics: Ints) -> Floats:
+        with self._timed("probe"):
+            return self.learner.probe(topics)
+
+    def losses(self, windows: Ints) -> Floats:
+        with self._timed("losses"):
+            return self.learner.losses(windows)
+
+    def snapshot(self) -> Any:
+        return self.learner.snapshot()
+
+    def restore(self, snapshot: Any) -> None:
+        self.learner.restore(snapshot)
+
+    @contextmanager
+    def _timed(self, method: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[method] += time.perf_counter() - began

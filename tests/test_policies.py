@@ -14,13 +14,14 @@ from fakes import fake_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.learner import ClockedLearner
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
 from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.cloning import CloningConfig, click_losses, click_places, clone, places
 from policies.learn.potentials import Shaped
 from policies.learn.ppo import CuriosityActorCritic, PPOConfig, Start, masked_kl, train_ppo
 from policies.learn.prediction import figures, predict
-from policies.learn.vec_env import Clocked, ClockedLearner
+from policies.learn.vec_env import Clocked
 from policies.verdict.statistics import permutation_test
 from rabbit_holes.demonstrations import Demonstrations
 

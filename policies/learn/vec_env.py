@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.learner import Learner
+from kncl_env.learner import ClockedLearner
 from kncl_env.observation import Observation
 from kncl_env.stage import Stage
 from kncl_env.surrogate import Surrogate, surrogate_learner
@@ -26,61 +24,10 @@ from kncl_env.vector import SideBySide, side_by_side
 from policies.learn.potentials import Shaped
 from train_lm.files import Json
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Info = Json
 Env = gym.Env[Observation, np.int64]
 Wrapper = gym.Wrapper[Observation, np.int64, Observation, np.int64]
 Stepped = tuple[Observation, SupportsFloat, bool, bool, Info]
-
-
-class ClockedLearner:
-    """A learner, and the seconds spent in it so far: the rest of a step is what can be saved.
-
-    Where several share a bank, waiting for the others counts.
-    """
-
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-        self.seconds = 0.0
-
-    @property
-    def flops_per_token(self) -> float:
-        return self.learner.flops_per_token
-
-    def begin(self, tokens: int) -> None:
-        with self._timed():
-            self.learner.begin(tokens)
-
-    def train(self, windows: Ints) -> None:
-        with self._timed():
-            self.learner.train(windows)
-
-    def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
-        with self._timed():
-            return self.learner.held_out_loss(split, windows)
-
-    def probe(self, topics: Ints) -> Floats:
-        with self._timed():
-            return self.learner.probe(topics)
-
-    def losses(self, windows: Ints) -> Floats:
-        with self._timed():
-            return self.learner.losses(windows)
-
-    def snapshot(self) -> object:
-        return self.learner.snapshot()
-
-    def restore(self, snapshot: object) -> None:
-        self.learner.restore(snapshot)
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - began
 
 
 class Clocked(Wrapper):
@@ -94,8 +41,8 @@ class Clocked(Wrapper):
 
     def step(self, action: np.int64) -> Stepped:
         result = self.env.step(action)
-        result[4]["learner_seconds"] = self._clock.seconds - self._told
-        self._told = self._clock.seconds
+        result[4]["learner_seconds"] = self._clock.total - self._told
+        self._told = self._clock.total
         return result
 
 
