@@ -43,14 +43,16 @@ def test_no_text_forges_an_end_and_none_of_its_bytes_are_lost(
 ) -> None:
     tokenizer, end = other
     text = "".join(end if piece is None else piece for piece in pieces)
-    ids, starts = training_text._encoded([text, "next"], tokenizer)
+    encoded = training_text._encoded([text, "next"], tokenizer)
+    ids, starts = encoded.tokens, encoded.starts
     assert np.flatnonzero(ids == tokenizer.eos_token_id).tolist() == (starts[1:] - 1).tolist()
     assert tokenizer.decode(ids[: starts[1] - 1], clean_up_tokenization_spaces=False) == text
 
 
 def test_ordinary_text_has_the_ids_that_its_tokenizer_gives_it(other: tuple[Any, str]) -> None:
     tokenizer, _ = other
-    ids, starts = training_text._encoded(TEXTS, tokenizer)
+    encoded = training_text._encoded(TEXTS, tokenizer)
+    ids, starts = encoded.tokens, encoded.starts
     for text, first, last in zip(TEXTS, starts[:-1], starts[1:], strict=True):
         expected = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ids[first:last].tolist() == [*expected, tokenizer.eos_token_id]
