@@ -78,7 +78,9 @@ class Embedder:
                 "embed, add text or topics"
             )
         width = max(1, min(dimensions, min(matrix.shape) - 1))
-        svd = TruncatedSVD(width, algorithm="randomized", n_iter=4, random_state=seed).fit(matrix)
+        with np.errstate(invalid="ignore"):  # of one topic: a share of a variance that is zero
+            svd = TruncatedSVD(width, algorithm="randomized", n_iter=4, random_state=seed)
+            svd.fit(matrix)
         return cls(list(vectorizer.get_feature_names_out()), vectorizer.idf_, svd.components_)
 
     @property
