@@ -55,7 +55,7 @@ def _add_import_parser(verbs: Any) -> None:
         description="Reads walks that others recorded, and says what it read and what it dropped.",
         epilog="Example: rabbit-holes import wikispeedia DIR --out people.jsonl",
     )
-    kinds = verb.add_subparsers(required=True, metavar="KIND")
+    kinds = verb.add_subparsers(required=True, metavar="KIND", help="who recorded them, and how")
 
     def kind(name: str, about: str, read: Any, source: str) -> Any:
         parser = kinds.add_parser(
