@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import types
+from collections import Counter
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -37,7 +38,11 @@ def table_of(world: World) -> TopicTable:
 
 def made(world: World, slots: int = 8, frontier: bool = False) -> list[Trajectory]:
     rng = np.random.default_rng(0)
-    return list(trajectories(WALKS, world, table_of(world), rng, Showing(slots, frontier=frontier)))
+    return list(
+        trajectories(
+            WALKS, world, table_of(world), rng, Showing(slots, frontier=frontier), Counter()
+        )
+    )
 
 
 @pytest.mark.parametrize("frontier", [False, True])
@@ -133,7 +138,7 @@ def test_a_minari_data_set_gives_the_trajectories_back(world, walks, tmp_path, m
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(out))
     part = [path for path in paths if pair_split(path) == "train"]
     rng = np.random.default_rng(0)
-    expected = list(trajectories(part, world, table_of(world), rng, Showing(8)))
+    expected = list(trajectories(part, world, table_of(world), rng, Showing(8), Counter()))
     episodes = list(minari.load_dataset("me/walks-train-v0"))
     assert len(episodes) == len(expected) > 0
     for episode, trajectory in zip(episodes, expected, strict=True):
@@ -239,6 +244,20 @@ def test_bad_input_gives_one_clear_line(
     assert main([*command, *more]) == 2
     assert complaint in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("minari", [[], ["--minari", "me/walks-v0"]])
+def test_where_no_click_is_a_choice_the_reasons_are_told_and_nothing_is_written(
+    world, tmp_path, capsys, monkeypatch, minari: list[str]
+) -> None:
+    FakeMinari(monkeypatch)
+    write_paths(tmp_path / "w.jsonl", [walk_of("Zebu", "Okapi", "Ant"), walk_of("Ant", id="b")])
+    out = tmp_path / "out"
+    words = ["export", str(tmp_path / "w.jsonl"), "--world", str(world.path), "--out", str(out)]
+    assert main([*words, *minari]) == 2
+    told = capsys.readouterr().err
+    assert "got none; dropped were 2 clicks: a page is no topic of the world" in told
+    assert not out.exists()
 
 
 def test_without_the_library_minari_is_refused_in_one_line(
