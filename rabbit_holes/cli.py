@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kncl_env.world.world import World
     from rabbit_holes.describe.stats import Group
     from rabbit_holes.link_map import LinkMap
+
+Reader = Callable[[argparse.Namespace, Tally], Iterator[Walk]]
 
 SHOWN = 20  # [lines] of problems that are printed; the others stand in a file
 # As in describe/stats.py, which brings numpy and scipy: `--help` need not wait for them.
@@ -55,10 +57,10 @@ def _add_import_parser(verbs: Any) -> None:
         description="Reads walks that others recorded, and says what it read and what it dropped.",
         epilog="Example: rabbit-holes import wikispeedia DIR --out people.jsonl",
     )
-    kinds = verb.add_subparsers(required=True, metavar="KIND")
+    kinds = verb.add_subparsers(required=True, metavar="KIND", help="who recorded them, and how")
 
-    def kind(name: str, about: str, read: Any, source: str) -> Any:
-        parser = kinds.add_parser(
+    def kind(name: str, about: str, read: Reader, source: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = kinds.add_parser(
             name,
             help=about,
             description=f"Reads {about}.",
@@ -320,17 +322,17 @@ def _export(args: argparse.Namespace) -> None:
         raise ValueError(f"expected paths in {args.file}, got none{_first(problems)}")
     if args.minari is not None:
         about = f"{args.file.name}: recorded paths as trajectories; rewards are 0."
-        written = write_minari(args.out, args.minari, parts, world, how, args.seed, about)
-        for own in written:
-            print(f"{own.place or own.split}: {own.episodes:,} episodes")
-        print(f"read them with MINARI_DATASETS_PATH={args.out.resolve()}")
-        return
-    written, dropped = write_arrays(args.out, parts, world, how, args.seed)
-    for own in written:
-        print(f"{own.split}: {own.choices:,} choices of {own.episodes:,} paths")
-    for reason, count in dropped.items():
+        export = write_minari(args.out, args.minari, parts, world, how, args.seed, about)
+        end = f"read them with MINARI_DATASETS_PATH={args.out.resolve()}"
+    else:
+        export = write_arrays(args.out, parts, world, how, args.seed)
+        end = f"{args.out}: arrays of {', '.join(SPLITS)}, and card.json"
+    for own in export.splits:
+        place = own.place or f"{own.split}, which has no data set"
+        print(f"{place}: {own.choices:,} choices of {own.episodes:,} paths")
+    for reason, count in export.dropped.items():
         print(f"dropped {count:,} clicks: {reason}")
-    print(f"{args.out}: arrays of {', '.join(SPLITS)}, and card.json")
+    print(end)
 
 
 def _first(problems: Sequence[str]) -> str:

@@ -89,13 +89,19 @@ def trajectories(
     table: TopicTable,
     rng: np.random.Generator,
     how: Showing,
+    dropped: Counter[str],
 ) -> Iterator[Trajectory]:
-    """Paths with at least one choice, each as a trajectory; see `demonstrations.demonstrate`."""
+    """Paths with at least one choice, each as a trajectory; see `demonstrations.demonstrate`.
+
+    Args:
+        dropped: Counts clicks that are no choice in this world, by reason.
+    """
     slots = how.slots
     if slots is None:
         raise ValueError("expected a number of slots, got none: observations are padded to it")
     for path in paths:
         made = demonstrate([path], world, table, rng, how)
+        dropped += made.dropped
         known = [world.topic_of(title) for title in path.titles if title in world]
         if not len(made):
             continue
@@ -137,33 +143,48 @@ def split_by_pair(paths: Iterable[Walk]) -> dict[str, list[Walk]]:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What became of a split.
+class Split:
+    """What became of the paths of a split.
 
     Attributes:
-        place: The file or data set; None where the split has no episode and so none was made.
-        choices: None where they were not counted.
+        place: Its file or data set; None where it has no episode and so no data set was made.
     """
 
     split: str
     place: Path | None
     episodes: int
-    choices: int | None = None
+    choices: int
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and the clicks that were left out, by reason."""
+
+    splits: tuple[Split, ...]
+    dropped: Counter[str]
+
+    def __post_init__(self) -> None:
+        if not any(own.choices for own in self.splits):
+            why = ", ".join(f"{count:,} clicks: {reason}" for reason, count in self.dropped.items())
+            raise ValueError(
+                "expected paths with a choice in this world, got none"
+                + (f"; dropped were {why}" if why else ": no path has a click")
+            )
 
 
 def write_arrays(
     out: Path, parts: Mapping[str, Sequence[Walk]], world: World, how: Showing, seed: int
-) -> tuple[list[Written], Counter[str]]:
-    """Write `SPLIT.npz` and `card.json` into `out`; returns also the dropped clicks by reason."""
+) -> Export:
+    """Write `SPLIT.npz` and `card.json` into `out`."""
     table, rng = TopicTable.of(world), np.random.default_rng(seed)
-    written: list[Written] = []
+    splits: list[Split] = []
     dropped: Counter[str] = Counter()
     with _appearing(out) as folder:
         for split, paths in parts.items():
             made = demonstrate(paths, world, table, rng, how)
             dropped += made.dropped
             used, episode = np.unique(made.group, return_inverse=True)
-            written.append(Written(split, out / f"{split}.npz", len(used), len(made)))
+            splits.append(Split(split, out / f"{split}.npz", len(used), len(made)))
             np.savez_compressed(
                 folder / f"{split}.npz",
                 candidates=made.rows,
@@ -173,6 +194,7 @@ def write_arrays(
                 episode=episode,
                 ids=np.array([paths[i].id for i in used], dtype=np.str_),
             )
+        export = Export(tuple(splits), dropped)
         everyone = [path for paths in parts.values() for path in paths]
         write_json(
             folder / "card.json",
@@ -191,7 +213,7 @@ def write_arrays(
                         "episodes": own.episodes,
                         "choices": own.choices,
                     }
-                    for own in written
+                    for own in splits
                 },
                 "dropped_clicks": dict(dropped),
                 "sources": dict(Counter(path.source for path in everyone)),
@@ -199,7 +221,7 @@ def write_arrays(
                 "licences": sorted({path.licence for path in everyone}),
             },
         )
-    return written, dropped
+    return export
 
 
 @contextmanager
@@ -264,22 +286,25 @@ def write_minari(
     how: Showing,
     seed: int,
     description: str,
-) -> list[Written]:
+) -> Export:
     """Write one data set per split below `out`, a root for `MINARI_DATASETS_PATH`.
 
     Other data sets there stay. A split without an episode has no data set.
     """
     table, rng = TopicTable.of(world), np.random.default_rng(seed)
-    written = []
+    splits: list[Split] = []
+    dropped: Counter[str] = Counter()
     with _appearing(out) as root, _minari_root(root):
         for split, paths in parts.items():
             own = minari_name(name, split)
-            n = _write_data_set(own, trajectories(paths, world, table, rng, how), description)
-            written.append(Written(split, out / own if n else None, n))
-    for split in (own.split for own in written if own.place is None):
+            steps = trajectories(paths, world, table, rng, how, dropped)
+            episodes, choices = _write_data_set(own, steps, description)
+            splits.append(Split(split, out / own if episodes else None, episodes, choices))
+        export = Export(tuple(splits), dropped)
+    for split in (own.split for own in splits if own.place is None):
         if _is_data_set(earlier := out / minari_name(name, split)):
             shutil.rmtree(earlier)
-    return written
+    return export
 
 
 @contextmanager
@@ -296,11 +321,11 @@ def _minari_root(root: Path) -> Iterator[None]:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def _write_data_set(name: str, steps: Iterator[Trajectory], description: str) -> int:
-    """Returns the number of episodes; none leaves no data set."""
+def _write_data_set(name: str, steps: Iterator[Trajectory], description: str) -> tuple[int, int]:
+    """Returns the numbers of episodes and of choices; none leaves no data set."""
     from minari.data_collector import EpisodeBuffer
 
-    written = 0
+    written = choices = 0
     dataset: MinariDataset | None = None
     while part := list(islice(steps, AT_ONCE)):
         buffers = [
@@ -319,11 +344,12 @@ def _write_data_set(name: str, steps: Iterator[Trajectory], description: str) ->
             for i, step in enumerate(part)
         ]
         written += len(part)
+        choices += sum(len(step.actions) for step in part)
         if dataset is None:
             dataset = _new_data_set(name, buffers, part[0], description)
         else:
             dataset.update_dataset_from_buffer(buffers)
-    return written
+    return written, choices
 
 
 def _new_data_set(

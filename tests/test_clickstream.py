@@ -1,6 +1,8 @@
 """Counts of clicks, from Wikimedia's files or from paths, and walks drawn from them."""
 
+import csv
 import gzip
+import io
 import itertools
 
 import numpy as np
@@ -16,6 +18,8 @@ Ant_hill\tCat\tlink\t10
 Bee\tCat\tother\t12
 Bee\tAnt_hill\tlink\t20
 other-search\tHen "red"\texternal\t15
+Bee\tHen "red"\tlink\t11
+"Heroes"\tBee\tlink\t5
 """
 CSV = ",prev,curr,type,n\n" + "".join(
     f'{i},"{a}","{b}",{kind},{n}\n'
@@ -30,20 +34,118 @@ def read(file, **options) -> tuple[TransitionCounts, Tally]:
     return read_clickstream(file, tally, **options), tally
 
 
-@pytest.mark.parametrize("form", ["plain", "packed", "table"])
+ROWS = [line.split("\t") for line in TSV.splitlines()]
+HEADER = ["prev", "curr", "type", "n"]
+
+
+def table(rows: list[list[str]], delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> str:
+    """Rows as Python's csv writer saves them, numbers as numbers."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator="\n")
+    writer.writerows([[int(cell) if cell.isdigit() else cell for cell in row] for row in rows])
+    return stream.getvalue()
+
+
+def numbered(rows: list[list[str]]) -> list[list[str]]:
+    return [[str(i - 1) if i else "", *row] for i, row in enumerate(rows)]
+
+
+def of_2015(header: list[str]) -> list[list[str]]:
+    """Visits from outside are of type other there, and come from a page without an id."""
+    rows = [header]
+    for before, page, kind, n in ROWS:
+        outside = before.startswith("other-")
+        cells = {
+            "prev_id": "" if outside else "12", "curr_id": "34", "n": n, "prev_title": before,
+            "curr_title": page, "type": "other" if outside else kind,
+        }  # fmt: skip
+        rows.append([cells[name] for name in header])
+    return rows
+
+
+SIX = ["prev_id", "curr_id", "n", "prev_title", "curr_title", "type"]
+FORMS = {
+    "plain": TSV,
+    "packed": TSV,
+    "table": CSV,
+    "with a byte order mark": "\ufeff" + TSV,
+    "a header": table([HEADER, *ROWS], "\t"),
+    "a header behind a byte order mark": "\ufeff" + table([HEADER, *ROWS], ","),
+    "semicolons": table([HEADER, *ROWS], ";"),
+    "semicolons, no header": table(ROWS, ";"),
+    "an index": table(numbered([HEADER, *ROWS]), "\t"),
+    "an index and semicolons": table(numbered([HEADER, *ROWS]), ";"),
+    "an index without a name": "\n".join(
+        ["\t".join(HEADER), *(f"{i}\t{line}" for i, line in enumerate(TSV.splitlines()))]
+    ),
+    "other order": table([[n, b, k, a] for a, b, k, n in [HEADER, *ROWS]], "\t"),
+    "Windows lines": TSV.replace("\n", "\r\n"),
+    "quotes where needed": table(ROWS, "\t"),
+    "quotes around texts": table(ROWS, "\t", csv.QUOTE_NONNUMERIC),
+    "quotes around all": table(ROWS, "\t", csv.QUOTE_ALL),
+    "quotes around all, and a header": table([HEADER, *ROWS], "\t", csv.QUOTE_ALL),
+    "2015": "\n".join("\t".join(row) for row in of_2015(SIX)),
+    "2015, saved with commas": table(of_2015(SIX), ","),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_the_file_gives_the_same_counts(tmp_path, form: str) -> None:
     file = tmp_path / "clicks"
-    content = (CSV if form == "table" else TSV).encode()
+    content = FORMS[form].encode()
     file.write_bytes(gzip.compress(content) if form == "packed" else content)
 
     counts, tally = read(file)
 
     assert counts.counts_from("Ant hill") == {"Bee": 30, "Cat": 10}
-    assert counts.counts_from("Bee") == {"Ant hill": 20}, "a search is no click on a link"
+    assert counts.counts_from("Bee") == {"Ant hill": 20, 'Hen "red"': 11}, "a search is no click"
+    assert counts.counts_from('"Heroes"') == {"Bee": 5}
     assert counts.counts_from("Nowhere") == {}
-    assert counts.n_pairs == 3
-    assert tally.read == {"pairs": 6, "entries from outside": 85, "clicks on links": 60}
+    assert counts.n_pairs == 5
+    assert tally.read == {"pairs": 8, "entries from outside": 85, "clicks on links": 76}
     assert tally.dropped == {"pairs of type other: not a click on a link": 1}
+    assert not tally.problems
+
+
+def test_pairs_of_january_2015_have_no_type_and_count_as_clicks(tmp_path) -> None:
+    file = tmp_path / "clicks.tsv"
+    file.write_text("\n".join("\t".join(row) for row in of_2015(SIX[:-1])))
+    counts, tally = read(file)
+    assert counts.counts_from("Bee") == {"Cat": 12, "Ant hill": 20, 'Hen "red"': 11}
+    assert tally.read["entries from outside"] == 85
+    assert tally.noted == {"pairs without a type, taken for clicks on links": 6}
+
+
+def test_links_to_pages_that_do_not_exist_are_counted_as_such(tmp_path) -> None:
+    file = tmp_path / "clicks.tsv"
+    file.write_text(TSV + "Ant_hill\tNo_such_page\tredlink\t11\n")
+    _, tally = read(file)
+    assert tally.dropped["pairs of type redlink: the page does not exist"] == 1
+
+
+@pytest.mark.parametrize(
+    "title",
+    ['"Heroes"', '"Heroes"_(album)', 'The_"Heroes"', '"', '""', '"A"_and_"B"', '""Heroes""', "'A'"],
+)
+def test_quotation_marks_of_a_title_stay_in_wikimedias_form_and_come_back_from_a_writer(
+    tmp_path, title: str
+) -> None:
+    file = tmp_path / "clicks.tsv"
+    rows = [[title, "Bee", "link", "5"], ["Bee", "Ant", "link", "5"]]
+    file.write_text("\n".join("\t".join(row) for row in rows))
+    assert read(file)[0].counts_from(title.replace("_", " ")) == {"Bee": 5}
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        for header in ([], [HEADER]):
+            file.write_text(table([*header, *rows], "\t", quoting))
+            assert read(file)[0].counts_from(title.replace("_", " ")) == {"Bee": 5}
+
+
+def test_quotes_that_no_csv_writer_sets_are_named_and_no_title_is_guessed(tmp_path) -> None:
+    file = tmp_path / "clicks.tsv"
+    file.write_text('"A"\t"B"\t"link"\t5\n"Hen \\"red\\""\t"B"\t"link"\t5\n')
+    counts, tally = read(file)
+    assert counts.n_pairs == 1
+    assert tally.problems[0].startswith(f"{file}:2: expected quotes as a csv writer sets them")
 
 
 @pytest.mark.parametrize(
@@ -72,9 +174,9 @@ def test_a_malformed_line_is_counted_and_named(tmp_path, line: bytes) -> None:
 
 def test_a_short_row_of_a_table_is_named(tmp_path) -> None:
     file = tmp_path / "clicks.csv"
-    file.write_text(CSV + "6,Ant\n")
+    file.write_text(CSV + "8,Ant\n")
     _, tally = read(file)
-    assert "clicks.csv:8: expected 5 columns, got 2" in tally.problems[0]
+    assert "clicks.csv:10: expected 5 columns, got 2" in tally.problems[0]
 
 
 def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path) -> None:
@@ -92,7 +194,7 @@ def test_pages_that_a_world_lacks_are_left_out_and_counted(tmp_path) -> None:
     file.write_text(TSV)
     counts, tally = read(file, titles={"Ant hill", "Bee"})
     assert counts.n_pairs == 2
-    assert tally.dropped["pairs that lead to a page unknown to the world"] == 3
+    assert tally.dropped["pairs that lead to a page unknown to the world"] == 4
 
 
 @pytest.mark.parametrize("content", ["", "other-empty\tAnt\texternal\t5\n", "nonsense\n"])
@@ -101,6 +203,32 @@ def test_a_file_without_a_click_is_refused_by_name(tmp_path, content: str) -> No
     file.write_text(content)
     with pytest.raises(ValueError, match=r"clicks\.tsv: expected counts of clicks, got none"):
         read(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (
+            "A\tB\nC\tD\n",
+            "2 malformed lines; the first of them: FILE:1: expected 4 columns, got 2: 'A\\tB'",
+        ),
+        (
+            "A\tB\tother\t12\nC\n",
+            "first of them: FILE:1: pairs of type other: not a click on a link: 'A\\tB\\tother",
+        ),
+        ("A\tX\tlink\t12\n", "FILE:1: pairs that lead to a page unknown to the world: 'A\\tX"),
+        ("A\xff\n", "FILE:1: expected UTF-8, got 0xff: 'A\\\\xff"),
+        ("x" * 500, f"got 1: '{'x' * 120}' …"),
+    ],
+)
+def test_where_all_was_dropped_the_error_quotes_the_first_line_its_place_and_the_reason(
+    tmp_path, content: str, why: str
+) -> None:
+    file = tmp_path / "clicks.tsv"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match="expected counts of clicks, got none") as refusal:
+        read(file, titles={"A", "B"})
+    assert why.replace("FILE", str(file)) in str(refusal.value)
 
 
 def test_paths_are_counted_along_their_tree() -> None:

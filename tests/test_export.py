@@ -1,6 +1,11 @@
 """Exported trajectories: another learner reads what the environment would have shown."""
 
 import json
+import os
+import sys
+import types
+from collections import Counter
+from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
@@ -33,7 +38,11 @@ def table_of(world: World) -> TopicTable:
 
 def made(world: World, slots: int = 8, frontier: bool = False) -> list[Trajectory]:
     rng = np.random.default_rng(0)
-    return list(trajectories(WALKS, world, table_of(world), rng, Showing(slots, frontier=frontier)))
+    return list(
+        trajectories(
+            WALKS, world, table_of(world), rng, Showing(slots, frontier=frontier), Counter()
+        )
+    )
 
 
 @pytest.mark.parametrize("frontier", [False, True])
@@ -122,13 +131,14 @@ def test_a_minari_data_set_gives_the_trajectories_back(world, walks, tmp_path, m
     minari = pytest.importorskip("minari", reason="the minari library is not installed")
     file, paths = walks
     out = tmp_path / "sets"
-    command = ["export", str(file), "--world", str(world.path), "--out", str(out), "--slots", "8"]
+    monkeypatch.chdir(tmp_path)
+    command = ["export", str(file), "--world", str(world.path), "--out", "sets", "--slots", "8"]
     assert main([*command, "--minari", "me/walks-v0"]) == 0
     assert main([*command, "--minari", "me/walks-v0", "--force"]) == 0
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(out))
     part = [path for path in paths if pair_split(path) == "train"]
     rng = np.random.default_rng(0)
-    expected = list(trajectories(part, world, table_of(world), rng, Showing(8)))
+    expected = list(trajectories(part, world, table_of(world), rng, Showing(8), Counter()))
     episodes = list(minari.load_dataset("me/walks-train-v0"))
     assert len(episodes) == len(expected) > 0
     for episode, trajectory in zip(episodes, expected, strict=True):
@@ -139,6 +149,83 @@ def test_a_minari_data_set_gives_the_trajectories_back(world, walks, tmp_path, m
         assert episode.terminations[-1] != episode.truncations[-1]
 
 
+class FakeMinari:
+    """Writes below `MINARI_DATASETS_PATH` as Minari does, which joins a relative one twice."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, data_sets: int = 9) -> None:
+        self.data_sets = data_sets  # after which the disk is full
+        package, collector = types.ModuleType("minari"), types.ModuleType("minari.data_collector")
+        package.create_dataset_from_buffers = self.create
+        collector.EpisodeBuffer = types.SimpleNamespace
+        monkeypatch.setitem(sys.modules, "minari", package)
+        monkeypatch.setitem(sys.modules, "minari.data_collector", collector)
+
+    def create(self, name: str, buffers: list, **_: object) -> None:
+        if not self.data_sets:
+            raise OSError("no space left on device")
+        self.data_sets -= 1
+        root = os.environ["MINARI_DATASETS_PATH"]
+        place = FilePath(os.path.join(root, os.path.join(root, name)))
+        (place / "data").mkdir(parents=True)
+        (place / "data" / "metadata.json").write_text(json.dumps({"episodes": len(buffers)}))
+        (place.parent / "namespace_metadata.json").write_text("{}")
+
+
+def files_below(folder) -> list[str]:
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+
+
+# None of those walks is for selection.
+SETS = ["sets/me/namespace_metadata.json"] + [
+    f"sets/me/walks-{split}-v0/data/metadata.json" for split in ("test", "train")
+]
+
+
+def test_data_sets_stand_below_a_relative_out(world, walks, tmp_path, monkeypatch, capsys) -> None:
+    FakeMinari(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "walks.jsonl").rename(tmp_path / "w.jsonl")
+    words = ["export", "w.jsonl", "--world", str(world.path), "--out", "sets"]
+    words += ["--minari", "me/walks-v0"]
+    assert main(words) == 0
+    assert files_below(tmp_path) == [*SETS, "w.jsonl"]
+    assert f"MINARI_DATASETS_PATH={tmp_path / 'sets'}" in capsys.readouterr().out
+    assert "MINARI_DATASETS_PATH" not in os.environ
+
+    # Again: own data sets are replaced; a neighbour and a namespace's card stay.
+    (tmp_path / "sets/me/namespace_metadata.json").write_text("mine")
+    (tmp_path / "sets/me/other-v0/data").mkdir(parents=True)
+    (tmp_path / "sets/me/other-v0/data/metadata.json").write_text("other")
+    assert main([*words, "--force", "--limit", "2"]) == 0
+    kept = files_below(tmp_path / "sets")
+    assert "me/other-v0/data/metadata.json" in kept
+    assert (tmp_path / "sets/me/namespace_metadata.json").read_text() == "mine"
+    episodes = [
+        json.loads((tmp_path / "sets" / name).read_text())["episodes"]
+        for name in kept
+        if "walks-" in name
+    ]
+    assert sum(episodes) == 2, "a split that is empty now has lost its old data set"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_an_export_that_fails_half_way_leaves_things_as_they_were(
+    world, walks, tmp_path, monkeypatch, capsys, older: bool
+) -> None:
+    out = tmp_path / "sets"
+    words = ["export", str(walks[0]), "--world", str(world.path), "--out", str(out), "--force"]
+    words += ["--minari", "me/walks-v0"]
+    if older:
+        FakeMinari(monkeypatch)
+        assert main([*words, "--limit", "12"]) == 0
+    before = {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)}
+    FakeMinari(monkeypatch, data_sets=1)
+    assert main(words) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)} == before
+    assert out.exists() == older
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
@@ -146,6 +233,7 @@ def test_a_minari_data_set_gives_the_trajectories_back(world, walks, tmp_path, m
         (["--minari", "people"], "Minari name with a version"),
         (["--minari", "/-v0"], "Minari name with a version"),
         (["--world", "nowhere"], "world"),
+        (["--slots", "0"], "2 slots"),
         (["--limit", "0"], "expected --limit 1 or more"),
     ],
 )
@@ -158,10 +246,24 @@ def test_bad_input_gives_one_clear_line(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("minari", [[], ["--minari", "me/walks-v0"]])
+def test_where_no_click_is_a_choice_the_reasons_are_told_and_nothing_is_written(
+    world, tmp_path, capsys, monkeypatch, minari: list[str]
+) -> None:
+    FakeMinari(monkeypatch)
+    write_paths(tmp_path / "w.jsonl", [walk_of("Zebu", "Okapi", "Ant"), walk_of("Ant", id="b")])
+    out = tmp_path / "out"
+    words = ["export", str(tmp_path / "w.jsonl"), "--world", str(world.path), "--out", str(out)]
+    assert main([*words, *minari]) == 2
+    told = capsys.readouterr().err
+    assert "got none; dropped were 2 clicks: a page is no topic of the world" in told
+    assert not out.exists()
+
+
 def test_without_the_library_minari_is_refused_in_one_line(
     world, walks, tmp_path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "minari", None)
+    monkeypatch.setitem(sys.modules, "minari", None)
     command = ["export", str(walks[0]), "--world", str(world.path), "--out", str(tmp_path / "x")]
     assert main([*command, "--minari", "me/people-v0"]) == 2
     assert "pip install 'minari[arrow]'" in capsys.readouterr().err

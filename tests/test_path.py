@@ -243,3 +243,15 @@ def test_bad_lines_of_a_file_that_is_continued_are_named(tmp_path, caplog) -> No
     with caplog.at_level(logging.WARNING), PathWriter(file) as writer:
         assert writer.ids == {"a"}
     assert f"{file}:2: " in caplog.text
+
+
+def test_a_file_with_a_byte_order_mark_is_read_and_appended_to(tmp_path) -> None:
+    file = tmp_path / "marked.jsonl"
+    write_paths(file, [make_path("a")])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    errors: list[str] = []
+    with PathWriter(file) as writer:
+        assert writer.ids == {"a"}
+        writer.write(make_path("b"))
+    assert [path.id for path in read_paths(file, on_error=errors.append)] == ["a", "b"]
+    assert not errors

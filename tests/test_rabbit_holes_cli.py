@@ -1,5 +1,6 @@
 """`rabbit-holes` from the outside: what it prints, where it writes, how it refuses."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path as FilePath
 import pytest
 from rabbit_hole_fakes import build_animals, finished, unfinished, walk_of, write_snap
 
+from rabbit_holes import cli
 from rabbit_holes.cli import main
+from rabbit_holes.describe.stats import GROUPINGS
 from rabbit_holes.path import Path, read_paths, write_paths
 
 
@@ -33,25 +36,59 @@ def paths_of(file: FilePath) -> list[Path]:
     return paths
 
 
-def test_help_tells_the_story_without_loading_anything_heavy() -> None:
+VERBS = (
+    [], ["collect"], ["walk"], ["generate"], ["import"], ["import", "wikispeedia"],
+    ["import", "llm-games"], ["import", "clickstream"], ["import", "jsonl"], ["stats"], ["export"],
+)  # fmt: skip
+
+
+def test_help_of_every_verb_answers_without_numpy() -> None:
     script = (
         "import sys\n"
         "from rabbit_holes.cli import main\n"
-        "for words in (['--help'], ['import', '--help'], ['import', 'clickstream', '--help'],\n"
-        "              ['stats', '--help'], ['collect', '--help'], ['generate', '--help'],\n"
-        "              ['export', '--help']):\n"
+        f"for words in {VERBS}:\n"
         "    try:\n"
-        "        main(words)\n"
+        "        main([*words, '--help'])\n"
         "    except SystemExit as end:\n"
         "        assert end.code == 0, words\n"
-        "heavy = {'torch', 'transformers', 'faiss', 'matplotlib', 'sklearn', 'stable_baselines3'}\n"
+        "heavy = {'numpy', 'scipy', 'torch', 'transformers', 'faiss', 'sklearn', 'gymnasium'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "loaded: []" in done.stdout
-    for verb in ("collect", "generate", "import", "stats", "export"):
-        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("words", VERBS[2:], ids=" ".join)
+def test_help_gives_an_example_and_says_of_every_option_what_it_is(words, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    told = capsys.readouterr().out
+    assert "Example: rabbit-holes" in told
+    for action in parser_of(words)._actions:
+        assert action.help, f"{words}: {action.dest}"
+        given = action.default not in (None, False, argparse.SUPPRESS)
+        if given and action.option_strings:
+            assert "default" in action.help, f"{words}: {action.dest}"
+
+
+def parser_of(words: list[str]) -> argparse.ArgumentParser:
+    parser = cli._parser()
+    for word in words:
+        (verbs,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        parser = verbs.choices[word]
+    return parser
+
+
+def test_groupings_are_those_that_stats_knows() -> None:
+    assert cli.GROUPINGS == GROUPINGS
+
+
+def test_the_version_is_told(capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("rabbit-holes ")
 
 
 def test_import_prints_what_was_read_and_dropped_and_where_it_wrote(snap, tmp_path, capsys) -> None:
@@ -157,6 +194,110 @@ def test_bad_input_gives_one_clear_line_and_exit_code_2(
     assert last.startswith("error: ")
     assert complaint in last
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["clickstream", "llm-games", "jsonl"])
+def test_a_byte_order_mark_costs_no_line(tmp_path, kind: str) -> None:
+    game = {"source": "s", "model": "m", "pair": "1", "start": "Ant", "target": "Dog",
+            "status": "success", "path": ["Ant", "Dog"]}  # fmt: skip
+    content = {
+        "clickstream": "Ant\tDog\tlink\t50\n",
+        "llm-games": json.dumps(game) + "\n",
+        "jsonl": json.dumps(walk_of("Ant", "Dog").to_json()) + "\n",
+    }[kind]
+    source, out = tmp_path / "source", tmp_path / "out.jsonl"
+    source.write_text("\ufeff" + content)
+    draws = ["--walks", "1"] if kind == "clickstream" else []
+    assert main(["import", kind, str(source), "--out", str(out), *draws]) == 0
+    assert [path.titles for path in paths_of(out)] == [("Ant", "Dog")]
+    assert not out.with_name("out.jsonl.problems.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "why"),
+    [
+        ("llm-games", "no json\n", "F:1: expected one JSON object per line, got Expecting value: "
+         "line 1 column 1 (char 0): 'no json'"),
+        ("llm-games", '{"a": 1}\n', """got ['a']: '{"a": 1}'"""),
+        ("jsonl", "no json\n", "F:1: expected one JSON object per line, got Expecting value: "
+         "line 1 column 1 (char 0): 'no json'"),
+        ("jsonl", "{}\n", "F:1: expected field 'id' in a path, got []"),
+    ],
+)  # fmt: skip
+def test_an_import_without_a_walk_quotes_the_first_line_that_was_dropped(
+    tmp_path, capsys, kind: str, content: str, why: str
+) -> None:
+    source = tmp_path / "source"
+    source.write_text(content)
+    assert main(["import", kind, str(source), "--out", str(tmp_path / "out.jsonl")]) == 2
+    told = capsys.readouterr().err
+    assert f"expected walks in {source}, got none; dropped were 1 malformed lines" in told
+    assert why.replace("F:", f"{source}:") in told
+
+
+def test_games_that_are_all_dropped_quote_the_first_of_the_most_frequent_reason(
+    tmp_path, capsys
+) -> None:
+    snap = write_snap(tmp_path / "snap", ["half", finished("Ghost"), finished("Ghost;Ant")], [])
+    words = ["import", "wikispeedia", str(snap), "--out", str(tmp_path / "out.jsonl")]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    file = snap / "wikispeedia_paths-and-graph" / "paths_finished.tsv"
+    assert "2 visits: page unknown to articles.tsv" in told
+    assert f"the first of them: {file}:5: page unknown to articles.tsv" in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import", "jsonl", "nowhere", "--out", "x.jsonl"],
+        ["import", "wikispeedia", "nowhere", "--out", "x.jsonl"],
+        ["import", "jsonl", "walks.jsonl", "--world", "nowhere", "--out", "x.jsonl"],
+        ["stats", "nowhere"],
+        ["stats", "walks.jsonl", "--world", "nowhere"],
+        ["export", "nowhere", "--world", "w", "--out", "x"],
+        ["export", "walks.jsonl", "--world", "nowhere", "--out", "x"],
+        ["walk", "--world", "nowhere", "--out", "x.jsonl"],
+        ["generate", "--world", "nowhere", "--model", "m", "--out", "x.jsonl"],
+    ],
+)
+def test_what_is_missing_is_named_as_the_user_named_it(
+    world, tmp_path, monkeypatch, capsys, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_paths("walks.jsonl", [walk_of("Ant", "Bee")])
+    (tmp_path / "w").symlink_to(world)
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "nowhere" in told
+    assert "Errno" not in told
+    assert "expected" in told
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["w", "walks.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import", "jsonl", "walks.jsonl", "--out", "taken"],
+        ["walk", "--world", "w", "--out", "taken"],
+        ["stats", "walks.jsonl", "--html", "taken"],
+        ["export", "walks.jsonl", "--world", "w", "--out", "a-file"],
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_without_the_name_of_a_part(
+    world, tmp_path, monkeypatch, capsys, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_paths("walks.jsonl", [walk_of("Ant", "Bee", "Cat", id=str(i)) for i in range(4)])
+    (tmp_path / "w").symlink_to(world)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    (tmp_path / "a-file").touch()
+    assert main([*words, "--force"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"expected to use {words[-1]}, got: " in told
+    assert "part" not in told
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_stats_prints_a_table_and_writes_a_page(world, tmp_path, capsys) -> None:

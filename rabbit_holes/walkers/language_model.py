@@ -34,6 +34,8 @@ Reader = Generator[Any, list[int], None]
 
 MEMORY = 2**29  # [bytes] that shared prompts, or logits, may take at once
 ROWS = 256  # [answers] at once at most; more only leave the processor's caches
+# Of a directory that brings a tokenizer, of whatever age and make.
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model")
 SHORTEST_PROMPT = 8  # [tokens] with less room than this no walk can be told
 
 
@@ -442,7 +444,7 @@ def load_language_model(
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device == "cpu" else "auto"
-    own = any(folder.glob("tokenizer*")) or not folder.is_dir()
+    own = not folder.is_dir() or any(next(folder.glob(form), None) for form in TOKENIZER_FILES)
     if not own and tokenizer is None:
         raise ValueError(f"expected a tokenizer in {place}, found none")
     try:
