@@ -300,6 +300,16 @@ def test_a_saved_model_is_opened_again_with_its_own_or_a_given_tokenizer(tmp_pat
     assert own.title_tokens("Ant", False) == bare.title_tokens("Ant", False)
 
 
+def test_a_directory_with_a_tokenizer_of_another_make_keeps_it(tmp_path) -> None:
+    tiny_gpt2().save_pretrained(tmp_path)
+    own = train_tokenizer(["zebu okapi"] * 5, 270)
+    own.model.save(str(tmp_path))  # vocab.json and merges.txt
+    world = train_tokenizer(TEXTS, 300)
+    model = load_language_model(str(tmp_path), tokenizer=world)
+    assert model.title_tokens("zebu", False) == own.encode(" zebu >").ids
+    assert model.title_tokens("zebu", False) != world.encode(" zebu >").ids
+
+
 @pytest.mark.parametrize(
     ("place", "complaint"), [("xs", "preset 'xs'"), ("empty", "expected a tokenizer")]
 )

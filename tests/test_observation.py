@@ -322,5 +322,12 @@ def test_goals_are_given_withheld_or_widened(small_world: World) -> None:
         clicks = demonstrate([path], world, table, rng, Showing(frontier=True, goals=how))
         members[how] = clicks.context[0, G["goal_known"]]
     assert members == {"given": 1, "withheld": 0, "widened": 1}
-    with pytest.raises(ValueError, match="goals among"):
-        Showing(goals="perhaps")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [({"goals": "perhaps"}, "goals among"), ({"slots": 1}, "2 slots"), ({"limit": 0}, "1 click")],
+)
+def test_a_showing_that_shows_nothing_is_refused(wrong, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Showing(**wrong)

@@ -1,7 +1,7 @@
 """People, models and synthetic walkers side by side, each number with its interval.
 
 It measures walks, gathers them into groups and estimates; what the numbers look like on a page is
-`stats_page.py`'s business. Walks of one group are taken as independent draws, and the intervals
+`page.py`'s business. Walks of one group are taken as independent draws, and the intervals
 are bootstrap intervals over walks: they say nothing about other people, models or worlds.
 """
 
