@@ -157,15 +157,25 @@ class CuriosityActorCritic(MaskableMultiInputActorCriticPolicy):
     """
 
     def __init__(
-        self, *args: Any, network: CuriosityConfig, entropy: float = 0.0, **kwargs: Any
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Discrete,
+        lr_schedule: Callable[[float], float],
+        network: CuriosityConfig,
+        entropy: float = 0.0,
     ) -> None:
         self._network_config = network
         self._entropy = entropy
         # In a tuple, so that its weights are not the policy's: nothing may train or save them.
         self._leash: tuple[float, CuriosityNetwork | None] = (0.0, None)
         self.seen: list[tuple[float, float]] = []  # mean H and KL of each batch [nats]
-        kwargs |= {"features_extractor_class": _Flat, "ortho_init": False}
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            ortho_init=False,
+            features_extractor_class=_Flat,
+        )
 
     def hold(self, start: CuriosityNetwork, weight: float) -> None:
         """Lay the leash: the policy pays for leaving `start`."""
