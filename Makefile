@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints/cpu.txt
 	touch $@
 
 demo: install
-	KNCL_CACHE=runs/cache HF_HUB_OFFLINE=1 $(BIN)/kncl-policy demo
+	HF_HUB_OFFLINE=1 $(BIN)/kncl-policy demo
 
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term

@@ -64,7 +64,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class EnvSnapshot:
-    """An exact moment of an episode: learner, optimiser, nucleus, reading list and RNG."""
+    """An episode captured exactly: learner, optimiser, nucleus, reading list and RNG."""
 
     learner: Any
     episode: Episode
@@ -350,7 +350,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         )
 
     def render(self) -> NDArray[np.uint8] | None:
-        """`rgb_array`: the graph with nucleus, frontier and last expansion; `human`: a line."""
+        """`rgb_array`: the graph with nucleus, frontier and goal; `human`: a line."""
         if self.render_mode != "rgb_array":
             return None
         from kncl_env.picture import draw_nucleus

@@ -1,4 +1,4 @@
-"""The knowledge graph as a picture: nucleus, frontier, goal and the last expansion."""
+"""The knowledge graph as a picture: nucleus, frontier and goal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def thinned_edges(graph: TopicGraph, most: int) -> NDArray[np.int64]:
 def draw_nucleus(
     table: TopicTable, nucleus: Nucleus, goal: Goal | None, size: int = 480
 ) -> NDArray[np.uint8]:
-    """(size, size, 3) pixels."""
+    """(size, size, 3) pixels: seeds dark, expanded topics red with their links into the nucleus,
+    the frontier blue, the goal yellow."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -51,20 +52,22 @@ def draw_nucleus(
     axes.set_axis_off()
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(-0.03, 1.03)
-    for a, b in thinned_edges(table.graph, 800):
-        axes.plot(*place[[a, b]].T, color="#dddddd", linewidth=0.3, zorder=0)
+    inside = set(nucleus.members.tolist())
+    for topic in nucleus.expanded:
+        for other in inside.intersection(table.graph.around(topic).tolist()):
+            axes.plot(*place[[topic, other]].T, color="#d1495b", linewidth=0.5, alpha=0.5, zorder=1)
 
     def dots(topics: NDArray[np.int64], colour: str, area: float, order: int) -> None:
         axes.scatter(
             place[topics, 0], place[topics, 1], s=area, color=colour, linewidths=0, zorder=order
         )
 
-    dots(np.arange(len(table)), "#c8c8c8", 4, 1)
+    dots(np.arange(len(table)), "#d9d9d9", 6, 2)
     if goal is not None:
-        dots(goal.topics, "#e9c46a", 9, 2)
-    dots(nucleus.frontier, "#8ecae6", 5, 3)
-    dots(nucleus.members, "#1d3557", 12, 4)
+        dots(goal.topics, "#e9c46a", 40, 3)
+    dots(nucleus.frontier, "#8ecae6", 6, 4)
+    dots(np.array(nucleus.seeds), "#1d3557", 20, 5)
     if nucleus.expanded:
-        dots(np.array(nucleus.expanded[-1:]), "#d1495b", 60, 5)
+        dots(np.array(nucleus.expanded), "#d1495b", 26, 6)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -21,11 +21,12 @@ def _setting(default: Any, help: str, name: str = "") -> Any:
     return field(default=default, metadata={"help": help, "name": name})
 
 
-def _at_least(least: int, group: object, *names: str) -> None:
+def _at_least(least: int, group: Any, *names: str) -> None:
+    said = {one.name: one.metadata["name"] or one.name for one in fields(group)}
     for name in names:
         value = getattr(group, name)
         if not (math.isfinite(value) and value >= least):
-            raise ValueError(f"expected {name} >= {least}, got {value}")
+            raise ValueError(f"expected {said[name]} >= {least}, got {value}")
 
 
 @dataclass(frozen=True)

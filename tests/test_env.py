@@ -12,8 +12,10 @@ from fakes import fake_env
 from gymnasium.utils.env_checker import check_env
 
 import kncl_env  # noqa: F401
+from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES
-from kncl_env.settings import Rules
+from kncl_env.settings import Rules, Settings
+from kncl_env.stage import open_stage
 from kncl_env.world.world import World
 
 REAL = {
@@ -267,3 +269,48 @@ def test_the_nucleus_phase_is_done_once_and_found_again(
     assert second.stage.reducible == first.stage.reducible
     a, b = first.learner.nucleated, second.learner.nucleated
     assert all((a[k] == b[k]).all() for k in a)
+
+
+def test_info_has_the_same_keys_after_reset_and_after_a_step() -> None:
+    env = fake_env()
+    _, at_first = env.reset(seed=0)
+    info = env.step(0)[4]
+    assert list(at_first) == list(info)
+    assert at_first["reward"]["total"] == 0
+    assert (at_first["topic"], at_first["title"]) == (-1, "")
+    assert at_first["windows"].tolist() == [-1] * env.settings.windows_per_step
+
+
+def test_pictures_come_one_by_one_as_a_list_and_from_a_vector(small_world: World) -> None:
+    env_id, world = "kncl_env/TopicExpansion-v0", str(small_world.path)
+    listed = gym.make(env_id, world=world, render_mode="rgb_array_list", **REAL)
+    listed.reset(seed=0)
+    listed.step(0)
+    pictures: Any = listed.render()
+    assert [picture.ndim for picture in pictures] == [3, 3]
+    many = gym.make_vec(env_id, num_envs=2, world=world, render_mode="rgb_array", **REAL)
+    many.reset(seed=0)
+    assert many.render_mode == "rgb_array"
+    found: Any = many.render()
+    assert [picture.shape for picture in found] == [pictures[0].shape] * 2
+    plain: Any = gym.make_vec(env_id, num_envs=1, world=world, **REAL)
+    plain.reset(seed=0)
+    assert plain.render() is None
+    for make in (gym.make, gym.make_vec):
+        with pytest.raises(ValueError, match="expected render_mode among human, rgb_array"):
+            make(env_id, world=world, render_mode="hologram", **REAL)
+
+
+def test_two_environments_of_one_stage_do_not_disturb_each_other(small_world: World) -> None:
+    stage = open_stage(small_world, Settings.of(**REAL))
+    alone = TopicExpansionEnv(stage, stage.learner())
+    alone.reset(seed=3)
+    expected = [alone.step(0)[1] for _ in range(3)]
+    one, other = (TopicExpansionEnv(stage, stage.learner()) for _ in range(2))
+    one.reset(seed=3)
+    other.reset(seed=4)
+    found = []
+    for _ in range(3):
+        found.append(one.step(0)[1])
+        other.step(1)
+    assert found == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,43 @@ def test_bad_input_is_one_line_and_exit_code_2(
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ")
     assert expected in lines[-1]
+
+
+def test_a_report_is_not_replaced_by_one_that_knows_less(
+    small_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    evaluated(small_world, ["uniform", "random"], 2, out)
+    kept = (out / "scores.json").read_bytes()
+    for arms, seeds in ((["uniform"], 2), (["uniform", "random"], 1)):
+        with pytest.raises(ValueError, match="2 seeds of uniform, random, got"):
+            evaluated(small_world, arms, seeds, out)
+        argv = ["evaluate", "--world", str(small_world.path), "--policies", ",".join(arms)]
+        assert main([*argv, "--seeds", str(seeds), "--out", str(out), *OPTIONS]) == 2
+        assert "add --force to begin again" in capsys.readouterr().err
+    assert (out / "scores.json").read_bytes() == kept
+    assert set(evaluated(small_world, ["uniform", "random", "rule"], 2, out).arms) == {
+        "uniform", "random", "rule"
+    }  # fmt: skip
+
+
+def test_no_seed_at_all_is_refused_before_any_episode() -> None:
+    with pytest.raises(ValueError, match="expected seeds >= 1, got 0"):
+        Plan(["uniform"], 0)
+
+
+def test_the_report_names_the_command_of_its_task_however_it_was_called(
+    small_world: World, tmp_path: Path
+) -> None:
+    by_python, by_command = tmp_path / "a", tmp_path / "b"
+    evaluated(small_world, ["uniform", "random"], 2, by_python)
+    argv = ["evaluate", "--world", str(small_world.path), "--policies", "uniform,random"]
+    argv += ["--seeds", "2", "--learners", "1", "--out", str(by_command), *OPTIONS]
+    assert main(argv) == 0
+    said = [json.loads((out / "scores.json").read_text()) for out in (by_python, by_command)]
+    words = shlex.split(said[0]["command"])
+    assert words[:2] == ["kncl-policy", "evaluate"]
+    assert said[0]["command"].replace(str(by_python), str(by_command)) == said[1]["command"]
+    # And it does what it says: everything is found, nothing differs.
+    assert main(words[1:]) == 0
+    assert json.loads((by_python / "scores.json").read_text()) == said[0]
