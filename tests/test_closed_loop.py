@@ -67,7 +67,7 @@ def test_a_snapshot_from_a_file_goes_on_bit_for_bit_in_a_fresh_environment(
             seen += [observation["candidates"].tobytes(), observation["context"].tobytes()]
             seen.append(np.float64(reward).tobytes())
         weights: Any = env.learner.snapshot()
-        return [*seen, *(weights[k].numpy().tobytes() for k in sorted(weights))]
+        return [*seen, *(weights[k].cpu().numpy().tobytes() for k in sorted(weights))]
 
     env, fresh = (env_of(small_world, **SETTINGS) for _ in range(2))
     env.reset(seed=5)

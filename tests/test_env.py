@@ -223,7 +223,7 @@ def test_a_snapshot_restores_observation_reward_and_weights_bit_for_bit(
             seen += [observation["candidates"].tobytes(), observation["context"].tobytes()]
             seen.append(np.float64(reward).tobytes())
         weights = env.learner.snapshot()
-        return [*seen, *(weights[k].numpy().tobytes() for k in sorted(weights))]
+        return [*seen, *(weights[k].cpu().numpy().tobytes() for k in sorted(weights))]
 
     first = branch()
     env.restore(snapshot)
@@ -241,7 +241,7 @@ def test_two_real_episodes_with_one_seed_are_bit_identical(small_world: World) -
             observation, reward, _, _, _ = env.step(action)
             seen += [observation["candidates"].tobytes(), np.float64(reward).tobytes()]
         weights = env.learner.snapshot()
-        return [*seen, *(weights[k].numpy().tobytes() for k in sorted(weights))]
+        return [*seen, *(weights[k].cpu().numpy().tobytes() for k in sorted(weights))]
 
     assert play() == play()
 

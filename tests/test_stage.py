@@ -85,7 +85,7 @@ def test_another_budget_measures_the_target_anew_from_the_same_nucleus(
     assert fresh.nucleated is not None
     assert found.nucleated is not None
     for name, value in fresh.nucleated.items():
-        assert (value == found.nucleated[name]).all()
+        assert (value.cpu() == found.nucleated[name].cpu()).all()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import kncl_env  # noqa: F401  # registers the id
@@ -27,6 +28,10 @@ SETTINGS: dict[str, Any] = {
     "slots": 4,
     "breadth": 16,
 }
+
+
+def on_a_cpu() -> bool:
+    return not torch.cuda.is_available()
 
 
 def losses(env: TopicExpansionVectorEnv, steps: int, seed: int) -> list[list[float]]:
@@ -63,7 +68,9 @@ def test_members_play_as_a_single_environment_does(small_world: World) -> None:
 def test_what_a_member_gets_does_not_depend_on_the_others(small_world: World) -> None:
     one = losses(topic_expansions(small_world, 1, **SETTINGS), 3, seed=2)
     three = losses(topic_expansions(small_world, 3, **SETTINGS), 3, seed=2)
-    assert [f[0] for f in one] == [f[0] for f in three]
+    # On a GPU a product's rounding depends on how many are computed at once.
+    exact = 0 if on_a_cpu() else 1e-6
+    assert [f[0] for f in one] == pytest.approx([f[0] for f in three], rel=exact, abs=0)
 
 
 def test_a_member_whose_episode_ended_is_reset_by_the_next_step(small_world: World) -> None:
