@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import gymnasium as gym
@@ -16,11 +17,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import ClockedLearner
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
+from kncl_env.settings import Settings
+from kncl_env.world.world import World
 from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.cloning import CloningConfig, click_losses, click_places, clone, places
 from policies.learn.potentials import Shaped
 from policies.learn.ppo import CuriosityActorCritic, PPOConfig, Start, masked_kl, train_ppo
 from policies.learn.prediction import figures, predict
+from policies.learn.training import TrainingPlan, train_policy
 from policies.learn.vec_env import Clocked
 from policies.verdict.statistics import permutation_test
 from rabbit_holes.demonstrations import Demonstrations
@@ -392,3 +396,27 @@ def test_the_figures_of_training_tell_what_was_paid_and_what_was_read(tmp_path: 
     written = next((tmp_path / "run" / "tensorboard").glob("events*")).read_bytes()
     assert b"kncl/learner_share" in written
     assert b"Topic " in written
+
+
+def test_a_training_pays_the_potentials_that_its_config_names(
+    small_world: World, tmp_path: Path
+) -> None:
+    settings = Settings.of(
+        model="xxs", nucleus_topics=6, nucleus_updates=30, steps=4, updates_per_step=2, batch=4,
+        breadth=16, slots=6,
+    )  # fmt: skip
+    told: list[tuple[str, int]] = []
+    shaped: dict[str, dict[str, float]] = {}
+    for name, potentials in (("plain", ()), ("shaped", (("novelty", 0.5),))):
+        config = PPOConfig(iterations=1, episodes=2, learners=1, potentials=potentials)
+
+        def tell(
+            part: str, iterations: int, figures: Mapping[str, float], name: str = name
+        ) -> None:
+            told.append((part, iterations))
+            shaped[name] = dict(figures)
+
+        train_policy(small_world, settings, TrainingPlan(config), tmp_path / name, tell)
+    assert told == [("iteration", 1)] * 2
+    assert "shaping/novelty" not in shaped["plain"]
+    assert shaped["shaped"]["shaping/novelty"] != 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from policies.cli.demo import demo
 from policies.cli.runs import begin
-from policies.cli.settings import add_settings, settings_of
+from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
 from train_lm.command_line import Verbs, again, comma_separated, command, run
@@ -62,7 +62,7 @@ def _evaluate_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy evaluate --world worlds/wiki "
         "--policies uniform,random,rule,runs/learned --seeds 8 --out runs/wiki-run",
     )
-    verb.add_argument("--world", type=Path, required=True, help="directory of the world to play in")
+    add_world(verb)
     verb.add_argument(
         "--policies",
         type=comma_separated,
@@ -83,9 +83,7 @@ def _evaluate_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
     )
-    verb.add_argument(
-        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
-    )
+    add_learners(verb)
     verb.add_argument(
         "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
     )
@@ -102,7 +100,7 @@ def _run_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy run --world worlds/wiki --policy runs/learned --model s "
         "--out runs/closed",
     )
-    verb.add_argument("--world", type=Path, required=True, help="directory of the world to read in")
+    add_world(verb)
     verb.add_argument("--policy", required=True, help="one arm, as for evaluate")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
     verb.add_argument(

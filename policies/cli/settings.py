@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from kncl_env.settings import OPTIONS, Settings
 from train_lm.command_line import comma_separated
+
+
+def add_world(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--world", type=Path, required=True, help="directory of the world (see kncl-env build)"
+    )
+
+
+def add_learners(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from policies.cli.runs import begin
-from policies.cli.settings import add_settings, settings_of
+from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from train_lm.command_line import Verbs, claim_output, comma_separated
 
 
@@ -21,7 +21,7 @@ def record_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy record --world worlds/wiki --policies uniform,random,rule "
         "--episodes 4 --out runs/episodes.jsonl",
     )
-    verb.add_argument("--world", type=Path, required=True, help="directory of the world to play in")
+    add_world(verb)
     verb.add_argument(
         "--policies",
         type=comma_separated,
@@ -42,9 +42,7 @@ def record_parser(verbs: Verbs) -> None:
         metavar="N",
         help="topics probed at each step beside the environment's own (32)",
     )
-    verb.add_argument(
-        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
-    )
+    add_learners(verb)
     verb.add_argument("--seed", type=int, default=0, help="number of the first episode's seed (0)")
     verb.set_defaults(action=_record)
     add_settings(verb)
@@ -59,9 +57,7 @@ def surrogate_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy surrogate --world worlds/wiki "
         "--episodes runs/episodes.jsonl --out runs/surrogate.json",
     )
-    verb.add_argument(
-        "--world", type=Path, required=True, help="directory of the world they were recorded in"
-    )
+    add_world(verb)
     verb.add_argument(
         "--episodes",
         type=Path,
@@ -86,7 +82,7 @@ def taste_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy taste --world worlds/wiki --policy coverage "
         "--out runs/taste.json",
     )
-    verb.add_argument("--world", type=Path, required=True, help="directory of the world to play in")
+    add_world(verb)
     verb.add_argument("--out", type=Path, required=True, metavar="T.json", help="file of the taste")
     verb.add_argument(
         "--episodes", type=int, default=32, metavar="N", help="episodes of random tastes (32)"
@@ -101,9 +97,7 @@ def taste_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--policy", default="random", help="arm that chooses the topics of the trials (random)"
     )
-    verb.add_argument(
-        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
-    )
+    add_learners(verb)
     verb.add_argument("--seed", type=int, default=0, help="seed of everything (0)")
     verb.add_argument(
         "--force",
@@ -123,9 +117,7 @@ def train_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy train --world worlds/wiki --init runs/cloned "
         "--iterations 20 --out runs/learned",
     )
-    verb.add_argument(
-        "--world", type=Path, required=True, help="directory of the world to train in"
-    )
+    add_world(verb)
     verb.add_argument(
         "--init", type=Path, metavar="POLICY", help="policy to start from (fresh weights)"
     )
@@ -136,9 +128,7 @@ def train_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--episodes", type=int, default=4, metavar="N", help="episodes per rollout (4)"
     )
-    verb.add_argument(
-        "--learners", type=int, default=4, metavar="N", help="episodes played side by side (4)"
-    )
+    add_learners(verb)
     verb.add_argument(
         "--policy-learning-rate", type=float, default=3e-4, help="of the policy, at first (3e-4)"
     )
