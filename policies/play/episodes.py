@@ -166,8 +166,8 @@ def play_all(
         if key in journal.lines:
             records[key] = EpisodeRecord.from_json(journal.lines[key], task.meter)
             on_record(records[key])
-    waiting = [task for key, task in keyed if key not in records]
-    for wave in _waves(world, waiting, learners, compile):
+    waiting = {key: task for key, task in keyed if key not in records}  # each once
+    for wave in _waves(world, [*waiting.values()], learners, compile):
         for record in wave:
             line = record.to_json()
             journal.append(line)
