@@ -68,14 +68,14 @@ def collect(
         )
     deciding = {"api": library.wiki.api, "walker": walker.name, **settings.deciding()}
     mine = partial(holds_paths, sources=("mediawiki:",))
+    if force and journal_file.exists() and not is_journal(journal_file):
+        raise FileExistsError(
+            f"expected the journal of a collection in {journal_file}, got another file: name "
+            "another --out"
+        )
     with PathWriter(out, force=force, mine=mine) as writer:
-        if force and journal_file.exists():
-            if not is_journal(journal_file):
-                raise FileExistsError(
-                    f"expected the journal of a collection in {journal_file}, got another file: "
-                    "name another --out"
-                )
-            journal_file.unlink()
+        if force:
+            journal_file.unlink(missing_ok=True)
         journal = Journal(journal_file, deciding, done=writer.ids)
         try:
             run = _Run(settings, walker, library, writer, journal)
