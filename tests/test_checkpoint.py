@@ -23,7 +23,7 @@ def refusal(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> str:
     claim_run(folder / "run", there, made_by="a test")
     with pytest.raises(ValueError, match="got others") as caught:
         claim_run(folder / "run", here, made_by="a test")
-    assert read_json(folder / "run" / "config.json") == {"made_by": "a test", **there}
+    assert read_json(folder / "run" / "config.json") == {"command": "a test", **there}
     found = re.search(r"got others \((.*)\): name another --out", str(caught.value))
     assert found is not None, caught.value
     return found[1]

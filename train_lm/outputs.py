@@ -22,7 +22,7 @@ from train_lm.files import Json, is_litter, remove_folder, sweep
 # Whether what stands at a place was made by the command that asks.
 Mine = Callable[[Path], bool]
 
-MADE_BY = "made_by"  # in a run's config.json: the command that made it
+MADE_BY = "command"  # in a run's config.json: what made it
 SETTINGS = "config.json"
 
 _COMMAND: list[str] = []  # words of the command that this process runs
