@@ -1,4 +1,4 @@
-"""What survives: every command is killed at every k-th thing it does to a disk, or the disk is full.
+"""What survives where every command is killed at each k-th thing that it does to a disk.
 
     python benchmarks/faults.py --every 3 --out faults.json
     python benchmarks/faults.py --full --every 5
@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,8 +51,8 @@ NEEDED = (
 
 # An environment that takes a fraction of a second.
 TINY = (
-    *("--nucleus-topics", "4", "--nucleus-updates", "3", "--steps", "3", "--updates-per-step", "1"),
-    *("--batch", "2", "--breadth", "8", "--slots", "4", "--model", "xxs"),
+    "--nucleus-topics 4 --nucleus-updates 3 --steps 3 --updates-per-step 1 --batch 2 --breadth 8 "
+    "--slots 4 --model xxs"
 )
 
 
@@ -62,90 +61,83 @@ class Case:
     """A command to disturb.
 
     Attributes:
-        name: In the table.
-        words: The command; `OUT` is where it writes, `IN` what was made beforehand.
-        program: Module with its `main`.
-        cache: Whether it reads the cache, so that a full one is another case.
-        before: What lies at `OUT` beforehand, of `IN`.
+        words: The command; below `OUT` it writes, below `IN` lies what was made beforehand.
+        name: In the table, if not the command's verb.
+        cache: Whether it fills a cache, so that a full one is another case.
+        before: Name of what of `IN` lies at its output beforehand, if anything.
     """
 
-    name: str
-    words: tuple[str, ...]
-    program: str
+    words: str
+    name: str = ""
     cache: bool = False
-    before: tuple[tuple[str, str], ...] = ()
+    before: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.name or self.words.split()[1]
+
+    @property
+    def program(self) -> str:
+        """Module with the `main` of its first word."""
+        return PROGRAMS[self.words.split()[0]]
+
+
+PROGRAMS = {
+    "kncl-env": "kncl_env.cli",
+    "kncl-policy": "policies.cli.main",
+    "rabbit-holes": "rabbit_holes.cli",
+    "train-lm": "train_lm.cli",
+}
 
 
 def cases(api: str) -> list[Case]:
-    world = ("--world", "IN/world")
-    build = ("build", "synthetic", "--topics", "30", "--vocab-size", "300", "--out", "OUT/w")
-    policy = "policies.cli.main"
-    few = ("--learners", "2", *TINY)
-    two = ("--policies", "uniform,random", "--out", "OUT/r")
+    build = "kncl-env build synthetic --topics 30 --vocab-size 300 --out OUT/w"
+    world, few = "--world IN/world", f"--learners 2 {TINY}"
+    train = f"kncl-policy train {world} --episodes 2 --out OUT/l {few}"
+    wiki = f"--api-url {api} --contact you@example.org --rate 10000"
     return [
-        Case("build", build, "kncl_env.cli"),
-        Case("build --force", (*build, "--force"), "kncl_env.cli", before=(("world", "w"),)),
-        Case("import", ("import", "jsonl", "IN/damaged.jsonl", "--out", "OUT/i"), "rabbit_holes.cli"),
-        Case("walk", ("walk", *world, "--walks", "20", "--out", "OUT/h"), "rabbit_holes.cli"),
+        Case(build),
+        Case(f"{build} --force", name="build --force", before="world"),
+        Case("rabbit-holes import jsonl IN/damaged.jsonl --out OUT/i"),
+        Case(f"rabbit-holes walk {world} --walks 20 --out OUT/h"),
         Case(
-            "generate",
-            ("generate", *world, "--model", "IN/model", "--walks", "4", "--depth", "2")
-            + ("--device", "cpu", "--out", "OUT/g"),
-            "rabbit_holes.cli",
+            f"rabbit-holes generate {world} --model IN/model --walks 4 --depth 2 --device cpu "
+            "--out OUT/g"
+        ),
+        Case(f"rabbit-holes collect --seed P0 --walks 3 --depth 3 {wiki} --out OUT/c"),
+        Case(f"rabbit-holes export IN/holes.jsonl {world} --out OUT/e"),
+        Case("rabbit-holes stats IN/holes.jsonl --html OUT/s.html"),
+        Case(
+            f"kncl-policy pretrain {world} --holes IN/holes.jsonl --epochs 1 --width 8 --slots 8 "
+            "--out OUT/p"
         ),
         Case(
-            "collect",
-            ("collect", "--seed", "P0", "--walks", "3", "--depth", "3", "--api-url", api)
-            + ("--contact", "you@example.org", "--rate", "10000", "--out", "OUT/c"),
-            "rabbit_holes.cli",
+            f"kncl-policy record {world} --policies uniform,random --episodes 1 --out OUT/r {few}",
+            cache=True,
         ),
-        Case("export", ("export", "IN/holes.jsonl", *world, "--out", "OUT/e"), "rabbit_holes.cli"),
-        Case("stats", ("stats", "IN/holes.jsonl", "--html", "OUT/s.html"), "rabbit_holes.cli"),
+        Case(f"kncl-policy surrogate {world} --episodes IN/episodes.jsonl --out OUT/s.json"),
         Case(
-            "pretrain",
-            ("pretrain", *world, "--holes", "IN/holes.jsonl", "--epochs", "1", "--width", "8")
-            + ("--slots", "8", "--out", "OUT/p"),
-            policy,
+            f"kncl-policy taste {world} --episodes 4 --trials 1 --out OUT/t.json {few}", cache=True
         ),
-        Case("record", ("record", *world, *two, "--episodes", "1", *few), policy, True),
+        Case(f"{train} --iterations 2", cache=True),
         Case(
-            "surrogate",
-            ("surrogate", *world, "--episodes", "IN/episodes.jsonl", "--out", "OUT/s.json"),
-            policy,
+            f"{train} --iterations 1 --practice IN/surrogate.json --practice-iterations 2",
+            name="train --practice",
+            cache=True,
         ),
         Case(
-            "taste",
-            ("taste", *world, "--episodes", "4", "--trials", "1", "--out", "OUT/t.json", *few),
-            policy,
-            True,
+            f"kncl-policy evaluate {world} --policies uniform,random --seeds 2 --out OUT/r {few}",
+            cache=True,
         ),
         Case(
-            "train",
-            ("train", *world, "--iterations", "2", "--episodes", "2", "--out", "OUT/l", *few),
-            policy,
-            True,
+            f"kncl-policy run {world} --policy rule --save-every 1 --threads 1 --out OUT/r {TINY}",
+            cache=True,
         ),
         Case(
-            "train --practice",
-            ("train", *world, "--iterations", "1", "--episodes", "2", "--out", "OUT/l")
-            + ("--practice", "IN/surrogate.json", "--practice-iterations", "2", *few),
-            policy,
-            True,
-        ),
-        Case("evaluate", ("evaluate", *world, *two, "--seeds", "2", *few), policy, True),
-        Case(
-            "run",
-            ("run", *world, "--policy", "rule", "--save-every", "1", "--threads", "1")
-            + ("--out", "OUT/r", *TINY),
-            policy,
-            True,
-        ),
-        Case(
-            "train-lm run",
-            ("run", *world, "--curriculum", "IN/curriculum.jsonl", "--model", "xxs", "--batch", "2")
-            + ("--save-every", "1", "--cpu", "--out", "OUT/m"),
-            "train_lm.cli",
-            True,
+            f"train-lm run {world} --curriculum IN/curriculum.jsonl --model xxs --batch 2 "
+            "--save-every 1 --cpu --out OUT/m",
+            name="train-lm run",
+            cache=True,
         ),
     ]
 
@@ -181,8 +173,8 @@ class Bench:
         """An empty place to write to, or what lay there before."""
         shutil.rmtree(self.trial, ignore_errors=True)
         (self.trial / "out").mkdir(parents=True)
-        for name, place in case.before:
-            shutil.copytree(self.inputs / name, self.trial / "out" / place)
+        if case.before:
+            shutil.copytree(self.inputs / case.before, self.trial / "out" / "w")
         if warm and self.kept.is_dir():
             shutil.copytree(self.kept, self.trial / "cache")
 
@@ -200,8 +192,8 @@ class Bench:
             os.dup2(said, 1)
             os.dup2(said, 2)
             os.environ["KNCL_CACHE"] = str(self.trial / "cache")
-            places = {"OUT": str(self.trial / "out"), "IN": str(self.inputs), "API": ""}
-            words = [re.sub(r"\b(OUT|IN)\b", lambda m: places[m[1]], word) for word in case.words]
+            places = {"OUT": str(self.trial / "out"), "IN": str(self.inputs)}
+            _, *words = re.sub(r"\b(OUT|IN)\b", lambda m: places[m[1]], case.words).split()
             main = sys.modules[case.program].main
             self.lib.faults_arm(
                 str(self.trial).encode(), SKIP.encode(), mode, ctypes.c_long(nth), int(half)
@@ -245,7 +237,7 @@ def _timeless(name: str, data: bytes) -> bytes:
     return data
 
 
-def disturb(bench: Bench, case: Case, points: Iterator[int], mode: int, row: Row, warm: bool) -> None:
+def disturb(bench: Bench, case: Case, points: list[int], mode: int, row: Row, warm: bool) -> None:
     wanted, _ = _whole(bench, case, warm)
     for point in points:
         bench.prepare(case, warm)
@@ -280,7 +272,7 @@ def _whole(bench: Bench, case: Case, warm: bool) -> tuple[dict[str, bytes], list
     """What an undisturbed run leaves, and its operations and writes."""
     bench.prepare(case, warm)
     if bench.run(case) != 0:
-        raise RuntimeError(f"{case.name} fails undisturbed: {bench.said.read_text()[-2000:]}")
+        raise RuntimeError(f"{case.title} fails undisturbed: {bench.said.read_text()[-2000:]}")
     found, litter = bench.left()
     assert not litter, litter
     return found, bench.counted()
@@ -288,26 +280,16 @@ def _whole(bench: Bench, case: Case, warm: bool) -> tuple[dict[str, bytes], list
 
 def make_inputs(bench: Bench) -> None:
     """A world, walks, a model, an order of reading, episodes and a surrogate, by our commands."""
-    made = {
-        "world": ("kncl_env.cli", "build synthetic --topics 30 --vocab-size 300 --seed 1 --out"),
-        "holes.jsonl": ("rabbit_holes.cli", "walk --world IN/world --walks 60 --out"),
-        "episodes.jsonl": (
-            "policies.cli.main",
-            "record --world IN/world --policies uniform,random --episodes 4 --learners 2 "
-            f"{' '.join(TINY)} --out",
-        ),
-        "surrogate.json": (
-            "policies.cli.main",
-            "surrogate --world IN/world --episodes IN/episodes.jsonl --out",
-        ),
-        "loop": (
-            "policies.cli.main",
-            f"run --world IN/world --policy random --threads 1 {' '.join(TINY)} --out",
-        ),
-    }
-    for name, (program, words) in made.items():
-        case = Case(name, (*words.split(), f"IN/{name}"), program)
-        if bench.run(case) != 0:
+    world = "--world IN/world"
+    few = f"--policies uniform,random --episodes 4 --learners 2 {TINY}"
+    for name, words in {
+        "world": "kncl-env build synthetic --topics 30 --vocab-size 300 --seed 1",
+        "holes.jsonl": f"rabbit-holes walk {world} --walks 60",
+        "episodes.jsonl": f"kncl-policy record {world} {few}",
+        "surrogate.json": f"kncl-policy surrogate {world} --episodes IN/episodes.jsonl",
+        "loop": f"kncl-policy run {world} --policy random --threads 1 {TINY}",
+    }.items():
+        if bench.run(Case(f"{words} --out IN/{name}")) != 0:
             raise RuntimeError(bench.said.read_text())
     shutil.copytree(bench.inputs / "loop" / "model", bench.inputs / "model")
     shutil.copy(bench.inputs / "loop" / "curriculum.jsonl", bench.inputs / "curriculum.jsonl")
@@ -345,7 +327,7 @@ def main() -> int:
         make_inputs(bench)
         for case in cases(_wiki(stack)):
             for warm in (False, True) if case.cache and not args.cold else (False,):
-                name = f"{case.name}, warm" if warm else case.name
+                name = f"{case.title}, warm" if warm else case.title
                 if args.only not in name or time.monotonic() - began > args.seconds:
                     continue
                 operations = _whole(bench, case, warm)[1][mode == FULL]
@@ -357,7 +339,7 @@ def main() -> int:
                 if args.points is not None and len(points) > args.points:
                     points = points[np.linspace(0, len(points) - 1, args.points).astype(int)]
                 rows.append(Row(name, operations))
-                disturb(bench, case, iter(points.tolist()), mode, rows[-1], warm)
+                disturb(bench, case, points.tolist(), mode, rows[-1], warm)
                 print(_line(rows[-1]), flush=True)
                 for line in rows[-1].told[:12]:
                     print(f"    {line}", file=sys.stderr, flush=True)
@@ -405,10 +387,8 @@ def _import_everything() -> None:
     import importlib
 
     with redirect_stdout(io.StringIO()):
-        programs = ("kncl_env.cli", "rabbit_holes.cli", "policies.cli.main", "train_lm.cli")
-        for name in (*programs, *NEEDED):
+        for name in (*PROGRAMS.values(), *NEEDED):
             importlib.import_module(name)
-
 
 
 if __name__ == "__main__":
