@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kncl_env.world.build_config import SCENARIOS, BuildConfig
-from train_lm.command_line import claim_output, command, run
+from train_lm.command_line import command, run
+from train_lm.outputs import alone
 
 if TYPE_CHECKING:
     from kncl_env.world.corpus import Corpus
@@ -151,7 +152,7 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _build(args: argparse.Namespace) -> int:
-    from kncl_env.world.build import build_world
+    from kncl_env.world.build import build_world, is_world
 
     _refuse_what_would_be_ignored(args)
     config = BuildConfig(
@@ -164,12 +165,13 @@ def _build(args: argparse.Namespace) -> int:
         noise_share=BuildConfig.noise_share if args.noise_share is None else args.noise_share,
         seed=args.seed,
     )
-    claim_output(args.out, args.force, marker="world.json")
-    corpus = _corpus(args)
-    print(f"{args.source}: {len(corpus.articles):,} articles read", file=sys.stderr)
-    for loss in corpus.losses():
-        print(f"  {loss}", file=sys.stderr)
-    world = build_world(corpus, args.out, config, lambda stage: print(stage, file=sys.stderr))
+    with alone(args.out) as hold:
+        hold.begin_anew(args.force, is_world, [args.place])
+        corpus = _corpus(args)
+        print(f"{args.source}: {len(corpus.articles):,} articles read", file=sys.stderr)
+        for loss in corpus.losses():
+            print(f"  {loss}", file=sys.stderr)
+        world = build_world(corpus, args.out, config, lambda stage: print(stage, file=sys.stderr))
     counts = world.card["counts"]
     region = f", target {world.target_region}" if world.target_region else ""
     print(

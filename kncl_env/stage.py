@@ -28,7 +28,15 @@ from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.topics import nucleate
 from kncl_env.world.world import World
-from train_lm.files import cache_folder, hash_json, read_json, replacing, write_json
+from train_lm.files import (
+    cache_folder,
+    hash_json,
+    read_json,
+    replacing,
+    sweep,
+    write_json,
+    write_tensors,
+)
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
@@ -215,6 +223,7 @@ class _NucleusPhase:
 
     def run(self, progress: bool | None) -> tuple[Snapshot, float]:
         """The nucleated snapshot, and the reducible loss [bits per byte]."""
+        sweep(self.folder)
         known, measured = (self.folder / "card.json").is_file(), self.reference.is_file()
         steps = 0 if measured else self.settings.rules.steps
         updates = 0 if known else self.settings.nucleus.updates
@@ -242,8 +251,6 @@ class _NucleusPhase:
         return load_snapshot(self.folder / "nucleus.safetensors"), card["rng"]
 
     def _train(self, learner: WorldLearner, rng: np.random.Generator, advance: Any) -> None:
-        from train_lm.trainer import save_snapshot
-
         n, batch = self.settings.nucleus.updates, self.settings.learner.batch
         own = np.concatenate([self.world.passages_of(int(t)) for t in self.seeds])
         learner.trainer.begin_phase(n, decay=False)
@@ -252,7 +259,7 @@ class _NucleusPhase:
             advance()
         learner.nucleated = learner.snapshot()
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_snapshot(learner.nucleated, self.folder / "nucleus.safetensors")
+        write_tensors(self.folder / "nucleus.safetensors", learner.nucleated, {})
         with replacing(self.folder / "times_read.npy") as part, part.open("wb") as stream:
             np.save(stream, self.reading_list.times_read)
         tokens = n * batch * self.settings.learner.context

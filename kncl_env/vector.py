@@ -59,6 +59,10 @@ class SideBySide:
         """Run tasks at once, each of which uses an environment of its own."""
         return self._lockstep.run(tasks)
 
+    def close(self) -> None:
+        """Free the threads; nothing can be run any more."""
+        self._lockstep.close()
+
     def each(self, task: Callable[[int], Result]) -> list[Result]:
         """`task(i)` for every environment's number, at once."""
         return self.run([partial(task, i) for i in range(len(self.envs))])
@@ -184,6 +188,12 @@ class TopicExpansionVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def render(self) -> tuple[Any, ...] | None:
         """One picture per member in the mode `rgb_array`, else None."""
         return self.call("render") if self.render_mode == "rgb_array" else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """What `close` does beside gymnasium's own."""
+        for env in self.together.envs:
+            env.close()
+        self.together.close()
 
     def _joined(self, observations: Sequence[Any]) -> Any:
         space = self.single_observation_space

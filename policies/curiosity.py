@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
 from kncl_env.taste import Taste
-from train_lm.files import hash_file, read_json, replacing, write_json
+from train_lm.files import hash_file, read_json, replacing_folder, write_json, write_tensors
 
 # As sb3-contrib's MaskableCategorical: large, but finite, so that a softmax never sees inf - inf.
 CLOSED = -1e8
@@ -214,14 +214,22 @@ class CuriosityPolicy:
         together = np.logaddexp.reduce(slots) if len(slots) else CLOSED
         return (len(slots) if logits[-1] > together else int(np.argmax(slots))), None
 
-    def save(self, folder: Path) -> None:
-        """Write `policy.safetensors` and `policy.json`."""
-        from safetensors.torch import save_file
+    def save(self, folder: Path, *, over: bool = False) -> None:
+        """Write `policy.safetensors` and `policy.json`.
 
-        folder.mkdir(parents=True, exist_ok=True)
+        Args:
+            over: Whether the folder is the policy's own, and appears, or is replaced, as a whole;
+                else the two join what it holds.
+        """
+        if over or not folder.exists():
+            with replacing_folder(folder, over=over) as part:
+                self._write(part)
+        else:
+            self._write(folder)
+
+    def _write(self, folder: Path) -> None:
         weights = folder / "policy.safetensors"
-        with replacing(weights) as temporary:
-            save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, temporary)
+        write_tensors(weights, self.network.state_dict())
         write_json(
             folder / "policy.json",
             {

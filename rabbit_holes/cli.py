@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.live.cli import add_collect_parser
 from rabbit_holes.path import Path as Walk
-from rabbit_holes.path import read_numbered_paths, read_paths, write_paths
+from rabbit_holes.path import holds_paths, read_numbered_paths, read_paths, write_paths
 from rabbit_holes.walkers.cli import add_generate_parser, add_walk_parser
-from train_lm.command_line import claim_output, command, run
+from train_lm.command_line import command, program, run
 from train_lm.files import replacing
+from train_lm.outputs import alone
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
@@ -59,14 +62,16 @@ def _add_import_parser(verbs: Any) -> None:
     )
     kinds = verb.add_subparsers(required=True, metavar="KIND", help="who recorded them, and how")
 
-    def kind(name: str, about: str, read: Reader, source: str) -> argparse.ArgumentParser:
+    def kind(
+        name: str, about: str, read: Reader, source: str, makes: tuple[str, ...]
+    ) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = kinds.add_parser(
             name,
             help=about,
             description=f"Reads {about}.",
             epilog=f"Example: rabbit-holes import {name} SOURCE --out walks.jsonl",
         )
-        parser.set_defaults(run=_import, read=read)
+        parser.set_defaults(run=_import, read=read, makes=makes)
         parser.add_argument("source", type=Path, metavar="SOURCE", help=source)
         parser.add_argument(
             "--out", type=Path, required=True, metavar="F.jsonl", help="file to write the paths to"
@@ -85,12 +90,14 @@ def _add_import_parser(verbs: Any) -> None:
         "games of people, as SNAP distributes them",
         _read_wikispeedia,
         "folder of SNAP's unpacked archive",
+        ("wikispeedia",),
     )
     games = kind(
         "llm-games",
         "games of language models, one JSON object per line",
         _read_llm_games,
         "JSON Lines, plain or .gz",
+        ("llm_paths:",),
     )
     games.add_argument(
         "--links",
@@ -104,6 +111,7 @@ def _add_import_parser(verbs: Any) -> None:
         _read_clickstream,
         "TSV as Wikimedia publishes it, of 2015 or of today, or a table whose header names its "
         "columns; plain or .gz",
+        ("clickstream",),
     )
     for name, default, metavar, meaning in (
         ("walks", 1000, "N", "number of walks to draw"),
@@ -117,7 +125,7 @@ def _add_import_parser(verbs: Any) -> None:
             metavar=metavar,
             help=f"{meaning} (default: %(default)s)",
         )
-    kind("jsonl", "paths in our own form, checked line by line", _read_jsonl, "JSON Lines")
+    kind("jsonl", "paths in our own form, checked line by line", _read_jsonl, "JSON Lines", ())
 
 
 def _add_stats_parser(verbs: Any) -> None:
@@ -197,23 +205,37 @@ def _add_export_parser(verbs: Any) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    claim_output(args.out, args.force)
     tally = Tally()
-    paths: Iterator[Walk] = args.read(args, tally)
-    first = next(paths, None)
-    if first is None:
-        raise ValueError(f"expected walks in {args.source}, got none{tally.why()}")
-    written = write_paths(args.out, chain([first], paths), force=args.force)
+    mine = partial(holds_paths, sources=args.makes)
+    inputs = (args.source, args.world, getattr(args, "links", None))
+    with alone(args.out) as hold:
+        hold.begin_anew(args.force, mine, inputs)
+        paths: Iterator[Walk] = args.read(args, tally)
+        first = next(paths, None)
+        if first is None:
+            raise ValueError(f"expected walks in {args.source}, got none{tally.why()}")
+        with replacing(args.out) as part:
+            written = write_paths(part, chain([first], paths), force=True)
+            # Before the paths, which tell that all is done.
+            problems = _list_problems(args.out, tally)
     for line in tally.lines():
         print(line)
     print(f"{args.out}: {written:,} paths")
-    list_of_problems = args.out.with_name(args.out.name + ".problems.txt")
-    list_of_problems.unlink(missing_ok=True)
-    if tally.problems:
-        _print_some(tally.problems)
+    _print_some(tally.problems)
+    if problems is not None:
+        print(f"{problems}: {len(tally.problems):,} lines that lost something")
+
+
+def _list_problems(out: Path, tally: Tally) -> Path | None:
+    """The file beside `out` that lists what was lost; none where nothing was."""
+    file = out.with_name(out.name + ".problems.txt")
+    if not tally.problems:
+        file.unlink(missing_ok=True)
+        return None
+    with replacing(file) as part:
         text = "".join(f"{line}\n" for line in tally.problems)
-        list_of_problems.write_text(text, encoding="utf-8", errors="backslashreplace")
-        print(f"{list_of_problems}: {len(tally.problems):,} lines that lost something")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return file
 
 
 def _read_wikispeedia(args: argparse.Namespace, tally: Tally) -> Iterator[Walk]:
@@ -261,13 +283,28 @@ def _read_jsonl(args: argparse.Namespace, tally: Tally) -> Iterator[Walk]:
 
 
 def _stats(args: argparse.Namespace) -> None:
+    with nullcontext() if args.html is None else alone(args.html) as hold:
+        if hold is not None:
+            hold.begin_anew(args.force, _is_page, [args.world, *args.files])
+        _describe(args)
+
+
+def _is_page(file: Path) -> bool:
+    from rabbit_holes.describe.page import MARK
+
+    try:
+        with file.open("rb") as stream:
+            return MARK.encode() in stream.read(1000)
+    except OSError:
+        return False
+
+
+def _describe(args: argparse.Namespace) -> None:
     import numpy as np
 
     from rabbit_holes.describe.stats import summarise
     from rabbit_holes.describe.styles import Landscape
 
-    if args.html is not None:
-        claim_output(args.html, args.force)
     world = _open_world(args.world)
     problems: list[str] = []
     paths = list(_read_all(args.files, world, problems))
@@ -299,6 +336,8 @@ def _export(args: argparse.Namespace) -> None:
     from rabbit_holes.demonstrations import Showing
     from rabbit_holes.export import (
         SPLITS,
+        is_arrays,
+        is_root,
         minari_name,
         open_minari,
         split_by_pair,
@@ -309,24 +348,26 @@ def _export(args: argparse.Namespace) -> None:
     how = Showing(args.slots, frontier=args.frontier)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"expected --limit 1 or more, got {args.limit}")
-    claim_output(args.out, args.force)
     if args.minari is not None:
         minari_name(args.minari, SPLITS[0])
         open_minari()
-    world = World.open(args.world)
-    problems: list[str] = []
-    paths = read_paths(_file(args.file), on_error=problems.append)
-    parts = split_by_pair(islice(paths, args.limit))
-    _print_some(problems)
-    if not any(parts.values()):
-        raise ValueError(f"expected paths in {args.file}, got none{_first(problems)}")
-    if args.minari is not None:
-        about = f"{args.file.name}: recorded paths as trajectories; rewards are 0."
-        export = write_minari(args.out, args.minari, parts, world, how, args.seed, about)
-        end = f"read them with MINARI_DATASETS_PATH={args.out.resolve()}"
-    else:
-        export = write_arrays(args.out, parts, world, how, args.seed)
-        end = f"{args.out}: arrays of {', '.join(SPLITS)}, and card.json"
+    with alone(args.out) as hold:
+        mine = is_arrays if args.minari is None else is_root
+        hold.begin_anew(args.force, mine, [args.world, args.file])
+        world = World.open(args.world)
+        problems: list[str] = []
+        paths = read_paths(_file(args.file), on_error=problems.append)
+        parts = split_by_pair(islice(paths, args.limit))
+        _print_some(problems)
+        if not any(parts.values()):
+            raise ValueError(f"expected paths in {args.file}, got none{_first(problems)}")
+        if args.minari is not None:
+            about = f"{args.file.name}: recorded paths as trajectories; rewards are 0."
+            export = write_minari(args.out, args.minari, parts, world, how, args.seed, about)
+            end = f"read them with MINARI_DATASETS_PATH={args.out.resolve()}"
+        else:
+            export = write_arrays(args.out, parts, world, how, args.seed)
+            end = f"{args.out}: arrays of {', '.join(SPLITS)}, and card.json"
     for own in export.splits:
         place = own.place or f"{own.split}, which has no data set"
         print(f"{place}: {own.choices:,} choices of {own.episodes:,} paths")
@@ -401,4 +442,4 @@ def _file(place: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program("rabbit_holes.cli")

@@ -10,9 +10,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, State, ob
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.world import World
 from rabbit_holes.path import Path
+from train_lm.processes import without_interrupts, worker_pool
 
 Ints = NDArray[np.int64]
 
@@ -236,11 +235,12 @@ def demonstrate_in_parallel(
     parts: list[Demonstrations] = []
     if processes <= 1:
         _HERE[place] = world, TopicTable.of(world)
-        found = map(_chunk, tasks)
-        parts = _gathered(found, tasks, on_chunk)
+        parts = _gathered(map(_chunk, tasks), tasks, on_chunk)
     else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            parts = _gathered(pool.map(_chunk, tasks), tasks, on_chunk)
+        with worker_pool(processes) as pool:
+            with without_interrupts():
+                found = pool.map(_chunk, tasks)
+            parts = _gathered(found, tasks, on_chunk)
     _HERE.clear()
     return joined(parts)
 

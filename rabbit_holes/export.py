@@ -17,7 +17,6 @@ policy.
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,13 +40,16 @@ from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.world import World
 from rabbit_holes.demonstrations import Showing, demonstrate, pair_split
 from rabbit_holes.path import Path as Walk
-from train_lm.files import write_json
+from train_lm.files import beside, move_folder, remove_folder, replacing_folder, write_json
+from train_lm.outputs import holds_json
 
 if TYPE_CHECKING:
     from minari import MinariDataset
     from minari.data_collector import EpisodeBuffer
 
 SPLITS = ("train", "select", "test")
+COMMAND = "rabbit-holes export"
+ROOT_CARD = ".kncl.json"  # at the top of a folder of Minari data sets, tells who made it
 NAMESPACE_CARD = "namespace_metadata.json"  # Minari's, which its users may have filled in
 AT_ONCE = 500  # [episodes] in memory while a Minari data set is written
 
@@ -179,7 +181,7 @@ def write_arrays(
     table, rng = TopicTable.of(world), np.random.default_rng(seed)
     splits: list[Split] = []
     dropped: Counter[str] = Counter()
-    with _appearing(out) as folder:
+    with replacing_folder(out, over=True) as folder:
         for split, paths in parts.items():
             made = demonstrate(paths, world, table, rng, how)
             dropped += made.dropped
@@ -200,6 +202,7 @@ def write_arrays(
             folder / "card.json",
             {
                 "format": 1,
+                "made_by": COMMAND,
                 "world": world.hash,
                 "feature_schema": FEATURE_SCHEMA,
                 "candidate_features": list(CANDIDATE_FEATURES),
@@ -224,31 +227,27 @@ def write_arrays(
     return export
 
 
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to write into; what it holds appears in `out` once all is written, or never."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a killed process that had our number
-    try:
-        part.mkdir(parents=True)
-        yield part
-        _move(part, out)
-    except OSError as error:
-        if str(error.filename).startswith(str(part)):
-            error.filename = str(out)  # the name that the user knows
-        raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def is_arrays(folder: Path) -> bool:
+    """Whether a folder is what `write_arrays` wrote, and nothing else."""
+    names = {"card.json", *(f"{split}.npz" for split in SPLITS)}
+    card = folder / "card.json"
+    return holds_json(card, made_by=COMMAND) and {f.name for f in folder.iterdir()} <= names
+
+
+def is_root(folder: Path) -> bool:
+    """Whether `write_minari` made a folder; other data sets may stand in it, too."""
+    return holds_json(folder / ROOT_CARD, made_by=COMMAND)
 
 
 def _move(source: Path, target: Path) -> None:
     """Put a file or folder in its place; what else a folder of that name holds stays."""
     if source.is_dir() and target.is_dir() and not _is_data_set(source):
-        for child in source.iterdir():
+        # The card first: it tells whose all the others are.
+        for child in sorted(source.iterdir(), key=lambda child: child.name != ROOT_CARD):
             _move(child, target / child.name)
+    elif source.is_dir():
+        move_folder(source, target, over=True)
     elif not (source.name == NAMESPACE_CARD and target.exists()):
-        if target.is_dir():
-            shutil.rmtree(target)
         os.replace(source, target)
 
 
@@ -294,16 +293,21 @@ def write_minari(
     table, rng = TopicTable.of(world), np.random.default_rng(seed)
     splits: list[Split] = []
     dropped: Counter[str] = Counter()
-    with _appearing(out) as root, _minari_root(root):
-        for split, paths in parts.items():
-            own = minari_name(name, split)
-            steps = trajectories(paths, world, table, rng, how, dropped)
-            episodes, choices = _write_data_set(own, steps, description)
-            splits.append(Split(split, out / own if episodes else None, episodes, choices))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with beside(out) as root:
+        root.mkdir()
+        write_json(root / ROOT_CARD, {"made_by": COMMAND})
+        with _minari_root(root):
+            for split, paths in parts.items():
+                own = minari_name(name, split)
+                steps = trajectories(paths, world, table, rng, how, dropped)
+                episodes, choices = _write_data_set(own, steps, description)
+                splits.append(Split(split, out / own if episodes else None, episodes, choices))
         export = Export(tuple(splits), dropped)
+        _move(root, out)
     for split in (own.split for own in splits if own.place is None):
         if _is_data_set(earlier := out / minari_name(name, split)):
-            shutil.rmtree(earlier)
+            remove_folder(earlier)
     return export
 
 

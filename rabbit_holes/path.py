@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from train_lm.command_line import claim_output
 from train_lm.files import replacing
+from train_lm.outputs import Hold, Mine, alone
 
 logger = logging.getLogger(__name__)
 
@@ -266,20 +266,35 @@ def write_paths(file: StrPath, paths: Iterable[Path], *, force: bool = False) ->
         The number of paths written.
 
     Raises:
-        FileExistsError: If the file is there and `force` is not set.
+        FileExistsError: If the file is there and `force` is not set, or it holds no paths.
         ValueError: If two paths have one id.
     """
-    target = claim_output(pathlib.Path(file), force)
-    ids: set[str] = set()
-    with replacing(target) as partial, open(partial, "wb") as stream:
-        for path in paths:
-            if path.id in ids:
-                raise ValueError(f"expected unique ids, got {path.id!r} twice")
-            ids.add(path.id)
-            stream.write(_to_line(path))
-        stream.flush()
-        os.fsync(stream.fileno())
+    target = pathlib.Path(file)
+    with alone(target) as hold:
+        hold.begin_anew(force, holds_paths)
+        ids: set[str] = set()
+        with replacing(target) as partial, open(partial, "wb") as stream:
+            for path in paths:
+                if path.id in ids:
+                    raise ValueError(f"expected unique ids, got {path.id!r} twice")
+                ids.add(path.id)
+                stream.write(_to_line(path))
     return len(ids)
+
+
+def holds_paths(file: pathlib.Path, sources: tuple[str, ...] = ()) -> bool:
+    """Whether a file begins with a path, of one of these sources (`generated:` names a kind)."""
+    line = b""
+    try:
+        with open(file, "rb") as stream:
+            line = stream.readline()
+        first = _parse_line(line, 1)
+    except (OSError, ValueError):
+        # A kill may have cut the very first line short.
+        return bool(line) and not line.endswith(b"\n") and _begins_a_path(line)
+    return not sources or any(
+        first.source.startswith(s) if s.endswith(":") else first.source == s for s in sources
+    )
 
 
 class PathWriter:
@@ -289,21 +304,35 @@ class PathWriter:
     a last line that a kill cut short is removed (and logged); `ids` holds what is already there,
     and writing one of them again is refused, so a resumed collection cannot double a path.
 
+    Args:
+        file: Made if it is not there.
+        force: Begin anew, if `mine` finds that the file may be replaced.
+        mine: Whether the file is one of the command's own; by default, any file of paths.
+
     Raises:
-        ValueError: If another process has the file open for writing, or if it holds lines but not
-            one path (a foreign file).
+        BlockingIOError: If another process writes the file.
+        FileExistsError: If it would be replaced, and is not the command's own.
+        ValueError: If it holds lines but not one path (a foreign file).
     """
 
-    def __init__(self, file: StrPath) -> None:
+    def __init__(self, file: StrPath, *, force: bool = False, mine: Mine | None = None) -> None:
         self.file = pathlib.Path(file)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream: BinaryIO = open(self.file, "ab+")  # noqa: SIM115
         self.ids: set[str] = set()
+        self._hold = Hold(self.file)
+        self._hold.take()
         try:
-            _lock(self._stream, self.file)
-            self._take_over()
+            if force:
+                self._hold.begin_anew(force, mine or holds_paths)
+                self.file.unlink(missing_ok=True)
+            self._hold.go_on()
+            self._stream: BinaryIO = open(self.file, "ab+")  # noqa: SIM115
+            try:
+                self._take_over()
+            except BaseException:
+                self._stream.close()
+                raise
         except BaseException:
-            self._stream.close()
+            self._hold.release()
             raise
 
     def _take_over(self) -> None:
@@ -351,6 +380,7 @@ class PathWriter:
 
     def close(self) -> None:
         self._stream.close()
+        self._hold.release()
 
     def __enter__(self) -> PathWriter:
         return self
@@ -362,20 +392,6 @@ class PathWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _lock(stream: BinaryIO, file: pathlib.Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # no advisory locks on Windows
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(
-            f"expected to be alone in writing {file}, got another process that writes it: "
-            "wait for it or name another file"
-        ) from None
 
 
 def _to_line(path: Path) -> bytes:

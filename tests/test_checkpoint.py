@@ -20,18 +20,18 @@ SETTINGS: dict[str, Any] = {
 
 
 def refusal(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> str:
-    claim_run(folder / "run", there)
+    claim_run(folder / "run", there, made_by="a test")
     with pytest.raises(ValueError, match="got others") as caught:
-        claim_run(folder / "run", here)
-    assert read_json(folder / "run" / "config.json") == there
+        claim_run(folder / "run", here, made_by="a test")
+    assert read_json(folder / "run" / "config.json") == {"command": "a test", **there}
     found = re.search(r"got others \((.*)\): name another --out", str(caught.value))
     assert found is not None, caught.value
     return found[1]
 
 
 def test_the_same_settings_go_on_whatever_their_order(tmp_path: Path) -> None:
-    claim_run(tmp_path / "run", SETTINGS)
-    claim_run(tmp_path / "run", dict(reversed(SETTINGS.items())))
+    claim_run(tmp_path / "run", SETTINGS, made_by="a test")
+    claim_run(tmp_path / "run", dict(reversed(SETTINGS.items())), made_by="a test")
 
 
 @pytest.mark.parametrize(

@@ -230,9 +230,17 @@ def test_paths_of_unknown_origin_are_not_touched(
     assert main(options(ring, out)) == 2
     assert out.with_name("f.jsonl.journal").read_text() == "my own notes"
     assert ring.arrivals == []
+    assert main([*options(ring, out), "--force"]) == 2
+    assert out.with_name("f.jsonl.journal").read_text() == "my own notes"
+    out.with_name("f.jsonl.journal").unlink()
     out.write_text("something\n")
-    assert main([*options(ring, out), "--force"]) == 0
-    assert len(walks_in(out)) == 1
+    assert main([*options(ring, out), "--force"]) == 2
+    assert out.read_text() == "something\n"
+    assert ring.arrivals == []
+    out.unlink()
+    for _ in range(2):
+        assert main([*options(ring, out), "--force"]) == 0
+        assert len(walks_in(out)) == 1
 
 
 def test_two_collections_cannot_write_one_file(

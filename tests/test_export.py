@@ -176,7 +176,7 @@ def files_below(folder) -> list[str]:
 
 
 # None of those walks is for selection.
-SETS = ["sets/me/namespace_metadata.json"] + [
+SETS = ["sets/.kncl.json", "sets/me/namespace_metadata.json"] + [
     f"sets/me/walks-{split}-v0/data/metadata.json" for split in ("test", "train")
 ]
 

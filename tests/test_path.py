@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -222,7 +223,7 @@ def test_a_second_writer_of_the_same_file_is_refused(tmp_path) -> None:
     pytest.importorskip("fcntl", reason="no advisory locks on this system")
     with (
         PathWriter(tmp_path / "a.jsonl"),
-        pytest.raises(ValueError, match="another process"),
+        pytest.raises(BlockingIOError, match=f"another process that writes it, {os.getpid()} "),
     ):
         PathWriter(tmp_path / "a.jsonl")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from train_lm.files import read_json, replacing, write_json
+from train_lm.outputs import MADE_BY, SETTINGS
 from train_lm.parallel import Parallel
 from train_lm.trainer import Trainer, load_snapshot, save_snapshot
 
@@ -63,18 +64,23 @@ def last_checkpoint(run: Path) -> str:
 
 
 def claim_run(
-    run: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    run: Path,
+    settings: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    made_by: str,
 ) -> None:
     """Begin a run in a folder, or check that the one found there has the same settings.
 
     Args:
         defaults: What a setting that the run found there does not know yet stood for.
+        made_by: The command; nothing else is gone on with.
 
     Raises:
         FileExistsError: The folder holds something else.
         ValueError: Its run has other settings.
     """
-    file = run / "config.json"
+    file, settings = run / SETTINGS, {MADE_BY: made_by, **settings}
     if file.is_file():
         found, wanted = read_json(file), json.loads(json.dumps(settings))
         found = _filled(found, json.loads(json.dumps(defaults or {})))
@@ -87,7 +93,7 @@ def claim_run(
         return
     # A run's own parts may lie inside: the practice before it, say.
     inside = run.iterdir() if run.exists() else ()
-    if any(p.name[0] != "." and not (p / "config.json").is_file() for p in inside):
+    if any(p.name[0] != "." and not (p / SETTINGS).is_file() for p in inside):
         raise FileExistsError(
             f"expected a new place or a run to go on with for --out, got {run}: name another"
         )
@@ -107,16 +113,17 @@ def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
     """Drop lines after the given unit, and one that was not finished: both are written again."""
     if not file.is_file():
         return
-    kept = []
-    for line in file.read_text().splitlines():
+    found, kept = file.read_bytes(), 0
+    for line in found.splitlines(keepends=True):
         try:
-            if json.loads(line)[unit] > done:
+            if not line.endswith(b"\n") or json.loads(line)[unit] > done:
                 break
         except (ValueError, KeyError, TypeError):
             break
-        kept.append(line)
-    with replacing(file) as part:
-        part.write_text("".join(f"{line}\n" for line in kept))
+        kept += len(line)
+    if kept < len(found):
+        with replacing(file) as part:
+            part.write_bytes(found[:kept])
 
 
 def differences(there: Any, here: Any, name: str = "") -> Iterator[str]:

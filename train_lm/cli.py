@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train_lm.command_line import INTERRUPTED, again, command, run
+from train_lm.command_line import GOES_ON, again, command, exit_status, program, run
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    args.argv = sys.argv[1:] if argv is None else argv
     return run(lambda: args.run(args))
 
 
@@ -57,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(verb)
     _add_machine(verb)
-    verb.set_defaults(run=_run)
+    verb.set_defaults(run=_run, **{GOES_ON: True})
     return parser
 
 
@@ -184,16 +183,16 @@ def _run(args: argparse.Namespace) -> int:
             place = run_curriculum(
                 args.world, args.curriculum, args.out, config, machine, show, args.force
             )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             if not first:
-                return INTERRUPTED  # one process speaks for all
+                return exit_status(stopped)  # one process speaks for all
             several = "WORLD_SIZE" in os.environ
             how = "to go on: torchrun as before" if several else again("train-lm", args.argv)
-            raise KeyboardInterrupt(f"{last_checkpoint(args.out)}; {how}") from None
+            raise type(stopped)(f"{last_checkpoint(args.out)}; {how}") from None
     if first:
         print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program("train_lm.cli")

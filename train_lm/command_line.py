@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import io
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, TypeAlias
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn, TypeAlias
 
 from train_lm.allocator import keep_freed_memory
+from train_lm.outputs import told_command
 from train_lm.provenance import version
 
 # What `add_subparsers` gives; argparse names it with an underscore.
@@ -24,6 +29,32 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+TERMINATED = 143
+PATIENCE = 3.0  # [s] that a command has to end in after a signal
+
+GOES_ON = "goes_on"  # set by verbs whose command, given again, goes on where it was
+
+# What an interrupted command says of going on; the words of the command that runs decide.
+_HOW = ["the same command begins anew"]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: handled as Ctrl-C is, and told apart by the exit status."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Remembers what was asked for: a lock names it, and so does the last line of a stopped run."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        told_command([self.prog, *words])
+        found = super().parse_args(words, namespace)
+        found.argv = words
+        _HOW[0] = "the same command begins anew"
+        if getattr(found, GOES_ON, False):
+            forced = "--force" in words
+            _HOW[0] = again(self.prog, words) if forced else "run the same command again to go on"
+        return found
 
 
 class _Version(argparse.Action):
@@ -36,7 +67,7 @@ class _Version(argparse.Action):
 
 def command(prog: str, description: str) -> argparse.ArgumentParser:
     """The parser of a command: its story, and `--version`."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = _Parser(prog=prog, description=description)
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="print the version that is installed"
     )
@@ -69,14 +100,15 @@ def run(action: Callable[[], int | None]) -> int:
     Other exceptions are our own faults and keep their traceback.
 
     Returns:
-        0 on success, 2 on bad input, 130 after Ctrl-C. A reader that has gone away (`| head`) is
-        a success: it has seen what it wanted.
+        0 on success, 2 on bad input, 130 after Ctrl-C, 143 after SIGTERM. A reader that has gone
+        away (`| head`) is a success: it has seen what it wanted.
     """
     keep_freed_memory()
     try:
-        code = action() or 0
-        sys.stdout.flush()
-        return code
+        with _signals():
+            code = action() or 0
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:
         # Python would flush what is left at exit, and complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,9 +119,86 @@ def run(action: Callable[[], int | None]) -> int:
         print(f"error: {' '.join(_told(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        how = str(interrupt) or "run the same command again to go on"
-        print(f"interrupted: {how}", file=sys.stderr)
-        return INTERRUPTED
+        print(_last_line(interrupt), file=sys.stderr)
+        return exit_status(interrupt)
+
+
+def exit_status(interrupt: KeyboardInterrupt) -> int:
+    return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+
+
+def _last_line(interrupt: KeyboardInterrupt) -> str:
+    what = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
+    return f"{what}: {str(interrupt) or _HOW[0]}"
+
+
+def program(module: str) -> NoReturn:
+    """The process of a command: its `main`, and a quiet end whatever moment a signal falls into."""
+    try:
+        with _signals():
+            code = importlib.import_module(module).main()
+            _quietly()
+    except KeyboardInterrupt as interrupt:  # before the command began, or as it ended
+        _leave(interrupt)
+    if code in (INTERRUPTED, TERMINATED):
+        _leave(None, code)  # whatever still runs has nothing to save
+    sys.exit(code)
+
+
+def _quietly() -> None:
+    """Nothing can be stopped any more."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _leave(interrupt: KeyboardInterrupt | None, code: int = INTERRUPTED) -> NoReturn:
+    """End this process at once: what is written is whole, and what is not is swept later."""
+    if interrupt is not None:
+        os.write(2, f"{_last_line(interrupt)}\n".encode())
+        code = exit_status(interrupt)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM as Ctrl-C; either ends this process within `PATIENCE`, and a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timers: list[threading.Timer] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if timers or _imports(frame):
+            _leave(interrupt)
+        timers.append(threading.Timer(PATIENCE, _leave, [interrupt]))
+        timers[0].daemon = True
+        timers[0].start()
+        raise interrupt
+
+    # One that somebody else handles, or that is ignored as with nohup, stays as it is.
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {n: usual for n, usual in ours.items() if signal.getsignal(n) == usual}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for number, usual in before.items():
+            if signal.getsignal(number) is stop:
+                signal.signal(number, usual)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: libraries turn what is raised there into other errors."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _told(error: Exception) -> str:
@@ -105,25 +214,3 @@ def _told(error: Exception) -> str:
 def again(program: str, arguments: list[str]) -> str:
     """How to go on with an interrupted run; `--force` would begin it again."""
     return f"to go on: {shlex.join([program, *(a for a in arguments if a != '--force')])}"
-
-
-def claim_output(out: Path, force: bool, marker: str | None = None) -> Path:
-    """Refuse to overwrite; returns `out` with its parent folder made.
-
-    Args:
-        marker: File that an `out` which may be replaced holds, where `out` is a directory.
-
-    Raises:
-        FileExistsError: `out` exists and `force` is false, or it is somebody else's directory.
-    """
-    if out.exists() and not force:
-        raise FileExistsError(
-            f"expected a new place for --out, got {out}, which exists: name another or add --force"
-        )
-    if marker is not None and out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
-        raise FileExistsError(
-            f"expected something that this command made (with {marker}) to replace, got {out}: "
-            "name another --out"
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out

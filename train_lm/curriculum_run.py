@@ -6,10 +6,9 @@ same bytes as one that was never stopped.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,17 @@ from train_lm.checkpoint import (
     save_checkpoint,
 )
 from train_lm.curriculum import Curriculum, read_curriculum
-from train_lm.files import hash_file, sweep
+from train_lm.files import append_line, hash_file
 from train_lm.model import PRESETS, check_seed, open_model, save_model
+from train_lm.outputs import Hold, alone
 from train_lm.parallel import Accelerated, Alone, Parallel, whole
+from train_lm.processes import end_with_parent
 from train_lm.reading_order import plan_order
 from train_lm.tokenizer import as_transformers, load_tokenizer
 from train_lm.trainer import Trainer, TrainerConfig
 from train_lm.training_text import TrainingText, check_world, open_text, tokenizer_hash
+
+COMMAND = "train-lm run"
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,12 @@ def run_curriculum(
         MemoryError: A batch does not fit into memory; the last checkpoint stays.
     """
     parallel = _processes(machine)
+    # One process of them writes.
+    writer: AbstractContextManager[Hold | None] = nullcontext() if parallel.rank else alone(out)
     try:
-        run = _Run(_Places(world, curriculum_file, out, force), config, machine, parallel)
-        return run.go_on(on_update)
+        with writer as hold:
+            places = _Places(world, curriculum_file, out, force, hold)
+            return _Run(places, config, machine, parallel).go_on(on_update)
     except (FloatingPointError, MemoryError) as error:
         raise type(error)(f"{error}; {last_checkpoint(out)}") from None
     finally:
@@ -150,6 +156,7 @@ def run_curriculum(
 
 def _processes(machine: Machine) -> Parallel:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        end_with_parent(os.getppid())  # a launcher that is killed tells nobody
         return Accelerated(machine.shard, machine.cpu)
     if machine.shard:
         raise ValueError("expected several processes to shard over, got one: start by torchrun")
@@ -158,12 +165,16 @@ def _processes(machine: Machine) -> Parallel:
 
 @dataclass(frozen=True)
 class _Places:
-    """What a run reads and where it writes; `force` says to begin again there."""
+    """What a run reads and where it writes; `force` says to begin again there.
+
+    Only the process that writes has a `hold`.
+    """
 
     world: Path
     curriculum: Path
     out: Path
     force: bool
+    hold: Hold | None
 
 
 class _Run:
@@ -216,8 +227,7 @@ class _Run:
             if first:
                 tokens = (update + 1) * self.batch * self.context
                 line = {"update": update + 1, "tokens": tokens, "loss": loss, "learning_rate": rate}
-                with (self.out / "metrics.jsonl").open("a") as stream:
-                    stream.write(json.dumps(line) + "\n")
+                append_line(self.out / "metrics.jsonl", line, durable=False)
                 assert writer is not None
                 writer.add_scalar("loss [nats per token]", loss, update + 1)
                 writer.add_scalar("learning rate", rate, update + 1)
@@ -238,21 +248,13 @@ class _Run:
             "tokenizer": hash_file(places.world / "tokenizer.json"),
             "updates": self.updates,
         }
-        inputs = (places.world, places.curriculum, Path(config.model))
-        inside = [p for p in inputs if self.out.resolve() in (p.resolve(), *p.resolve().parents)]
-        if places.force and inside:
-            raise ValueError(
-                f"expected inputs outside of {self.out}, which --force empties, got {inside[0]}: "
-                "name another --out"
-            )
         self.parallel.wait()  # nobody may look for files after they were touched
-        if self.parallel.rank == 0 and self.out.exists():
-            if places.force and (self.out / "config.json").is_file():
-                shutil.rmtree(self.out)
-            else:
-                sweep(self.out)
+        if places.hold is not None:
+            inputs = (places.world, places.curriculum, Path(config.model))
+            places.hold.begin_run(COMMAND, places.force, inputs)
+            claim_run(self.out, settings, made_by=COMMAND)
         self.parallel.wait()
-        claim_run(self.out, settings)
+        claim_run(self.out, settings, made_by=COMMAND)
         self.parallel.wait()
 
     def _text(self, world: Path, curriculum: Curriculum, tokenizer: Any | None) -> TrainingText:

@@ -1,75 +1,265 @@
-"""Files that are either whole or absent: written beside their place, then moved into it."""
+"""Files that are either whole or absent: written beside their place, then moved into it.
+
+Everything that the project writes goes through here, so that a kill at any moment, or a full disk,
+costs what was being written and nothing else. `replacing` and `replacing_folder` put a whole file
+or folder in its place in one step; `append_line` adds to a journal, whose readers drop a last line
+that was not finished.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Json = dict[str, Any]  # an object, as JSON knows it; whoever reads one checks what it holds
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # numpy's, of a full disk
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+_EXCHANGE = 2  # of renameat2: two names change places in one step
+_HERE = -100  # of the *at calls: a name is meant as it stands
+# What libraries of other languages say of an error of the system, as Rust and faiss do.
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|error: (No space left on device)")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path; on success it becomes `path` in one step, on error it vanishes.
+
+    Args:
+        durable: Whether it outlasts a power cut from then on; a cache need not.
 
     Raises:
         OSError: It cannot be written; the error names `path`, not the temporary one.
     """
-    temporary = _part_of(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _told_of(path, temporary, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with beside(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # as the umask has it; some libraries are stricter
+        yield part
+        if part.stat().st_mode != mode:
+            part.chmod(mode)
+        if durable:
+            _sync(part)
+        os.replace(part, path)
+        if durable:
+            _sync(path.parent)
+    sweep(path.parent, path.name)
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """As `replacing`, of a new folder: yield an empty one beside it, which becomes `folder`.
+def replacing_folder(folder: Path, *, over: bool = False, durable: bool = True) -> Iterator[Path]:
+    """As `replacing`, of a folder: yield an empty one beside it, which becomes `folder`.
+
+    Args:
+        over: Whether one that is there is replaced, in one step and as a whole.
 
     Raises:
-        OSError: It cannot be written, or `folder` is there by now.
+        OSError: It cannot be written, or `folder` is there and not to be replaced.
     """
-    temporary = _part_of(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with beside(folder) as part:
+        part.mkdir()
+        yield part
+        if durable:
+            for inside in (part, *part.rglob("*")):
+                _sync(inside)
+        move_folder(part, folder, over=over)
+        if durable:
+            _sync(folder.parent)
+    sweep(folder.parent, folder.name)
+
+
+def remove_folder(folder: Path) -> None:
+    """Take a folder away in one step; a kill in the midst leaves what the next `sweep` removes."""
+    with beside(folder) as part:
+        folder.rename(part)
+    sweep(folder.parent, folder.name)
+
+
+def append_line(file: Path, value: object, *, durable: bool = True) -> None:
+    """Add a value to a file of JSON Lines; it counts once its line is whole.
+
+    Raises:
+        OSError: It cannot be written; the error names the file.
+    """
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with this number
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(folder)
+        with file.open("ab", buffering=0) as stream:
+            line = json.dumps(value).encode() + b"\n"
+            if stream.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if durable:
+                os.fsync(stream.fileno())
     except OSError as error:
-        raise _told_of(folder, temporary, error) from None
+        raise _told_of(file, file, error) from None
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A name in a room of its own beside `path`, where libraries may leave files of theirs, too."""
+    room, lock = _open_room(path)
+    part = room / path.name
+    try:
+        yield part
+    except Exception as error:
+        told = _told_of(path, part, error)
+        if told is error:
+            raise
+        raise told from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(room, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
-def _part_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+def _open_room(path: Path) -> tuple[Path, int | None]:
+    """An empty folder, locked by us: what nobody has locked was left by somebody who was killed."""
+    while True:
+        try:
+            made = tempfile.mkdtemp(suffix=".part", prefix=f".{path.name}.", dir=path.parent or ".")
+        except OSError as error:
+            raise _told_of(path, path, error) from None
+        lock = _locked(Path(made))
+        if Path(made).is_dir():  # nobody swept it before we had the lock
+            return Path(made), lock
+        if lock is not None:
+            os.close(lock)
 
 
-def _told_of(path: Path, temporary: Path, error: OSError) -> OSError:
-    """The same error, without the name of a file that nobody asked for."""
+def _locked(place: Path) -> int | None:
+    """A descriptor that holds the lock of a file or folder; None where there are no such locks.
+
+    Raises:
+        BlockingIOError: Somebody else holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on Windows
+        return None
+    held = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise
+    except OSError:  # some file systems lock no folders
+        os.close(held)
+        return None
+    return held
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left half written in a folder; what is being written stays.
+
+    Args:
+        name: Only of this file or folder.
+    """
+    which = "*" if name is None else glob.escape(name)
+    for part in folder.glob(f".{which}.*.part"):
+        with suppress(OSError):
+            if (lock := _locked(part)) is not None:
+                try:
+                    shutil.rmtree(part) if part.is_dir() else part.unlink()
+                finally:
+                    os.close(lock)
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a name is one that `sweep` knows."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def _sync(path: Path) -> None:
+    """See to it that what stands there outlasts a power cut."""
+    held = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(held)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(held)
+
+
+def move_folder(part: Path, folder: Path, *, over: bool) -> None:
+    """Put a folder in its place in one step; what it replaces is left where it came from."""
+    if not (over and folder.is_dir()):
+        part.rename(folder)
+        return
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    names = (os.fsencode(part), os.fsencode(folder))
+    if swap is None or swap(_HERE, names[0], _HERE, names[1], _EXCHANGE):
+        old = part.with_name("old")  # the system cannot: two steps
+        folder.rename(old)
+        part.rename(folder)
+
+
+def _told_of(path: Path, part: Path, error: Exception) -> Exception:
+    """The same error of the file that was asked for; an `OSError` where the system refused."""
+    if not isinstance(error, OSError):
+        found = _SYSTEM_ERROR.search(str(error))
+        if found is None:
+            return error
+        number = int(found[1] or found[2] or errno.ENOSPC)
+        return OSError(number, os.strerror(number), str(path))
     if not path.parent.is_dir():
         return FileNotFoundError(f"expected a folder at {path.parent} to write into, found none")
-    if error.errno is not None and str(error.filename or "").startswith(str(temporary)):
-        asked_for = str(error.filename).replace(str(temporary), str(path))
-        return OSError(error.errno, error.strerror, asked_for)
-    named = (a.replace(str(temporary), str(path)) if isinstance(a, str) else a for a in error.args)
-    error.args = tuple(named)
+    said = str(error.filename or "")
+    if str(part) in said:
+        return OSError(error.errno, error.strerror, said.replace(str(part), str(path)))
+    if not said:
+        text = str(error)
+        code: int | None = error.errno
+        if code is None and (found := _SYSTEM_ERROR.search(text)):
+            code = int(found[1] or found[2] or errno.ENOSPC)
+        if code is None and _CUT_SHORT.search(text):
+            code = errno.ENOSPC
+        if code is not None and code in _OF_WRITING:
+            return OSError(code, os.strerror(code), str(path))
+        error.args = tuple(
+            a.replace(str(part), str(path)) if isinstance(a, str) else a for a in error.args
+        )
     return error
 
 
-def write_json(path: Path, value: Any) -> None:
-    with replacing(path) as temporary:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    with replacing(path, durable=durable) as temporary:
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, Any] | None = None,
+    *,
+    durable: bool = True,
+) -> None:
+    """Write tensors as safetensors, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written; the error names the file.
+    """
+    from safetensors.torch import save_file
+
+    with replacing(path, durable=durable) as part:
+        save_file(
+            {name: value.cpu().contiguous() for name, value in tensors.items()},
+            part,
+            metadata=None if about is None else {key: str(value) for key, value in about.items()},
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -80,15 +270,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSON's own, or bytes that are no text
         raise ValueError(f"expected JSON in {path}, got {error}: the file is damaged") from None
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written in a folder of its own."""
-    for part in folder.glob(".*.part"):
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink()
 
 
 def cache_folder() -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train_lm.compiling import compile_for
-from train_lm.files import replacing
+from train_lm.files import write_tensors
 from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of
 from train_lm.parallel import Alone, Parallel, put, whole
 from train_lm.schedule import Schedule
@@ -279,15 +279,8 @@ def not_finite(loss: float, norm: float, updates: int, learning_rate: float) -> 
 
 def save_snapshot(snapshot: Snapshot, path: Path, about: Mapping[str, Any] | None = None) -> None:
     """Write a snapshot as safetensors; whole or not at all."""
-    from safetensors.torch import save_file
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file(
-            {k: v.cpu().contiguous() for k, v in snapshot.items()},
-            temporary,
-            metadata={k: str(v) for k, v in (about or {}).items()},
-        )
+    write_tensors(path, snapshot, about or {})
 
 
 def load_snapshot(path: Path) -> dict[str, Tensor]:

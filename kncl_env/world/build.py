@@ -6,9 +6,7 @@ end, and moved there whole.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +39,8 @@ from kncl_env.world.topics import (
     transfer_regions,
 )
 from kncl_env.world.world import WORLD_FORMAT, World, world_hash
-from train_lm.files import hash_file, write_json
+from train_lm.files import hash_file, read_json, replacing_folder, write_json
+from train_lm.outputs import alone, holds_json
 from train_lm.token_files import TokenWriter
 from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer
 
@@ -105,7 +104,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         raise FileExistsError(
             f"expected another place than the current folder, got {out}: it would be replaced"
         )
-    with _beside(out) as part:
+    with alone(out), replacing_folder(out, over=True) as part:
         say("cutting and splitting")
         draft = _cut(corpus, config, say)
         if config.scenario == "noisy":
@@ -153,21 +152,15 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         card["files"] = {f.name: hash_file(f) for f in sorted(part.iterdir())}
         card["hash"] = world_hash(card)
         write_json(part / "world.json", card)
-        shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
     return World.open(out)
 
 
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`; gone afterwards, unless it was moved."""
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def is_world(path: Path) -> bool:
+    """Whether a folder is a world and holds nothing else."""
+    if not holds_json(path / "world.json", format=WORLD_FORMAT):
+        return False
+    files = read_json(path / "world.json").get("files")
+    return isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, "world.json"}
 
 
 def _cut(corpus: Corpus, config: BuildConfig, say: Say) -> Draft:

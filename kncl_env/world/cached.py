@@ -31,6 +31,6 @@ def cached_array(
     # A cache that cannot be written costs time, nothing else.
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as part, part.open("wb") as stream:
+        with replacing(file, durable=False) as part, part.open("wb") as stream:
             np.save(stream, found)
     return found

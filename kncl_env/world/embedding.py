@@ -97,7 +97,7 @@ class Embedder:
         return unit_rows(np.asarray(weighted @ self.components.T.astype(np.float64)))
 
     def save(self, path: Path) -> None:
-        with replacing(path) as temporary, temporary.open("wb") as stream:
+        with replacing(path, durable=False) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(
                 stream,
                 vocabulary=np.array(self.vocabulary),

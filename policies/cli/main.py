@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policies.cli.demo import demo
-from policies.cli.runs import begin
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
-from train_lm.command_line import Verbs, again, comma_separated, command, run
+from train_lm.command_line import GOES_ON, Verbs, again, comma_separated, command, run
+from train_lm.outputs import alone
 
 if TYPE_CHECKING:
     from policies.play.closed_loop import Line
@@ -29,7 +29,6 @@ def main(argv: list[str] | None = None) -> int:
     # Several processes play side by side; threads of one would only take cores from the others.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     args = _parser().parse_args(argv)
-    args.argv = sys.argv[1:] if argv is None else argv
     return run(lambda: args.action(args))
 
 
@@ -87,7 +86,7 @@ def _evaluate_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
     )
-    verb.set_defaults(action=_evaluate)
+    verb.set_defaults(action=_evaluate, **{GOES_ON: True})
     add_settings(verb)
 
 
@@ -117,7 +116,7 @@ def _run_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
     )
-    verb.set_defaults(action=_run_loop)
+    verb.set_defaults(action=_run_loop, **{GOES_ON: True})
     add_settings(verb, model="s", learning_rate=1e-3)
 
 
@@ -135,7 +134,7 @@ def _demo_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="paired seeds of the evaluation (3)"
     )
-    verb.set_defaults(action=_demo)
+    verb.set_defaults(action=_demo, **{GOES_ON: True})
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -145,25 +144,27 @@ def _evaluate(args: argparse.Namespace) -> int:
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
     from policies.arms.registry import check_arms, place_of
-    from policies.play.evaluation import check_nothing_lost, evaluate
+    from policies.play.evaluation import COMMAND, check_nothing_lost, evaluate
     from policies.play.plan import Plan
     from policies.verdict.table import table
 
     torch.set_num_threads(1)
     settings = settings_of(args)
-    learned = [Path(name).name for name in args.policies if Path(name).is_dir()]
+    arms = check_arms(args.policies)
+    pairs = zip(args.policies, arms, strict=True)
+    learned = [arm.name for name, arm in pairs if Path(name).is_dir()]
     plan = Plan(
         args.policies, args.seeds, args.inits, args.learners, learned[-1] if learned else None
     )
-    arms = check_arms(plan.arms)
-    begin(args.out, args.force, [args.world, *map(place_of, plan.arms)])
-    check_nothing_lost(args.out, [arm.name for arm in arms], plan.seeds)
-    world = World.open(args.world)
-    for i in range(plan.inits):  # the nucleus phase has a progress bar of its own
-        open_stage(world, settings.with_learner_seed(settings.learner.seed + i))
-    with Progress(transient=True) as bar:
-        task = bar.add_task("episodes", total=len(plan.arms) * plan.seeds)
-        summary = evaluate(world, settings, plan, args.out, lambda _: bar.advance(task))
+    with alone(args.out) as hold:
+        world = World.open(args.world)
+        hold.begin_run(COMMAND, args.force, [args.world, *map(place_of, plan.arms)])
+        check_nothing_lost(args.out, [arm.name for arm in arms], plan.seeds)
+        for i in range(plan.inits):  # the nucleus phase has a progress bar of its own
+            open_stage(world, settings.with_learner_seed(settings.learner.seed + i))
+        with Progress(transient=True) as bar:
+            task = bar.add_task("episodes", total=len(plan.arms) * plan.seeds)
+            summary = evaluate(world, settings, plan, args.out, lambda _: bar.advance(task))
     print(table(summary))
     print(f"report: {args.out / 'report.html'}")
     return 0
@@ -175,15 +176,15 @@ def _run_loop(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from kncl_env.world.world import World
-    from policies.arms.registry import place_of
-    from policies.play.closed_loop import run_closed_loop
+    from policies.arms.registry import arm_of, place_of
+    from policies.play.closed_loop import COMMAND, run_closed_loop
     from train_lm.checkpoint import last_checkpoint
     from train_lm.model import hide_library_bars
 
     torch.set_num_threads(args.threads)
     hide_library_bars()
     settings = settings_of(args)
-    begin(args.out, args.force, [args.world, place_of(args.policy)])
+    arm_of(args.policy)
     world = World.open(args.world)
     # The bar begins with the first step: the nucleus phase has one of its own.
     quiet = not sys.stderr.isatty()
@@ -197,18 +198,20 @@ def _run_loop(args: argparse.Namespace) -> int:
         bar.update(bar.task_ids[0], completed=line["step"], description=text)
 
     try:
-        place = run_closed_loop(
-            world,
-            args.policy,
-            settings,
-            args.out,
-            seed=args.seed,
-            save_every=args.save_every,
-            on_step=show,
-        )
-    except KeyboardInterrupt:
+        with alone(args.out) as hold:
+            hold.begin_run(COMMAND, args.force, [args.world, place_of(args.policy)])
+            place = run_closed_loop(
+                world,
+                args.policy,
+                settings,
+                args.out,
+                seed=args.seed,
+                save_every=args.save_every,
+                on_step=show,
+            )
+    except KeyboardInterrupt as stopped:
         how = f"{last_checkpoint(args.out)}; {again('kncl-policy', args.argv)}"
-        raise KeyboardInterrupt(how) from None
+        raise type(stopped)(how) from None
     finally:
         bar.stop()
     print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from policies.cli.runs import begin
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
-from train_lm.command_line import Verbs, claim_output, comma_separated
+from train_lm.command_line import GOES_ON, Verbs, comma_separated
+from train_lm.outputs import alone, holds_json
 
 
 def record_parser(verbs: Verbs) -> None:
@@ -44,7 +45,7 @@ def record_parser(verbs: Verbs) -> None:
     )
     add_learners(verb)
     verb.add_argument("--seed", type=int, default=0, help="number of the first episode's seed (0)")
-    verb.set_defaults(action=_record)
+    verb.set_defaults(action=_record, **{GOES_ON: True})
     add_settings(verb)
 
 
@@ -104,7 +105,7 @@ def taste_parser(verbs: Verbs) -> None:
         action="store_true",
         help="replace T.json; the episodes beside it are used again (refuse)",
     )
-    verb.set_defaults(action=_taste)
+    verb.set_defaults(action=_taste, **{GOES_ON: True})
     add_settings(verb)
 
 
@@ -168,7 +169,7 @@ def train_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--force", action="store_true", help="begin again: empty POLICY first (go on with it)"
     )
-    verb.set_defaults(action=_train)
+    verb.set_defaults(action=_train, **{GOES_ON: True})
     add_settings(verb)
 
 
@@ -178,39 +179,45 @@ def _record(args: argparse.Namespace) -> int:
 
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
+    from policies.arms.registry import arm_of
     from policies.play.recording import RecordingPlan, record
 
     torch.set_num_threads(1)
     settings = settings_of(args)
     plan = RecordingPlan(args.policies, args.episodes, args.seed, args.extra_probes, args.learners)
+    for arm in plan.arms:
+        arm_of(arm)
     world = World.open(args.world)
-    open_stage(world, settings)  # the nucleus phase has a progress bar of its own
-    with Progress(transient=True) as bar:
-        task = bar.add_task("episodes", total=len(plan.arms) * plan.episodes)
-        record(world, settings, plan, args.out, lambda _: bar.advance(task))
+    with alone(args.out) as hold:
+        hold.go_on()
+        open_stage(world, settings)  # the nucleus phase has a progress bar of its own
+        with Progress(transient=True) as bar:
+            task = bar.add_task("episodes", total=len(plan.arms) * plan.episodes)
+            record(world, settings, plan, args.out, lambda _: bar.advance(task))
     print(f"{args.out}: {args.episodes} episodes of {', '.join(args.policies)}")
     return 0
 
 
 def _surrogate(args: argparse.Namespace) -> int:
     from kncl_env.settings import Settings
-    from kncl_env.surrogate import Transfer
+    from kncl_env.surrogate import FORMAT, Transfer
     from kncl_env.world.world import World
     from policies.learn.surrogate_fit import fit
     from policies.play.recording import read_episodes
 
-    claim_output(args.out, args.force)
-    world = World.open(args.world)
-    header, episodes = read_episodes(args.episodes)
-    if header["world"] != world.hash:
-        raise ValueError(
-            f"expected episodes of world {world.hash[:12]}, got {header['world'][:12]}'s: "
-            "name the world they were recorded in"
-        )
-    transfer = Transfer(world.graph, world.topic_vectors)
-    settings = Settings.from_json(header["settings"], args.episodes[0])
-    found = fit(header, episodes, world.target_topics(settings.region), transfer)
-    found.save(args.out)
+    with alone(args.out) as hold:
+        hold.begin_anew(args.force, partial(holds_json, **FORMAT), [args.world, *args.episodes])
+        world = World.open(args.world)
+        header, episodes = read_episodes(args.episodes)
+        if header["world"] != world.hash:
+            raise ValueError(
+                f"expected episodes of world {world.hash[:12]}, got {header['world'][:12]}'s: "
+                "name the world they were recorded in"
+            )
+        transfer = Transfer(world.graph, world.topic_vectors)
+        settings = Settings.from_json(header["settings"], args.episodes[0])
+        found = fit(header, episodes, world.target_topics(settings.region), transfer)
+        found.save(args.out)
     print(json.dumps({"dynamics": vars(found.dynamics), "error": found.error}, indent=1))
     return 0
 
@@ -222,24 +229,28 @@ def _taste(args: argparse.Namespace) -> int:
 
     from kncl_env.retrieval import NeighbourhoodRetriever
     from kncl_env.stage import open_stage
-    from kncl_env.taste import TRAITS
+    from kncl_env.taste import TASTE_FORMAT, TRAITS
     from kncl_env.world.world import World
+    from policies.arms.registry import arm_of
     from policies.learn.tasting import TastingPlan, learn_taste
     from policies.learn.training import check_region
 
     torch.set_num_threads(1)
-    claim_output(args.out, args.force)
     settings = settings_of(args)
     plan = TastingPlan(args.episodes, args.trials, args.policy, args.seed, args.learners)
-    world = World.open(args.world)
-    check_region(world, settings.region)
-    retriever = open_stage(world, settings).retriever
-    assert isinstance(retriever, NeighbourhoodRetriever)
-    with Console(stderr=True).status("measuring the passages, once for this world"):
-        retriever.traits.levels  # noqa: B018
-    with Progress(transient=True) as bar:
-        task = bar.add_task("episodes", total=plan.n_episodes)
-        found = learn_taste(world, settings, plan, args.out, lambda: bar.advance(task))
+    arm_of(args.policy)
+    with alone(args.out) as hold:
+        mine = partial(holds_json, format=TASTE_FORMAT)
+        hold.begin_anew(args.force, mine, [args.world, Path(args.policy)])
+        world = World.open(args.world)
+        check_region(world, settings.region)
+        retriever = open_stage(world, settings).retriever
+        assert isinstance(retriever, NeighbourhoodRetriever)
+        with Console(stderr=True).status("measuring the passages, once for this world"):
+            retriever.traits.levels  # noqa: B018
+        with Progress(transient=True) as bar:
+            task = bar.add_task("episodes", total=plan.n_episodes)
+            found = learn_taste(world, settings, plan, args.out, lambda: bar.advance(task))
     print("worth of each trait's levels, low to high [thousandths of the reducible loss a step]")
     for name, row in zip(TRAITS, found["taste"]["worth"], strict=True):
         print(f"  {name:20s} " + " ".join(f"{1000 * x:+6.1f}" for x in row))
@@ -256,8 +267,9 @@ def _train(args: argparse.Namespace) -> int:
     from kncl_env.surrogate import Surrogate
     from kncl_env.taste import load_taste
     from kncl_env.world.world import World
+    from policies.curiosity import CuriosityPolicy
     from policies.learn.potentials import parse_potentials
-    from policies.learn.ppo import PPOConfig
+    from policies.learn.ppo import MADE_BY, PPOConfig
     from policies.learn.training import TrainingPlan, train_policy
 
     torch.set_num_threads(1)
@@ -275,12 +287,15 @@ def _train(args: argparse.Namespace) -> int:
     taste = load_taste(args.taste) if args.taste else None
     plan = TrainingPlan(config, args.init, taste, args.practice, args.practice_iterations)
     settings = settings_of(args)
-    inputs = [args.world, args.init, args.practice, args.taste]
-    begin(args.out, args.force, [place for place in inputs if place])
+    world = World.open(args.world)
+    if args.init:
+        CuriosityPolicy.load(args.init)
     if args.practice:
         error = Surrogate.load(args.practice).error
         print(f"practice in a surrogate, off by {json.dumps(error)}")
-    train_policy(World.open(args.world), settings, plan, args.out, _Teller())
+    with alone(args.out) as hold:
+        hold.begin_run(MADE_BY, args.force, [args.world, args.init, args.practice, args.taste])
+        train_policy(world, settings, plan, args.out, _Teller())
     print(f"{args.out}: trained on {config.iterations * config.episodes} episodes")
     return 0
 

@@ -13,7 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_lm.command_line import Verbs, claim_output, comma_separated
+from train_lm.command_line import GOES_ON, Verbs, comma_separated
+from train_lm.files import read_json
+from train_lm.outputs import alone, holds_json
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -171,7 +173,7 @@ def walk_parser(verbs: Verbs) -> None:
     )
     chooser.add_argument("--goal", metavar="TITLE", help="page to look for (none)")
     add_collection_options(verb)
-    verb.set_defaults(action=_walk)
+    verb.set_defaults(action=_walk, **{GOES_ON: True})
 
 
 def _walk(args: argparse.Namespace) -> int:
@@ -217,34 +219,45 @@ def _pretrain(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     torch.set_num_threads(os.cpu_count() or 1)
-    claim_output(args.out, args.force, marker="policy.json")
     began = time.monotonic()
-    world = World.open(args.world)
-    paths, malformed = _read(args.holes)
-    with Progress(transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
+    with alone(args.out) as hold:
+        hold.begin_anew(args.force, _is_clone, [args.world, *args.holes])
+        world = World.open(args.world)
+        paths, malformed = _read(args.holes)
+        with Progress(transient=True) as bar:
+            tasks: dict[str, TaskID] = {}
 
-        def show_paths(split: str, total: int, done: int) -> None:
-            if split not in tasks:
-                tasks[split] = bar.add_task(f"{split} paths", total=total)
-            bar.advance(tasks[split], done)
+            def show_paths(split: str, total: int, done: int) -> None:
+                if split not in tasks:
+                    tasks[split] = bar.add_task(f"{split} paths", total=total)
+                bar.advance(tasks[split], done)
 
-        def show_lessons(lessons: Mapping[str, Lesson]) -> None:
-            for task in tasks.values():
-                bar.remove_task(task)
-            _print_lessons(lessons, malformed)
+            def show_lessons(lessons: Mapping[str, Lesson]) -> None:
+                for task in tasks.values():
+                    bar.remove_task(task)
+                _print_lessons(lessons, malformed)
 
-        policy = pretrain(
-            world,
-            paths,
-            config,
-            show_paths,
-            show_lessons,
-            lambda i, a, b: print(f"epoch {i + 1}: train {a:.4f}, select {b:.4f} nats/click"),
-        )
-    policy.save(args.out)
+            policy = pretrain(
+                world,
+                paths,
+                config,
+                show_paths,
+                show_lessons,
+                lambda i, a, b: print(f"epoch {i + 1}: train {a:.4f}, select {b:.4f} nats/click"),
+            )
+        policy.save(args.out, over=True)
     print(f"{args.out}: cloned in {time.monotonic() - began:.0f} s")
     return 0
+
+
+def _is_clone(folder: Path) -> bool:
+    """Whether a folder is a policy that was cloned, and nothing else."""
+    card = folder / "policy.json"
+    if not holds_json(card, format="kncl-policy"):
+        return False
+    made = read_json(card).get("provenance")
+    alone = {f.name for f in folder.iterdir()} <= {"policy.json", "policy.safetensors"}
+    return alone and isinstance(made, dict) and made.get("made_by") == "cloning"
 
 
 def _print_lessons(lessons: Mapping[str, Lesson], malformed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +110,6 @@ def pretrain(
     Raises:
         ValueError: There is nothing to learn from.
     """
-    began = time.monotonic()
     lessons = _lessons(world, paths, config, on_paths)
     on_lessons(lessons)
     network = CuriosityNetwork(CuriosityConfig(width=config.width, seed=config.seed))
@@ -127,7 +125,6 @@ def pretrain(
             "clicks": len(train.clicks),
             "select_loss": min(of_select for _, of_select in history),
             "goals": [*config.goals],
-            "seconds": round(time.monotonic() - began, 1),
         },
     )
 

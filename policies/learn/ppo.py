@@ -7,7 +7,6 @@ own, so a run that was stopped goes on from the last iteration with the same byt
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from collections import Counter
@@ -33,8 +32,10 @@ from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
-from train_lm.checkpoint import claim_run
-from train_lm.files import Json, hash_json, read_json, replacing, write_json
+from train_lm.checkpoint import claim_run, cut_metrics
+from train_lm.files import Json, append_line, hash_json, read_json, write_json, write_tensors
+
+MADE_BY = "kncl-policy train"
 
 log = logging.getLogger(__name__)
 
@@ -315,6 +316,7 @@ def train_ppo(
     if (out / "checkpoint.json").is_file():
         done = _load_checkpoint(out, policy, env)
         log.info("going on after iteration %d of %d", done, config.iterations)
+    cut_metrics(out / "metrics.jsonl", done, "iteration")
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     for iteration in range(done, config.iterations):
         began = time.monotonic()
@@ -332,9 +334,8 @@ def train_ppo(
             model.logger.record(f"kncl/{key}", value)
         model.logger.record("kncl/most_expanded", _most_expanded(infos))
         model.logger.dump(model.num_timesteps)
+        append_line(out / "metrics.jsonl", figures, durable=False)
         _save_checkpoint(out, policy, env, iteration + 1)
-        with (out / "metrics.jsonl").open("a") as stream:
-            stream.write(json.dumps(figures) + "\n")
         on_iteration(figures)
     provenance = {**started, "iterations": config.iterations}
     trained = CuriosityPolicy(policy.network, provenance, taste=start.taste)
@@ -424,19 +425,17 @@ def _claim(out: Path, started: Mapping[str, object], init: CuriosityPolicy | Non
         )
     # A setting that an older run does not know is what it is by default.
     defaults = {"ppo": asdict(PPOConfig()), "settings": Settings().to_json()}
-    claim_run(out, {**started, "init": weights}, defaults if "settings" in started else None)
+    settings = {**started, "init": weights}
+    claim_run(out, settings, defaults if "settings" in started else None, made_by=MADE_BY)
 
 
 def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, iteration: int) -> None:
     """Network and Adam as safetensors; the JSON that names them is written last."""
-    from safetensors.torch import save_file
-
     arrays = {f"network.{k}": v for k, v in policy.network.state_dict().items()}
     for i, entry in policy.optimizer.state_dict()["state"].items():
         arrays |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
     file = out / f"checkpoint-{iteration:05d}.safetensors"
-    with replacing(file) as temporary:
-        save_file({k: v.contiguous() for k, v in arrays.items()}, temporary)
+    write_tensors(file, arrays)
     card: dict[str, object] = {"iteration": iteration, "file": file.name}
     if isinstance(env, VecNormalize):
         # JSON keeps every bit of a double.

@@ -31,6 +31,7 @@ from policies.play.episodes import EpisodeTask, play_all
 from policies.play.journal import Journal
 from policies.play.seeds import TASTE_TRIALS, TASTING
 from train_lm.files import Json, write_json
+from train_lm.outputs import alone
 
 Floats = NDArray[np.float64]
 
@@ -102,6 +103,13 @@ def learn_taste(
         ValueError: An unknown arm, or the episodes beside `out` are of another world or other
             settings.
     """
+    with alone(out):
+        return _learned(world, settings, plan, out, on_episode)
+
+
+def _learned(
+    world: World, settings: Settings, plan: TastingPlan, out: Path, on_episode: Callable[[], None]
+) -> Json:
     arm = arm_of(plan.arm)
     header = {
         "format": FORMAT,

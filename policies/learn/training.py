@@ -17,9 +17,10 @@ from kncl_env.taste import Taste
 from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.learn.ppo import PPOConfig, Start, starting_network, train_ppo
+from policies.learn.ppo import MADE_BY, PPOConfig, Start, starting_network, train_ppo
 from policies.learn.vec_env import View, make_practice_env, make_vec_env
 from train_lm.files import hash_file
+from train_lm.outputs import alone
 
 PRACTICE = "practice"  # folder of the practice, inside of the run
 
@@ -66,6 +67,14 @@ def train_policy(
         ValueError: The region is kept for measuring transfer, a damaged policy or surrogate, one
             of another world or learner, or `out` holds a run with other settings.
     """
+    with alone(out) as hold:
+        hold.begin_run(MADE_BY, force=False)
+        return _train(world, settings, plan, out, tell)
+
+
+def _train(
+    world: World, settings: Settings, plan: TrainingPlan, out: Path, tell: Tell
+) -> CuriosityPolicy:
     check_region(world, settings.region)
     init = CuriosityPolicy.load(plan.init) if plan.init else None
     surrogate = Surrogate.load(plan.practice) if plan.practice else None

@@ -102,6 +102,10 @@ class SideBySideVecEnv(DummyVecEnv):
         self._reset_options()
         return self._obs_from_buf()
 
+    def close(self) -> None:
+        super().close()
+        self._together.close()
+
     def step_wait(self) -> VecEnvStepReturn:
         for i, (observation, reward, done, info) in enumerate(self._together.each(self._step)):
             self._save_obs(i, observation)

@@ -7,7 +7,6 @@ ends with the same bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,12 @@ from policies.play.episodes import Playing
 from policies.play.seeds import EVALUATION
 from train_lm.checkpoint import CARD, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
-from train_lm.files import Json, hash_json, sweep, write_json
+from train_lm.files import Json, append_line, hash_json, write_json
 from train_lm.model import save_model
+from train_lm.outputs import alone
 from train_lm.tokenizer import as_transformers
 
+COMMAND = "kncl-policy run"
 SNAPSHOT = "checkpoint.safetensors"
 
 Line = Json  # of `metrics.jsonl`
@@ -68,12 +69,14 @@ def run_closed_loop(
     """
     if save_every < 1:
         raise ValueError(f"expected save_every >= 1, got {save_every}")
-    loop = _Loop(world, policy, settings, out, seed)
-    try:
-        loop.go_on(save_every, on_step)
-    except (FloatingPointError, MemoryError) as error:
-        raise type(error)(f"{error}; {last_checkpoint(out)}") from None
-    return loop.finish()
+    with alone(out) as hold:
+        hold.begin_run(COMMAND, force=False)
+        loop = _Loop(world, policy, settings, out, seed)
+        try:
+            loop.go_on(save_every, on_step)
+        except (FloatingPointError, MemoryError) as error:
+            raise type(error)(f"{error}; {last_checkpoint(out)}") from None
+        return loop.finish()
 
 
 class _Loop:
@@ -84,8 +87,7 @@ class _Loop:
         arm = arm_of(policy)
         self.policy = CuriosityPolicy.load(policy) if Path(policy).is_dir() else None
         plan = _plan(world, policy, arm, settings, seed)
-        claim_run(out, plan, defaults={"settings": Settings().to_json()})
-        sweep(out)
+        claim_run(out, plan, defaults={"settings": Settings().to_json()}, made_by=COMMAND)
         stage = open_stage(world, settings)
         self.learner = stage.learner()
         self.env = TopicExpansionEnv(stage, self.learner)
@@ -100,8 +102,7 @@ class _Loop:
         writer = _events(self.out / "tensorboard", done)
         while not self.episode.over:
             line = self._step()
-            with (self.out / "metrics.jsonl").open("a") as stream:
-                stream.write(json.dumps(line) + "\n")
+            append_line(self.out / "metrics.jsonl", line, durable=False)
             _write_events(writer, line)
             if line["step"] % save_every == 0 or self.episode.over:
                 self._save()

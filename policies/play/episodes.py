@@ -7,6 +7,7 @@ came of it. What is measured on the way is the task's meter.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -184,14 +185,15 @@ def _waves(
         tasks = list(same)
         stage = open_stage(world, settings)
         together = side_by_side(stage, min(learners, len(tasks)), compile=compile)
-        for i in range(0, len(tasks), len(together)):
-            wave = tasks[i : i + len(together)]
-            yield together.run(
-                [
-                    partial(play, env, _arm(task), task.seed, task.choices, task.meter)
-                    for env, task in zip(together.envs, wave, strict=False)
-                ]
-            )
+        with closing(together):
+            for i in range(0, len(tasks), len(together)):
+                wave = tasks[i : i + len(together)]
+                yield together.run(
+                    [
+                        partial(play, env, _arm(task), task.seed, task.choices, task.meter)
+                        for env, task in zip(together.envs, wave, strict=False)
+                    ]
+                )
 
 
 def _arm(task: EpisodeTask[M]) -> Arm:

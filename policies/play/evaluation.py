@@ -25,7 +25,9 @@ from policies.play.seeds import EVALUATION
 from policies.verdict.summary import Summary
 from train_lm.checkpoint import claim_run
 from train_lm.files import read_json
+from train_lm.outputs import alone
 
+COMMAND = "kncl-policy evaluate"
 FORMAT = "kncl-evaluation"
 
 
@@ -57,18 +59,20 @@ def evaluate(
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS, "traits": TRAITS_VERSION}
     run = {"world": world.hash, "settings": settings.to_json(), "inits": plan.inits}
     run |= {"versions": versions, "compiled": compiled}
-    claim_run(out, run, defaults={"settings": Settings().to_json()})
-    journal = Journal(out / "episodes.jsonl", {"format": FORMAT, **run})
-    records = play_all(
-        world,
-        _tasks(world, settings, plan),
-        journal,
-        learners=plan.learners,
-        compile=compiled,
-        on_record=on_episode,
-    )
-    records.sort(key=lambda r: (names.index(r.arm), r.seed))
-    return write_results(world, settings, plan, records, out)
+    with alone(out) as hold:
+        hold.begin_run(COMMAND, force=False)
+        claim_run(out, run, defaults={"settings": Settings().to_json()}, made_by=COMMAND)
+        journal = Journal(out / "episodes.jsonl", {"format": FORMAT, **run})
+        records = play_all(
+            world,
+            _tasks(world, settings, plan),
+            journal,
+            learners=plan.learners,
+            compile=compiled,
+            on_record=on_episode,
+        )
+        records.sort(key=lambda r: (names.index(r.arm), r.seed))
+        return write_results(world, settings, plan, records, out)
 
 
 def check_nothing_lost(out: Path, names: Sequence[str], seeds: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kncl_env.settings import Settings
 from train_lm.checkpoint import differences
-from train_lm.files import Json, replacing
+from train_lm.files import Json, append_line, replacing
 
 Key = tuple[str, ...]
 Line = Json
@@ -39,16 +39,25 @@ class Journal:
             self.header = whole[0]
             self.lines = {key_of(line): line for line in whole[1:]}
         else:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._rewrite()
+            self._begin()
         if not file.read_bytes().endswith(b"\n"):  # torn: it must not run into the next line
             self._rewrite()
 
     def append(self, line: Line) -> None:
         """Add a line; it counts from the moment that it is whole."""
         self.lines[key_of(line)] = line
-        with self.file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self.file, line)
+
+    def _begin(self) -> None:
+        # What a kill, or a power cut, may have left of our own first line is written again.
+        left = self.file.read_bytes() if self.file.is_file() else b""
+        if not json.dumps(self.header).encode().startswith(left):
+            raise ValueError(
+                f"expected a file of {self.header['format']} at {self.file}, got another kind of "
+                "file: name another --out"
+            )
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._rewrite()
 
     def _rewrite(self) -> None:
         with replacing(self.file) as part:

@@ -23,6 +23,7 @@ from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
 from policies.play.journal import Journal, read_lines
 from policies.play.seeds import RECORDING
 from train_lm.files import Json
+from train_lm.outputs import alone
 
 FORMAT = "kncl-episodes-2"
 
@@ -153,11 +154,21 @@ def record(
     """
     for arm in plan.arms:
         arm_of(arm)
-    rules = settings.rules
-    updates = len(plan.arms) * plan.episodes * rules.steps * rules.updates_per_step
     header = {"format": FORMAT, "world": world.hash, "settings": settings.to_json()}
     start = _start(open_stage(world, settings))
-    journal = Journal(out, header, about=start)
+    with alone(out):
+        return _recorded(world, settings, plan, Journal(out, header, about=start), on_episode)
+
+
+def _recorded(
+    world: World,
+    settings: Settings,
+    plan: RecordingPlan,
+    journal: Journal,
+    on_episode: Callable[[EpisodeRecord[Steps]], None],
+) -> list[EpisodeRecord[Steps]]:
+    rules = settings.rules
+    updates = len(plan.arms) * plan.episodes * rules.steps * rules.updates_per_step
     tasks = [
         EpisodeTask(
             world=str(world.path),

@@ -26,6 +26,9 @@ DEEPEST = 20  # [clicks] the plot ends here
 FEWEST = 20  # [walks] a point of a curve over fewer walks is not drawn
 PERCENT_KEYS = ("leaps", "off_graph")
 
+# Tells that `stats` made the page, and may replace it.
+MARK = '<meta name="generator" content="rabbit-holes stats">'
+
 CSS = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
@@ -120,6 +123,7 @@ def render_page(groups: Sequence[Group], sources: Sequence[str], world: str | No
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{MARK}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Rabbit holes side by side</title>
 <style>{CSS}</style>

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rabbit_holes.live.etiquette import OWN_NAME, Etiquette
 from rabbit_holes.live.settings import CollectionSettings, Progress, Report
+from train_lm.command_line import GOES_ON
 
 if TYPE_CHECKING:
     from rabbit_holes.walkers.walkers import Walker
@@ -67,7 +68,7 @@ def add_collect_parser(subparsers: Any) -> None:
         help="of --walker similar and lm, above 0: the lower, the surer the best link is taken "
         "(similar 0.1, lm 1)",
     )
-    parser.set_defaults(run=_collect)
+    parser.set_defaults(run=_collect, **{GOES_ON: True})
 
 
 def add_collection_options(parser: argparse.ArgumentParser) -> None:

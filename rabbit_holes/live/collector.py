@@ -13,15 +13,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from rabbit_holes.live.errors import RefusedError, StoppedError, UnreachableError, WikiError
-from rabbit_holes.live.journal import Failure, Journal, WalkLog
+from rabbit_holes.live.journal import Failure, Journal, WalkLog, is_journal
 from rabbit_holes.live.page_cache import Absent, Library, Page
 from rabbit_holes.live.settings import CollectionSettings, Progress, Report
-from rabbit_holes.path import Path, PathWriter, Visit, read_paths
+from rabbit_holes.path import Path, PathWriter, Visit, holds_paths, read_paths
 from rabbit_holes.walkers.walkers import Walker, next_click
 from train_lm.files import hash_json
 
@@ -48,13 +49,14 @@ def collect(
         walker: Who walks.
         library: The wiki's pages, those from earlier runs and those to be fetched.
         concurrency: Walks at one time.
-        force: Begin anew, whatever is there.
+        force: Begin anew where a collection is.
         on_progress: Called now and then from this thread.
 
     Raises:
-        FileExistsError: If `out` holds paths that no journal beside it explains.
-        ValueError: If an earlier collection with other settings began there, or another process
-            writes there now.
+        FileExistsError: If `out` holds paths that no journal beside it explains, or what would be
+            begun anew is no collection.
+        BlockingIOError: If another process writes there now.
+        ValueError: If an earlier collection with other settings began there.
         KeyboardInterrupt: After everything finished is safe on the disk.
     """
     journal_file = out.with_name(out.name + ".journal")
@@ -64,12 +66,16 @@ def collect(
             f"expected a new --out or one of an earlier collection, got {out} without its "
             f"{journal_file.name}: name another or add --force"
         )
-    if force and out.exists():
-        _empty(out)
-    if force:
-        journal_file.unlink(missing_ok=True)
     deciding = {"api": library.wiki.api, "walker": walker.name, **settings.deciding()}
-    with PathWriter(out) as writer:
+    mine = partial(holds_paths, sources=("mediawiki:",))
+    if force and journal_file.exists() and not is_journal(journal_file):
+        raise FileExistsError(
+            f"expected the journal of a collection in {journal_file}, got another file: name "
+            "another --out"
+        )
+    with PathWriter(out, force=force, mine=mine) as writer:
+        if force:
+            journal_file.unlink(missing_ok=True)
         journal = Journal(journal_file, deciding, done=writer.ids)
         try:
             run = _Run(settings, walker, library, writer, journal)
@@ -77,30 +83,6 @@ def collect(
         finally:
             journal.close()
         return run.report(out, stopped)
-
-
-def _empty(out: pathlib.Path) -> None:
-    """Empty a file, whatever it holds, unless it is a path file that somebody is writing."""
-    try:
-        PathWriter(out).close()
-    except ValueError:
-        # Held by another process, or foreign: only the first keeps its lock.
-        if _is_locked(out):
-            raise
-    out.write_bytes(b"")
-
-
-def _is_locked(file: pathlib.Path) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # no advisory locks on Windows
-        return False
-    with open(file, "rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 class _Run:

@@ -7,7 +7,6 @@ dropped from the journal; the reasons why pages failed stay. It knows no network
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from threading import Lock
 from typing import Any, BinaryIO
 
 from rabbit_holes.path import Visit
-from train_lm.files import replacing
+from train_lm.files import replacing, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +83,7 @@ class Journal:
         self._lock = Lock()
         self._stale = not file.exists()  # whether the file holds other lines than it should
         self._replay(done)
-        for left_over in file.parent.glob(f".{glob.escape(file.name)}.*.part"):
-            left_over.unlink(missing_ok=True)
+        sweep(file.parent, file.name)
         self._rewrite()
         self._stream: BinaryIO = open(file, "ab")  # noqa: SIM115
 
@@ -140,8 +138,6 @@ class Journal:
         with replacing(self.file) as partial, open(partial, "wb") as stream:
             for record in self._records():
                 stream.write(_to_line(record))
-            stream.flush()
-            os.fsync(stream.fileno())
         self._stale = False
 
     def _replay(self, done: Collection[str]) -> None:
@@ -217,6 +213,16 @@ class Journal:
         for failure in self.failures:
             if id(failure) not in noted:
                 yield {"kind": "failure", **asdict(failure)}
+
+
+def is_journal(file: pathlib.Path) -> bool:
+    """Whether a file is the journal of a collection, whichever; an empty one would do."""
+    with file.open("rb") as stream:
+        first = stream.readline()
+    try:
+        return not first or json.loads(first)["kind"] == "collection"
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _to_line(record: Mapping[str, Any]) -> bytes:

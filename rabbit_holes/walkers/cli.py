@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rabbit_holes.path import Path as Walk
-from rabbit_holes.path import PathWriter, read_paths, write_paths
+from rabbit_holes.path import PathWriter, holds_paths, read_paths, write_paths
 from rabbit_holes.walkers.settings import MODES, WALKERS, GenerationSettings
-from train_lm.command_line import claim_output
+from train_lm.command_line import GOES_ON
+from train_lm.outputs import alone
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
@@ -100,7 +101,7 @@ def add_generate_parser(verbs: Any) -> None:
     verb.add_argument("--device", help="where the model runs: cpu, cuda, … (default: a GPU if any)")
     verb.add_argument("--force", action="store_true", help="begin anew instead of going on")
     _add_numbers(verb, default)
-    verb.set_defaults(run=_generate)
+    verb.set_defaults(run=_generate, **{GOES_ON: True})
 
 
 def _add_numbers(verb: argparse.ArgumentParser, default: GenerationSettings) -> None:
@@ -125,17 +126,17 @@ def _add_numbers(verb: argparse.ArgumentParser, default: GenerationSettings) -> 
 
 
 def _walk(args: argparse.Namespace) -> None:
-    claim_output(args.out, args.force)
-
     import numpy as np
 
     from kncl_env.world.world import World
     from rabbit_holes.walkers.over_world import simulate
 
-    world = World.open(args.world)
-    rng = np.random.default_rng(args.seed)
-    walks = simulate(world, args.walker, args.walks, args.depth, rng)
-    n = write_paths(args.out, walks, force=args.force)
+    with alone(args.out) as hold:
+        hold.begin_anew(args.force, partial(holds_paths, sources=("simulated",)), [args.world])
+        world = World.open(args.world)
+        rng = np.random.default_rng(args.seed)
+        walks = simulate(world, args.walker, args.walks, args.depth, rng)
+        n = write_paths(args.out, walks, force=True)
     print(f"{args.out}: {n:,} walks by {args.walker}")
 
 
@@ -162,9 +163,8 @@ def _generate(args: argparse.Namespace) -> None:
     for title in (*settings.starts, *settings.goals):
         world.topic_of(title)  # before a model is loaded, or an old file removed
     model = load_language_model(args.model, device=args.device, tokenizer=world.tokenizer)
-    if args.force:
-        args.out.unlink(missing_ok=True)
-    with PathWriter(args.out) as writer:
+    mine = partial(holds_paths, sources=("generated:",))
+    with PathWriter(args.out, force=args.force, mine=mine) as writer:
         name = run_name(world, model.name, settings)
         foreign = [path_id for path_id in writer.ids if not path_id.startswith(name)]
         if foreign:

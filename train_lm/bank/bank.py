@@ -90,6 +90,11 @@ class LearnerBank:
         self._blocks = [slice(i, min(i + chunk, self.n)) for i in range(0, self.n, chunk)]
         self._pool = _cores(threads or torch.get_num_threads()) if on_cpu else None
 
+    def close(self) -> None:
+        """Free the threads; it can train and measure no more."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
     # --- training ----------------------------------------------------------------------------
 
     @property

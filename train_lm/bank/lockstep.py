@@ -96,6 +96,11 @@ class Lockstep:
                 self._running -= 1
                 self._serve_if_all_wait()
 
+    def close(self) -> None:
+        """Free the threads; nothing can be run any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.bank.close()
+
     def ask(self, request: _Request) -> Floats:
         """Return when the request was served; a call outside of `run` is served at once.
 

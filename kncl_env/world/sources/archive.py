@@ -5,6 +5,7 @@ It knows nothing of what the files inside mean.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
 import json
@@ -21,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+
+from train_lm.files import replacing
 
 # Called with the archive's name, bytes so far, and bytes in all where the server says so.
 Progress = Callable[[str, int, "int | None"], None]
@@ -79,7 +82,9 @@ def fetch(archive: Archive, into: Path, progress: Progress | None = None) -> Pat
     _unpack(archive, part, into)
     record = into / RECORD
     entries = json.loads(record.read_text()) if record.exists() else {}
-    record.write_text(json.dumps(entries | {archive.name: entry}, indent=2, sort_keys=True) + "\n")
+    with replacing(record) as written:
+        text = json.dumps(entries | {archive.name: entry}, indent=2, sort_keys=True)
+        written.write_text(text + "\n")
     part.unlink()
     return folder
 
@@ -148,11 +153,14 @@ def _unpack(archive: Archive, part: Path, into: Path) -> None:
         if not (beside / archive.unpacks_to).is_dir():
             raise tarfile.TarError(f"no folder {archive.unpacks_to}, but {os.listdir(beside)[:3]}")
         (beside / archive.unpacks_to).rename(into / archive.unpacks_to)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         part.unlink()
         raise ValueError(
             f"expected an archive with {archive.unpacks_to} from {archive.url}, got {error}: the "
             "file was damaged on its way or has changed; it was removed, call again"
         ) from None
+    except OSError as error:  # a full disk, say: the archive is as good as before
+        place = into / archive.unpacks_to
+        raise OSError(error.errno, error.strerror or str(error), str(place)) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""Processes that we start, or that are started for us, end with their parent, whatever ends it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+LOOK = 0.5  # [s] between looks at the parent
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process soon after its parent has ended.
+
+    A thread looks, on every system and for every way to start a process; Linux' own signal comes
+    when the *thread* that started it ends, too.
+    """
+    threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent").start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os._exit(1)
+
+
+@contextmanager
+def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose workers end with this process, and at once where its work is broken off.
+
+    Give it its work within `without_interrupts`.
+    """
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=end_with_parent,
+        initargs=(os.getpid(),),
+    )
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Processes started in it never see a Ctrl-C, which a terminal sends to all: we tell them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
