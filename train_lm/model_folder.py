@@ -1,6 +1,6 @@
 """A model of anybody's, opened as data: what a directory or the hub holds may not run or reach out.
 
-It knows transformers' files and loads none of them.
+It knows transformers' files and loads no weights.
 """
 
 from __future__ import annotations
@@ -42,15 +42,14 @@ def opened_as_data(name: str) -> dict[str, bool]:
 
 def _of_the_hub(name: str) -> Iterator[Path]:
     """The small files of a model of the hub that say what it would run; the weights come later."""
-    from transformers.utils import cached_file
+    from huggingface_hub import hf_hub_download
 
     for file in ("config", "tokenizer_config", "adapter_config", "model.safetensors.index"):
         try:
-            found = cached_file(name, f"{file}.json", _raise_exceptions_for_missing_entries=False)
-        except OSError:
-            return  # no such model, or no way there: whoever opens it says so
-        if found is not None:
-            yield Path(found)
+            found = hf_hub_download(name, f"{file}.json")
+        except (OSError, ValueError):
+            continue  # it has none, or no way leads there: whoever opens the model says so
+        yield Path(found)
 
 
 def _check_configuration(file: Path, name: str) -> None:
@@ -109,7 +108,7 @@ def _check_places(file: Path) -> None:
 
 
 def _check_id(name: str) -> None:
-    """Raises: ValueError where a directory was meant; the hub may have a stranger's of that name."""
+    """Raises: ValueError where a directory was meant; the hub may have a stranger's by its name."""
     owner = name.split("/")[0]
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII) or (
         owner != name and Path(owner).is_dir()
