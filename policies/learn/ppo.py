@@ -35,6 +35,7 @@ from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
 from train_lm.checkpoint import claim_run
 from train_lm.files import Json, hash_json, read_json, replacing, write_json
+from train_lm.inside import inside
 
 log = logging.getLogger(__name__)
 
@@ -451,7 +452,7 @@ def _load_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv) -> in
     from safetensors.torch import load_file
 
     card = read_json(out / "checkpoint.json")
-    arrays = load_file(out / card["file"])
+    arrays = load_file(inside(out, card["file"], "checkpoint.json"))
     policy.network.load_state_dict(
         {k.removeprefix("network."): v for k, v in arrays.items() if k.startswith("network.")}
     )
