@@ -262,7 +262,7 @@ def test_a_server_that_sends_elsewhere_is_not_followed(snap: Snap, tmp_path: Pat
 
     before, snap.handler.do_GET = snap.handler.do_GET, elsewhere
     try:
-        with pytest.raises(ValueError, match="redirect to another host.*not followed"):
+        with pytest.raises(ValueError, match=r"redirect to another host.*not followed"):
             fetch(snap.archives[0], tmp_path / "new")
     finally:
         snap.handler.do_GET = before

@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from train_lm.allocator import keep_freed_memory
+from train_lm.plain_text import visible
 from train_lm.provenance import version
 
 # What `add_subparsers` gives; argparse names it with an underscore.
@@ -24,6 +26,13 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Quotes what it was given harmlessly; file names come from strangers, too."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
 
 
 class _Version(argparse.Action):
@@ -36,7 +45,7 @@ class _Version(argparse.Action):
 
 def command(prog: str, description: str) -> argparse.ArgumentParser:
     """The parser of a command: its story, and `--version`."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = _Parser(prog=prog, description=description)
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="print the version that is installed"
     )
@@ -73,6 +82,7 @@ def run(action: Callable[[], int | None]) -> int:
         a success: it has seen what it wanted.
     """
     keep_freed_memory()
+    _log_visibly()
     try:
         code = action() or 0
         sys.stdout.flush()
@@ -84,12 +94,38 @@ def run(action: Callable[[], int | None]) -> int:
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("KNCL_TRACEBACK"):
             raise
-        print(f"error: {' '.join(_told(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(_told(error).split())}", error=True)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
         how = str(interrupt) or "run the same command again to go on"
-        print(f"interrupted: {how}", file=sys.stderr)
+        say(f"interrupted: {how}", error=True)
         return INTERRUPTED
+
+
+def say(text: object = "", *, error: bool = False, end: str = "\n", flush: bool = False) -> None:
+    """Print one line, parts of which may come from files or servers: they cannot drive a terminal.
+
+    Args:
+        error: Print to standard error.
+    """
+    print(visible(text), file=sys.stderr if error else sys.stdout, end=end, flush=flush)
+
+
+def say_lines(text: str, error: bool = False) -> None:
+    """`say`, where the line breaks are our own: of a table, or of a passage that is shown whole."""
+    for line in text.split("\n"):
+        say(line, error=error)
+
+
+def _log_visibly() -> None:
+    """What modules log quotes files, too."""
+
+    class Visibly(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return visible(super().format(record))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Visibly())
 
 
 def _told(error: Exception) -> str:

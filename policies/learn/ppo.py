@@ -36,6 +36,7 @@ from policies.play.seeds import TRAINING
 from train_lm.checkpoint import claim_run
 from train_lm.files import Json, hash_json, read_json, replacing, write_json
 from train_lm.inside import inside
+from train_lm.plain_text import in_markdown
 
 log = logging.getLogger(__name__)
 
@@ -331,7 +332,7 @@ def train_ppo(
         figures["iteration"] = iteration + 1
         for key, value in figures.items():
             model.logger.record(f"kncl/{key}", value)
-        model.logger.record("kncl/most_expanded", _most_expanded(infos))
+        model.logger.record("kncl/most_expanded", in_markdown(_most_expanded(infos)))
         model.logger.dump(model.num_timesteps)
         _save_checkpoint(out, policy, env, iteration + 1)
         with (out / "metrics.jsonl").open("a") as stream:

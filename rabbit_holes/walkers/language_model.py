@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rabbit_holes.walkers.prompts import Prompt
+from train_lm.plain_text import visible
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -119,7 +120,8 @@ class LanguageModel:
         key = (title, chat)
         if key not in self._titles:
             # What stands before decides how the first word is cut, in some tokenizers.
-            before, answer = ("\n", title) if chat else (">", f" {title} >")
+            seen = visible(title) or "?"
+            before, answer = ("\n", seen) if chat else (">", f" {seen} >")
             ids = self._encode(before + answer)[len(self._encode(before)) :]
             ends = sorted(self._ends)[:1] if chat else []
             self._titles[key] = [*ids, *ends]
