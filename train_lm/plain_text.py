@@ -29,16 +29,17 @@ def visible(text: object, at_most: int | None = None) -> str:
     """
     line = str(text)
     if not line.isprintable():  # control and format characters, halves of pairs, any other space
-        line = "".join(map(_seen, " " + line, line, line[1:] + " "))
+        line = "".join(c if c.isprintable() or c in JOINERS else _seen(c) for c in line)
+        line = "".join(map(_joined, " " + line, line, line[1:] + " "))
     return line if at_most is None or len(line) <= at_most else f"{line[: at_most - 1]}…"
 
 
-def _seen(before: str, own: str, after: str) -> str:
-    if own.isprintable():
-        return own
-    if own.isspace():
-        return " "
-    needed = own in JOINERS and not (before.isascii() or after.isascii())
+def _seen(unprintable: str) -> str:
+    return " " if unprintable.isspace() else ""
+
+
+def _joined(before: str, own: str, after: str) -> str:
+    needed = own not in JOINERS or not (before.isascii() or after.isascii())
     return own if needed else ""
 
 
