@@ -193,7 +193,8 @@ class World:
         """The passage index. Raises: ValueError where it is of another corpus."""
         from kncl_env.world.index import PassageIndex
 
-        return PassageIndex.open(self.path, self.corpus_hash)
+        dimensions, n_passages = self.topic_vectors.shape[1], len(self.passage_topic)
+        return PassageIndex.open(self.path, self.corpus_hash, dimensions, n_passages)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
