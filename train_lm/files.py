@@ -23,7 +23,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = _part_of(path)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; some libraries are stricter
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except OSError as error:
         raise _told_of(path, temporary, error) from None
@@ -43,11 +46,19 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with this number
         temporary.mkdir(parents=True)
         yield temporary
+        _open_to_others(temporary)
         temporary.rename(folder)
     except OSError as error:
         raise _told_of(folder, temporary, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Files get the mode that the umask gave their folder; some libraries are stricter."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(folder.stat().st_mode & 0o666)
 
 
 def _part_of(path: Path) -> Path:
