@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kncl_env.world.build_config import SCENARIOS, BuildConfig
-from train_lm.command_line import command, run
+from train_lm.command_line import command, run, say, say_lines
 from train_lm.outputs import alone
 
 if TYPE_CHECKING:
     from kncl_env.world.corpus import Corpus
+    from kncl_env.world.world import World
 
 # [bytes] of a passage; the articles of some sources are short.
 PASSAGE_BYTES = {"pydoc": 300, "synthetic": 300, "wikispeedia": 600}
@@ -168,13 +169,13 @@ def _build(args: argparse.Namespace) -> int:
     with alone(args.out) as hold:
         hold.begin_anew(args.force, is_world, [args.place])
         corpus = _corpus(args)
-        print(f"{args.source}: {len(corpus.articles):,} articles read", file=sys.stderr)
+        say(f"{args.source}: {len(corpus.articles):,} articles read", error=True)
         for loss in corpus.losses():
-            print(f"  {loss}", file=sys.stderr)
-        world = build_world(corpus, args.out, config, lambda stage: print(stage, file=sys.stderr))
+            say(f"  {loss}", error=True)
+        world = build_world(corpus, args.out, config, lambda stage: say(stage, error=True))
     counts = world.card["counts"]
     region = f", target {world.target_region}" if world.target_region else ""
-    print(
+    say(
         f"{args.out}: {counts['topics']:,} topics, {counts['links']:,} links, "
         f"{counts['passages']:,} passages, {counts['tokens']:,} tokens{region}"
     )
@@ -221,7 +222,7 @@ def _corpus(args: argparse.Namespace) -> Corpus:
 def _tell_download(name: str, done: int, total: int | None) -> None:
     size = f" of {total / 1e6:.0f}" if total else ""
     end = "\n" if done == total else "\r"
-    print(f"{name}: {done / 1e6:.0f}{size} MB", end=end, file=sys.stderr)
+    say(f"{name}: {done / 1e6:.0f}{size} MB", end=end, error=True)
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -231,29 +232,35 @@ def _show(args: argparse.Namespace) -> int:
     if args.topic is not None:
         topic = world.topic_of(args.topic)
         nearest = (-(world.topic_vectors @ world.topic_vectors[topic])).argsort(kind="stable")
-        print(f"{args.topic}\n")
-        print("links to:   ", ", ".join(world.titles[t] for t in world.graph.out(topic)[:20]))
-        print("linked from:", ", ".join(world.titles[t] for t in world.graph.into(topic)[:20]))
-        print("alike:      ", ", ".join(world.titles[t] for t in nearest[1:11]))
+        say(args.topic)
+        say()
+        say(f"links to:    {_titles(world, world.graph.out(topic)[:20])}")
+        say(f"linked from: {_titles(world, world.graph.into(topic)[:20])}")
+        say(f"alike:       {_titles(world, nearest[1:11])}")
         own = world.passages_of(topic)
-        print(f"training:    {world.train_tokens_of[topic]:,} tokens, {len(own)} passages\n")
+        say(f"training:    {world.train_tokens_of[topic]:,} tokens, {len(own)} passages")
+        say()
         if len(own):
-            print(world.passage_text(int(own[0])))
+            say_lines(world.passage_text(int(own[0])))
         return 0
     if args.regions:
         for name, topics in world.regions.items():
-            print(f"{len(topics):6d}  {name}")
+            say(f"{len(topics):6d}  {name}")
         return 0
     card = world.card
-    print(f"{args.world}: {card['source']}, {card['scenario']['name']}, hash {world.hash[:12]}")
-    print(f"licence: {card['licence']}")
+    say(f"{args.world}: {card['source']}, {card['scenario']['name']}, hash {world.hash[:12]}")
+    say(f"licence: {card['licence']}")
     if world.target_region:
-        print(f"target: {world.target_region}, {len(world.target_topics())} topics")
+        say(f"target: {world.target_region}, {len(world.target_topics())} topics")
     for name, value in card["counts"].items():
-        print(f"  {name.replace('_', ' ')}: {value:,}")
+        say(f"  {name.replace('_', ' ')}: {value:,}")
     central = (-world.graph.pagerank).argsort(kind="stable")[:10]
-    print("most central:", ", ".join(world.titles[t] for t in central))
+    say(f"most central: {_titles(world, central)}")
     return 0
+
+
+def _titles(world: World, topics: Iterable[int]) -> str:
+    return ", ".join(world.titles[topic] for topic in topics)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -262,9 +269,9 @@ def _check(args: argparse.Namespace) -> int:
 
     found = faults(World.open(args.world))
     for fault in found[:20]:
-        print(fault, file=sys.stderr)
+        say(fault, error=True)
     if found:
-        print(f"{args.world}: {len(found)} faults", file=sys.stderr)
+        say(f"{args.world}: {len(found)} faults", error=True)
         return 1
-    print(f"{args.world}: whole, and no held-out text in another split")
+    say(f"{args.world}: whole, and no held-out text in another split")
     return 0

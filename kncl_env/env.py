@@ -31,6 +31,8 @@ from kncl_env.reading_list import ReadingList
 from kncl_env.reward import Reward
 from kncl_env.stage import Stage
 from kncl_env.taste import Taste
+from train_lm.command_line import say
+from train_lm.plain_text import visible
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -162,7 +164,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         truncated = self._now.steps >= self.rules.steps
         info = self._info(topic, reward, windows)
         if self.render_mode == "human":
-            print(self._line(topic, reward))
+            say(self._line(topic, reward))
         return self._observe(), reward.total, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -343,7 +345,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
 
     def _line(self, topic: int | None, reward: Reward) -> str:
         now = self._now
-        what = "consolidate" if topic is None else f"expand {self.stage.world.titles[topic]}"
+        title = None if topic is None else visible(self.stage.world.titles[topic])
+        what = "consolidate" if title is None else f"expand {title}"
         return (
             f"{now.steps:3d}/{self.rules.steps}  {what[:48]:48s}  "
             f"{reward.after:.4f} bits/byte  {reward.total:+.4f}"

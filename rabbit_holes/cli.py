@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -17,9 +15,10 @@ from rabbit_holes.live.cli import add_collect_parser
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import holds_paths, read_numbered_paths, read_paths, write_paths
 from rabbit_holes.walkers.cli import add_generate_parser, add_walk_parser
-from train_lm.command_line import command, program, run
+from train_lm.command_line import command, program, run, say, say_lines
 from train_lm.files import replacing
 from train_lm.outputs import alone
+from train_lm.plain_text import in_json, visible
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
@@ -219,11 +218,11 @@ def _import(args: argparse.Namespace) -> None:
             # Before the paths, which tell that all is done.
             problems = _list_problems(args.out, tally)
     for line in tally.lines():
-        print(line)
-    print(f"{args.out}: {written:,} paths")
+        say(line)
+    say(f"{args.out}: {written:,} paths")
     _print_some(tally.problems)
     if problems is not None:
-        print(f"{problems}: {len(tally.problems):,} lines that lost something")
+        say(f"{problems}: {len(tally.problems):,} lines that lost something")
 
 
 def _list_problems(out: Path, tally: Tally) -> Path | None:
@@ -233,8 +232,8 @@ def _list_problems(out: Path, tally: Tally) -> Path | None:
         file.unlink(missing_ok=True)
         return None
     with replacing(file) as part:
-        text = "".join(f"{line}\n" for line in tally.problems)
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        text = "".join(f"{visible(line)}\n" for line in tally.problems)
+        part.write_text(text, encoding="utf-8")
     return file
 
 
@@ -309,7 +308,7 @@ def _describe(args: argparse.Namespace) -> None:
     problems: list[str] = []
     paths = list(_read_all(args.files, world, problems))
     _print_some(problems)
-    print(f"{len(paths):,} walks read, {len(problems):,} lines with problems", file=sys.stderr)
+    say(f"{len(paths):,} walks read, {len(problems):,} lines with problems", error=True)
     if not paths:
         files = ", ".join(map(str, args.files))
         raise ValueError(f"expected paths in {files}, got none{_first(problems)}")
@@ -318,17 +317,17 @@ def _describe(args: argparse.Namespace) -> None:
     groups = summarise(paths, landscape, rng, by=args.by)
     if args.json:
         record = {"groups": [g.to_json() for g in groups], "lines_with_problems": len(problems)}
-        print(json.dumps(record, indent=1, ensure_ascii=False))
+        say_lines(in_json(record))
     else:
-        print(_table(groups))
+        say_lines(_table(groups))
     if args.html is not None:
         from rabbit_holes.describe.page import render_page
 
         name = f"the {world.card['source']} world {world.hash[:12]}" if world else None
         page = render_page(groups, [file.name for file in args.files], name)
         with replacing(args.html) as part:
-            part.write_text(page, encoding="utf-8", errors="backslashreplace")
-        print(f"{args.html}: a page for the browser", file=sys.stderr if args.json else sys.stdout)
+            part.write_text(page, encoding="utf-8")
+        say(f"{args.html}: a page for the browser", error=args.json)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -370,10 +369,10 @@ def _export(args: argparse.Namespace) -> None:
             end = f"{args.out}: arrays of {', '.join(SPLITS)}, and card.json"
     for own in export.splits:
         place = own.place or f"{own.split}, which has no data set"
-        print(f"{place}: {own.choices:,} choices of {own.episodes:,} paths")
+        say(f"{place}: {own.choices:,} choices of {own.episodes:,} paths")
     for reason, count in export.dropped.items():
-        print(f"dropped {count:,} clicks: {reason}")
-    print(end)
+        say(f"dropped {count:,} clicks: {reason}")
+    say(end)
 
 
 def _first(problems: Sequence[str]) -> str:
@@ -396,7 +395,7 @@ def _read_all(files: Sequence[Path], world: World | None, problems: list[str]) -
 def _table(groups: Sequence[Group]) -> str:
     from rabbit_holes.describe.stats import MEASURES
 
-    rows = [["", *(f"{g.name} ({g.n_walks:,} walks)" for g in groups)]]
+    rows = [["", *(f"{visible(g.name)} ({g.n_walks:,} walks)" for g in groups)]]
     for measure in MEASURES:
         found = [group.estimates.get(measure.key) for group in groups]
         if any(found):
@@ -412,9 +411,9 @@ def _table(groups: Sequence[Group]) -> str:
 def _print_some(problems: Iterable[str]) -> None:
     problems = list(problems)
     for problem in problems[:SHOWN]:
-        print(problem, file=sys.stderr)
+        say(problem, error=True)
     if len(problems) > SHOWN:
-        print(f"… and {len(problems) - SHOWN:,} more", file=sys.stderr)
+        say(f"… and {len(problems) - SHOWN:,} more", error=True)
 
 
 def _open_world(place: Path | None) -> World | None:

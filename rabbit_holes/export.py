@@ -41,6 +41,7 @@ from kncl_env.world.world import World
 from rabbit_holes.demonstrations import Showing, demonstrate, pair_split
 from rabbit_holes.path import Path as Walk
 from train_lm.files import beside, move_folder, remove_folder, replacing_folder, write_json
+from train_lm.inside import is_plain
 from train_lm.outputs import holds_json
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def _is_data_set(folder: Path) -> bool:
 def minari_name(name: str, split: str) -> str:
     """`me/people-v0` -> `me/people-train-v0`."""
     stem, mark, version = name.rpartition("-v")
-    if not (stem.strip("/") and mark and version.isdigit()):
+    if not (all(map(is_plain, stem.split("/"))) and mark and version.isdigit()):
         raise ValueError(
             f"expected a Minari name with a version, such as me/people-v0, got {name!r}"
         )

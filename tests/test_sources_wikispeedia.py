@@ -505,7 +505,9 @@ def test_other_numbers_of_titles_or_links_than_expected_are_refused(
 
 
 def test_an_archive_needs_a_sensible_address_and_checksum() -> None:
-    with pytest.raises(ValueError, match=r"expected the address of a \.tar\.gz"):
+    with pytest.raises(ValueError, match=r"expected the http\(s\) address of a \.tar\.gz"):
         Archive("http://example.org/page.html", "x")
+    with pytest.raises(ValueError, match=r"expected the http\(s\) address"):
+        Archive("file:///etc/x.tar.gz", "x")
     with pytest.raises(ValueError, match="expected 64 hexadecimal digits"):
         Archive("http://example.org/x.tar.gz", "x", sha256="abc")

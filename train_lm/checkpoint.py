@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from train_lm.files import read_json, replacing, write_json
+from train_lm.inside import inside
 from train_lm.outputs import MADE_BY, SETTINGS
 from train_lm.parallel import Parallel
 from train_lm.trainer import Trainer, load_snapshot, save_snapshot
@@ -43,7 +44,7 @@ def restore_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> int:
     """
     if not (run / CARD).is_file():
         return 0
-    file = run / str(read_json(run / CARD)["file"])
+    file = inside(run, read_json(run / CARD)["file"], CARD)
     state = load_snapshot(file)
     if parallel.rank == 0:
         _forget_others(file)

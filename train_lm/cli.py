@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train_lm.command_line import GOES_ON, again, command, exit_status, program, run
+from train_lm.command_line import GOES_ON, again, command, exit_status, program, run, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,7 +190,7 @@ def _run(args: argparse.Namespace) -> int:
             how = "to go on: torchrun as before" if several else again("train-lm", args.argv)
             raise type(stopped)(f"{last_checkpoint(args.out)}; {how}") from None
     if first:
-        print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
+        say(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
     return 0
 
 

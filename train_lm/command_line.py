@@ -10,6 +10,7 @@ import argparse
 import csv
 import importlib
 import io
+import logging
 import os
 import shlex
 import signal
@@ -22,6 +23,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from train_lm.allocator import keep_freed_memory
 from train_lm.outputs import told_command
+from train_lm.plain_text import visible
 from train_lm.provenance import version
 
 # What `add_subparsers` gives; argparse names it with an underscore.
@@ -43,7 +45,10 @@ class Terminated(KeyboardInterrupt):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Remembers what was asked for: a lock names it, and so does the last line of a stopped run."""
+    """Remembers what was asked for: a lock names it, and so does the last line of a stopped run.
+
+    It quotes what it was given harmlessly; file names come from strangers, too.
+    """
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
@@ -55,6 +60,9 @@ class _Parser(argparse.ArgumentParser):
             forced = "--force" in words
             _HOW[0] = again(self.prog, words) if forced else "run the same command again to go on"
         return found
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
 
 
 class _Version(argparse.Action):
@@ -104,6 +112,7 @@ def run(action: Callable[[], int | None]) -> int:
         away (`| head`) is a success: it has seen what it wanted.
     """
     keep_freed_memory()
+    _log_visibly()
     try:
         with _signals():
             code = action() or 0
@@ -116,10 +125,10 @@ def run(action: Callable[[], int | None]) -> int:
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("KNCL_TRACEBACK"):
             raise
-        print(f"error: {' '.join(_told(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(_told(error).split())}", error=True)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        print(_last_line(interrupt), file=sys.stderr)
+        say(_last_line(interrupt), error=True)
         return exit_status(interrupt)
 
 
@@ -154,7 +163,7 @@ def _quietly() -> None:
 def _leave(interrupt: KeyboardInterrupt | None, code: int = INTERRUPTED) -> NoReturn:
     """End this process at once: what is written is whole, and what is not is swept later."""
     if interrupt is not None:
-        os.write(2, f"{_last_line(interrupt)}\n".encode())
+        os.write(2, f"{visible(_last_line(interrupt))}\n".encode())
         code = exit_status(interrupt)
     sys.stdout.flush()
     os._exit(code)
@@ -199,6 +208,32 @@ def _imports(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def say(text: object = "", *, error: bool = False, end: str = "\n", flush: bool = False) -> None:
+    """Print one line, parts of which may come from files or servers: they cannot drive a terminal.
+
+    Args:
+        error: Print to standard error.
+    """
+    print(visible(text), file=sys.stderr if error else sys.stdout, end=end, flush=flush)
+
+
+def say_lines(text: str, error: bool = False) -> None:
+    """`say`, where the line breaks are our own: of a table, or of a passage that is shown whole."""
+    for line in text.split("\n"):
+        say(line, error=error)
+
+
+def _log_visibly() -> None:
+    """What modules log quotes files, too."""
+
+    class Visibly(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return visible(super().format(record))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Visibly())
 
 
 def _told(error: Exception) -> str:

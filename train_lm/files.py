@@ -73,6 +73,7 @@ def replacing_folder(folder: Path, *, over: bool = False, durable: bool = True) 
     with beside(folder) as part:
         part.mkdir()
         yield part
+        _open_to_others(part)
         if durable:
             for inside in (part, *part.rglob("*")):
                 _sync(inside)
@@ -80,6 +81,14 @@ def replacing_folder(folder: Path, *, over: bool = False, durable: bool = True) 
         if durable:
             _sync(folder.parent)
     sweep(folder.parent, folder.name)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Files get the mode that the umask gave their folder; some libraries are stricter."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and file.stat().st_mode & 0o777 != mode:
+            file.chmod(mode)
 
 
 def remove_folder(folder: Path) -> None:

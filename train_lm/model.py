@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train_lm.files import replacing_folder
+from train_lm.model_folder import opened_as_data
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -163,8 +164,8 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
         seed: Of a preset's initial weights.
 
     Raises:
-        ValueError: There is no such model, weights are missing from it, or its tokenizer cannot be
-            opened.
+        ValueError: There is no such model, it is more than data (see `opened_as_data`), weights
+            are missing from it, or its tokenizer cannot be opened.
     """
     if name in PRESETS:
         from train_lm.tokenizer import end_of_text  # numpy, which --help can do without
@@ -180,9 +181,10 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
             f"expected a model preset among {list(PRESETS)}, a model directory or a hub id such as "
             f"owner/name, got {name!r}"
         )
+    as_data = opened_as_data(name)
     try:
         opened: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **as_data
         )
     except Exception as error:  # transformers raises whatever its file formats raise
         raise ValueError(f"expected a causal language model in {name}: {_reason(error)}") from None
@@ -192,10 +194,10 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
         raise ValueError(f"expected weights {missing} in {name}, got none: the model is damaged")
     use_cache = bool(getattr(pretrained.config, "use_cache", True))
     pretrained.config.use_cache = False
-    return Opened(pretrained, _open_tokenizer(name), use_cache)
+    return Opened(pretrained, _open_tokenizer(name, as_data), use_cache)
 
 
-def _open_tokenizer(name: str) -> Any | None:
+def _open_tokenizer(name: str, as_data: dict[str, bool]) -> Any | None:
     """The tokenizer of a model directory or of the hub; None where a directory holds none.
 
     Raises:
@@ -207,7 +209,7 @@ def _open_tokenizer(name: str) -> Any | None:
     if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **as_data)
         known = tokenizer("a")["input_ids"]
     except Exception as error:  # as with models: anything
         reason = _reason(error)

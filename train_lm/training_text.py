@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from train_lm.curriculum import Curriculum
 from train_lm.files import cache_folder, hash_json, read_json, replacing_folder, write_json
+from train_lm.inside import check_links
 from train_lm.token_files import TRAIN, Ids, Ints, TokenFiles
 from train_lm.tokenizer import id_type
 
@@ -76,6 +77,7 @@ def check_world(world: Path, curriculum: Curriculum) -> None:
     """
     if not (world / "world.json").is_file():
         raise FileNotFoundError(f"expected a world directory at {world}, found no world.json there")
+    check_links(world)
     found = str(read_json(world / "world.json")["hash"])
     if found != curriculum.world:
         raise ValueError(

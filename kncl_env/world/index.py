@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.world.index_file import check_index_file
 from train_lm.files import read_json, write_json
 
 EXACT = 200_000  # [vectors] that are searched one by one
@@ -88,8 +89,18 @@ class PassageIndex:
         write_json(folder / "index.json", {"corpus_hash": self.corpus_hash})
 
     @classmethod
-    def open(cls, folder: Path, corpus_hash: str) -> PassageIndex:
+    def open(
+        cls,
+        folder: Path,
+        corpus_hash: str,
+        dimensions: int | None = None,
+        n_passages: int | None = None,
+    ) -> PassageIndex:
         """Open the index of a corpus.
+
+        Args:
+            dimensions: Of the vectors that it will be asked for; any, if None.
+            n_passages: Of the corpus; any number, if None.
 
         Raises:
             ValueError: The index was built from another corpus, both hashes are named; or a file of
@@ -106,11 +117,15 @@ class PassageIndex:
                 f"expected an index of corpus {corpus_hash[:12]}, got one of corpus {found[:12]}: "
                 "rebuild the world"
             )
+        file = folder / "passages.faiss"
         try:
-            index = faiss.read_index(str(folder / "passages.faiss"))
-            passages = np.load(folder / "indexed_passages.npy")
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            size = check_index_file(file)
+            passages = _numbers(folder / "indexed_passages.npy", size.vectors, n_passages)
+            if dimensions not in (None, size.dimensions):
+                raise ValueError(f"expected vectors of {dimensions}, got {size.dimensions} numbers")
+            index = faiss.read_index(str(file))
+        except Exception as error:  # numpy and faiss raise kinds of their own
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"expected a whole passage index in {folder}, got {reason}: rebuild the world"
             ) from None
@@ -118,6 +133,24 @@ class PassageIndex:
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
             opened.index = faiss.index_cpu_to_all_gpus(index)
         return opened
+
+
+def _numbers(file: Path, n: int, below: int | None) -> NDArray[np.int64]:
+    """(n,) passage number of each row, each once."""
+    found = np.load(file, mmap_mode="r", allow_pickle=False)
+    if found.shape != (n,) or found.dtype.kind not in "iu":
+        raise ValueError(
+            f"expected the numbers of {n} passages in {file.name}, got {found.dtype} of shape "
+            f"{found.shape}"
+        )
+    numbers = np.asarray(found, dtype=np.int64)
+    past = np.iinfo(np.int64).max if below is None else below
+    if n and (numbers.min() < 0 or numbers.max() >= past or len(np.unique(numbers)) < n):
+        raise ValueError(
+            f"expected different passages from 0 to below {past} in {file.name}, got "
+            f"{numbers.min()} to {numbers.max()}"
+        )
+    return numbers
 
 
 def _flat(vectors: NDArray[np.float32]) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from kncl_env.world.splits import hash_passages, unproved
 from kncl_env.world.world import World, world_hash
 from train_lm.files import hash_file
+from train_lm.inside import is_plain
 from train_lm.token_files import TRAIN
 
 
@@ -27,7 +28,9 @@ def faults(world: World) -> list[str]:
     if world_hash(world.card) != world.hash:
         found.append("expected the card of the build, got another: world.json was edited")
     for name, sha256 in world.card["files"].items():
-        if not (world.path / name).is_file():
+        if not is_plain(name):
+            found.append(f"expected plain names of files in world.json, got {name!r}")
+        elif not (world.path / name).is_file():
             found.append(f"expected {name}, found none")
         elif hash_file(world.path / name) != sha256:
             found.append(f"expected {name} as it was built, got another: it was changed since")

@@ -32,6 +32,7 @@ from kncl_env.world.graph import TopicGraph
 from kncl_env.world.splits import SPLITS, Passage
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
 from train_lm.files import hash_json, read_json
+from train_lm.inside import check_links
 from train_lm.token_files import TRAIN, TokenFiles
 from train_lm.windows import TokenStore
 
@@ -58,7 +59,7 @@ class World:
 
     Raises (from `open`):
         FileNotFoundError: No world there.
-        ValueError: A file is missing, damaged or of another format.
+        ValueError: A file is missing, damaged, of another format, or a link that leads elsewhere.
     """
 
     def __init__(self, path: Path, card: dict[str, Any]) -> None:
@@ -73,6 +74,7 @@ class World:
                 f"expected a world directory at {path}, found no world.json there: "
                 "make one with `kncl-env build`"
             )
+        check_links(path)
         card = read_json(path / "world.json")
         found = card.get("format") if isinstance(card, dict) else "something else"
         if found != WORLD_FORMAT:
@@ -191,7 +193,8 @@ class World:
         """The passage index. Raises: ValueError where it is of another corpus."""
         from kncl_env.world.index import PassageIndex
 
-        return PassageIndex.open(self.path, self.corpus_hash)
+        dimensions, n_passages = self.topic_vectors.shape[1], len(self.passage_topic)
+        return PassageIndex.open(self.path, self.corpus_hash, dimensions, n_passages)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from train_lm.command_line import say
+
 # Small enough for minutes on two cores, large enough that arms differ by many times the noise.
 SETTINGS = (
     *("--nucleus-topics", "80", "--nucleus-updates", "400", "--steps", "30"),
@@ -27,13 +29,14 @@ def demo(out: Path, seeds: int, commands: Mapping[str, Command]) -> int:
     began = time.monotonic()
     for line, result in _stages(out, seeds):
         if result is not None and result.is_file():
-            print(f"found {result}")
+            say(f"found {result}")
             continue
-        print(f"\n$ {shlex.join(line)}", flush=True)
+        say()
+        say(f"$ {shlex.join(line)}", flush=True)
         code = commands[line[0]](line[1:])
         if code:
             return code
-    print(f"{time.monotonic() - began:.0f} s in all")
+    say(f"{time.monotonic() - began:.0f} s in all")
     return 0
 
 

@@ -12,10 +12,22 @@ from policies.cli.demo import demo
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
-from train_lm.command_line import GOES_ON, Verbs, again, comma_separated, command, run
+from train_lm.command_line import (
+    GOES_ON,
+    Verbs,
+    again,
+    comma_separated,
+    command,
+    run,
+    say,
+    say_lines,
+)
 from train_lm.outputs import alone
+from train_lm.plain_text import visible
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from policies.play.closed_loop import Line
 
 ARMS = (
@@ -165,15 +177,13 @@ def _evaluate(args: argparse.Namespace) -> int:
         with Progress(transient=True) as bar:
             task = bar.add_task("episodes", total=len(plan.arms) * plan.seeds)
             summary = evaluate(world, settings, plan, args.out, lambda _: bar.advance(task))
-    print(table(summary))
-    print(f"report: {args.out / 'report.html'}")
+    say_lines(table(summary))
+    say(f"report: {args.out / 'report.html'}")
     return 0
 
 
 def _run_loop(args: argparse.Namespace) -> int:
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     from kncl_env.world.world import World
     from policies.arms.registry import arm_of, place_of
@@ -187,14 +197,13 @@ def _run_loop(args: argparse.Namespace) -> int:
     arm_of(args.policy)
     world = World.open(args.world)
     # The bar begins with the first step: the nucleus phase has one of its own.
-    quiet = not sys.stderr.isatty()
-    bar = Progress(console=Console(stderr=True), transient=True, disable=quiet)
+    bar = _bar_of_titles(quiet=not sys.stderr.isatty())
 
     def show(line: Line) -> None:
         if not bar.tasks:
             bar.add_task("", total=settings.rules.steps)
             bar.start()
-        text = f"loss {line['loss']:.3f}, {line['title'] or 'no topic'}"
+        text = f"loss {line['loss']:.3f}, {visible(line['title'] or 'no topic', 60)}"
         bar.update(bar.task_ids[0], completed=line["step"], description=text)
 
     try:
@@ -214,9 +223,31 @@ def _run_loop(args: argparse.Namespace) -> int:
         raise type(stopped)(how) from None
     finally:
         bar.stop()
-    print(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
-    print(f"{args.out / 'curriculum.jsonl'}: what it read, for `train-lm run`")
+    say(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
+    say(f"{args.out / 'curriculum.jsonl'}: what it read, for `train-lm run`")
     return 0
+
+
+def _bar_of_titles(quiet: bool) -> Progress:
+    """A bar that shows what it is told as it is: a title may spell out rich's markup."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", style="progress.description", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet,
+    )
 
 
 def _demo(args: argparse.Namespace) -> int:

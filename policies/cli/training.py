@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
-from train_lm.command_line import GOES_ON, Verbs, comma_separated
+from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
 from train_lm.outputs import alone, holds_json
+from train_lm.plain_text import in_json
 
 
 def record_parser(verbs: Verbs) -> None:
@@ -194,7 +195,7 @@ def _record(args: argparse.Namespace) -> int:
         with Progress(transient=True) as bar:
             task = bar.add_task("episodes", total=len(plan.arms) * plan.episodes)
             record(world, settings, plan, args.out, lambda _: bar.advance(task))
-    print(f"{args.out}: {args.episodes} episodes of {', '.join(args.policies)}")
+    say(f"{args.out}: {args.episodes} episodes of {', '.join(args.policies)}")
     return 0
 
 
@@ -218,7 +219,7 @@ def _surrogate(args: argparse.Namespace) -> int:
         settings = Settings.from_json(header["settings"], args.episodes[0])
         found = fit(header, episodes, world.target_topics(settings.region), transfer)
         found.save(args.out)
-    print(json.dumps({"dynamics": vars(found.dynamics), "error": found.error}, indent=1))
+    say_lines(in_json({"dynamics": vars(found.dynamics), "error": found.error}))
     return 0
 
 
@@ -251,13 +252,13 @@ def _taste(args: argparse.Namespace) -> int:
         with Progress(transient=True) as bar:
             task = bar.add_task("episodes", total=plan.n_episodes)
             found = learn_taste(world, settings, plan, args.out, lambda: bar.advance(task))
-    print("worth of each trait's levels, low to high [thousandths of the reducible loss a step]")
+    say("worth of each trait's levels, low to high [thousandths of the reducible loss a step]")
     for name, row in zip(TRAITS, found["taste"]["worth"], strict=True):
-        print(f"  {name:20s} " + " ".join(f"{1000 * x:+6.1f}" for x in row))
-    print(f"R² of rewards held out: {found['reward_r2']:.2f}")
+        say(f"  {name:20s} " + " ".join(f"{1000 * x:+6.1f}" for x in row))
+    say(f"R² of rewards held out: {found['reward_r2']:.2f}")
     for share, value in found["returns"].items():
-        print(f"  reading {float(share):4.0%} of the text: return {value:.4f}")
-    print(f"{args.out}: reads the best {found['taste']['share']:.0%}, {found['tokens']:,} tokens")
+        say(f"  reading {float(share):4.0%} of the text: return {value:.4f}")
+    say(f"{args.out}: reads the best {found['taste']['share']:.0%}, {found['tokens']:,} tokens")
     return 0
 
 
@@ -292,11 +293,11 @@ def _train(args: argparse.Namespace) -> int:
         CuriosityPolicy.load(args.init)
     if args.practice:
         error = Surrogate.load(args.practice).error
-        print(f"practice in a surrogate, off by {json.dumps(error)}")
+        say(f"practice in a surrogate, off by {json.dumps(error)}")
     with alone(args.out) as hold:
         hold.begin_run(MADE_BY, args.force, [args.world, args.init, args.practice, args.taste])
         train_policy(world, settings, plan, args.out, _Teller())
-    print(f"{args.out}: trained on {config.iterations * config.episodes} episodes")
+    say(f"{args.out}: trained on {config.iterations * config.episodes} episodes")
     return 0
 
 
@@ -313,7 +314,7 @@ class _Teller:
         self.seconds.append(figures["seconds"])
         done = int(figures["iteration"])
         left = (iterations - done) * sum(self.seconds) / len(self.seconds)
-        print(
+        say(
             f"{part} {done}/{iterations}: return {figures['return']:.4f}, "
             f"{figures['steps_per_second']:.1f} steps/s, "
             f"{figures['learner_share']:.0%} of the time in the learner, "

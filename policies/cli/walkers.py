@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_lm.command_line import GOES_ON, Verbs, comma_separated
+from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
 from train_lm.files import read_json
 from train_lm.outputs import alone, holds_json
+from train_lm.plain_text import in_json
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -196,9 +195,9 @@ def _read(files: Iterable[Path]) -> tuple[list[RabbitHole], int]:
     malformed: list[str] = []
     paths = [path for file in files for path in read_paths(file, on_error=malformed.append)]
     for problem in malformed[:SHOWN]:
-        print(f"left out: {problem}", file=sys.stderr)
+        say(f"left out: {problem}", error=True)
     if len(malformed) > SHOWN:
-        print(f"left out: {len(malformed) - SHOWN:,} more malformed lines", file=sys.stderr)
+        say(f"left out: {len(malformed) - SHOWN:,} more malformed lines", error=True)
     return paths, len(malformed)
 
 
@@ -243,10 +242,10 @@ def _pretrain(args: argparse.Namespace) -> int:
                 config,
                 show_paths,
                 show_lessons,
-                lambda i, a, b: print(f"epoch {i + 1}: train {a:.4f}, select {b:.4f} nats/click"),
+                lambda i, a, b: say(f"epoch {i + 1}: train {a:.4f}, select {b:.4f} nats/click"),
             )
         policy.save(args.out, over=True)
-    print(f"{args.out}: cloned in {time.monotonic() - began:.0f} s")
+    say(f"{args.out}: cloned in {time.monotonic() - began:.0f} s")
     return 0
 
 
@@ -263,10 +262,10 @@ def _is_clone(folder: Path) -> bool:
 def _print_lessons(lessons: Mapping[str, Lesson], malformed: int) -> None:
     dropped = Counter({"malformed lines": malformed} if malformed else {})
     for name, lesson in lessons.items():
-        print(f"{name}: {len(lesson.paths):,} paths, {len(lesson.clicks):,} clicks")
+        say(f"{name}: {len(lesson.paths):,} paths, {len(lesson.clicks):,} clicks")
         dropped.update(lesson.clicks.dropped)
     for reason, n in dropped.items():
-        print(f"  dropped {n:,}: {reason}")
+        say(f"  dropped {n:,}: {reason}")
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -295,5 +294,5 @@ def _predict(args: argparse.Namespace) -> int:
         clicks = demonstrate(paths, world, table, rng, how)
         more = {"Markov": markov_places(counted, paths, world, len(clicks))} if counted else {}
         found[f"goal {goals}"] = asdict(predict(policy.network, clicks, rng, more))
-    print(json.dumps(found, indent=1))
+    say_lines(in_json(found))
     return 0

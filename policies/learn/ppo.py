@@ -34,6 +34,8 @@ from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
 from train_lm.checkpoint import claim_run, cut_metrics
 from train_lm.files import Json, append_line, hash_json, read_json, write_json, write_tensors
+from train_lm.inside import inside
+from train_lm.plain_text import in_markdown
 
 MADE_BY = "kncl-policy train"
 
@@ -332,7 +334,7 @@ def train_ppo(
         figures["iteration"] = iteration + 1
         for key, value in figures.items():
             model.logger.record(f"kncl/{key}", value)
-        model.logger.record("kncl/most_expanded", _most_expanded(infos))
+        model.logger.record("kncl/most_expanded", in_markdown(_most_expanded(infos)))
         model.logger.dump(model.num_timesteps)
         append_line(out / "metrics.jsonl", figures, durable=False)
         _save_checkpoint(out, policy, env, iteration + 1)
@@ -450,7 +452,7 @@ def _load_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv) -> in
     from safetensors.torch import load_file
 
     card = read_json(out / "checkpoint.json")
-    arrays = load_file(out / card["file"])
+    arrays = load_file(inside(out, card["file"], "checkpoint.json"))
     policy.network.load_state_dict(
         {k.removeprefix("network."): v for k, v in arrays.items() if k.startswith("network.")}
     )

@@ -28,6 +28,7 @@ from train_lm.curriculum import write_curriculum
 from train_lm.files import Json, append_line, hash_json, write_json
 from train_lm.model import save_model
 from train_lm.outputs import alone
+from train_lm.plain_text import in_markdown
 from train_lm.tokenizer import as_transformers
 
 COMMAND = "kncl-policy run"
@@ -200,4 +201,4 @@ def _write_events(writer: Any, line: Line) -> None:
     ):
         if line[key] is not None:
             writer.add_scalar(name, line[key], step)
-    writer.add_text("topic", line["title"] or "(rehearsal or no topic)", step)
+    writer.add_text("topic", in_markdown(line["title"] or "(rehearsal or no topic)"), step)

@@ -21,6 +21,7 @@ from policies.verdict.scores import ArmRun, summarise
 from policies.verdict.summary import Summary
 from train_lm.curriculum import write_curriculum
 from train_lm.files import replacing, write_json
+from train_lm.plain_text import in_csv, in_file_name
 from train_lm.provenance import commit, version
 
 
@@ -102,7 +103,7 @@ def _write_curves(records: Sequence[EpisodeRecord[Curve]], file: Path) -> None:
             curve = record.measured
             topics = [-1, *curve.topics]
             for step, row in enumerate(zip(curve.tokens, curve.loss, topics, strict=True)):
-                writer.writerow([record.arm, record.seed, step, *row])
+                writer.writerow([in_csv(record.arm), record.seed, step, *row])
 
 
 def _write_curricula(
@@ -111,7 +112,7 @@ def _write_curricula(
     """What each episode read, in order: what `train-lm run` trains a larger model on."""
     folder.mkdir(exist_ok=True)
     for record in records:
-        file = folder / f"{record.arm}-{record.seed}.jsonl"
+        file = folder / f"{in_file_name(record.arm)}-{record.seed}.jsonl"
         curve = record.measured
         write_curriculum(file, world.hash, settings.tokens_per_step, curve.topics, curve.passages)
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from policies.verdict.style_sheet import N_COLOURS
 from policies.verdict.summary import Interval, Summary
-from policies.verdict.wording import MINUS, amount, escaped, short
+from policies.verdict.wording import MINUS, amount, short
+from train_lm.plain_text import in_html
 
 FloatArray = NDArray[np.float64]
 MAX_POINTS = 240  # [points per drawn curve]; more cannot be told apart at this size
@@ -98,7 +99,7 @@ def curves_section(
     room = 34 + min(170, 7 * max(map(len, bands)))
     by_end = sorted(bands, key=lambda arm: -bands[arm][1][-1])
     legend = "".join(
-        f"<span><i class='swatch {looks[arm]}'></i>{escaped(arm)}</span>" for arm in by_end
+        f"<span><i class='swatch {looks[arm]}'></i>{in_html(arm)}</span>" for arm in by_end
     )
     line = f" The dotted line is {reference}'s final loss." if goal is not None else ""
     return (
@@ -106,8 +107,8 @@ def curves_section(
         f"<div class='wide'>{_curves_svg(bands, looks, goal, 1080, 430, room)}</div>"
         f"<div class='narrow'>{_curves_svg(bands, looks, goal, 380, 300, 0)}"
         f"<p class='legend'>{legend}</p></div>"
-        f"<p class='caption'>Held-out loss on the {escaped(split)} split against tokens trained. "
-        f"Line: mean over seeds; band: lowest to highest seed.{escaped(line)}</p></section>"
+        f"<p class='caption'>Held-out loss on the {in_html(split)} split against tokens trained. "
+        f"Line: mean over seeds; band: lowest to highest seed.{in_html(line)}</p></section>"
     )
 
 
@@ -165,9 +166,9 @@ def _curves_svg(
     for (arm, (ex, ey)), ly in zip(ends.items(), places, strict=True):
         out.append(f"<path class='leader {looks[arm]}' d='M{ex + 2} {ey}L{right + 13} {ly:.1f}'/>")
         out.append(f"<circle class='dot {looks[arm]}' cx='{right + 16}' cy='{ly:.1f}' r='4'/>")
-        name = escaped(short(arm, (label_room - 34) // 7))
+        name = in_html(short(arm, (label_room - 34) // 7))
         out.append(
-            f"<text x='{right + 24}' y='{ly + 4:.1f}'>{name}<title>{escaped(arm)}</title></text>"
+            f"<text x='{right + 24}' y='{ly + 4:.1f}'>{name}<title>{in_html(arm)}</title></text>"
         )
     return "".join([*out, "</svg>"])
 
@@ -187,7 +188,7 @@ def seeds_section(summary: Summary, looks: Mapping[str, str]) -> str:
     return (
         f"<section><h2>Every seed</h2><div class='pair'>{''.join(panels)}</div>"
         "<p class='caption'>Dots: single seeds. Bar: interval as in the table; tick: its centre. "
-        f"Left of the zero line an arm ended below {escaped(reference)}.</p></section>"
+        f"Left of the zero line an arm ended below {in_html(reference)}.</p></section>"
     )
 
 
@@ -211,7 +212,7 @@ def _dots_svg(
     pad = 0.05 * (high - low) or 0.01
     x = _scale(low - pad, high + pad, left, right)
     bottom = top + step * len(rows)
-    out = [svg_open(width, bottom + 26, label), f"<text x='{left}' y='13'>{escaped(label)}</text>"]
+    out = [svg_open(width, bottom + 26, label), f"<text x='{left}' y='13'>{in_html(label)}</text>"]
     ticks = nice_ticks(low - pad, high + pad, 5)
     for tick, words in zip(ticks, _tick_labels(ticks), strict=True):
         out.append(f"<path class='grid' d='M{x(tick)} {top}V{bottom}'/>")
@@ -220,7 +221,7 @@ def _dots_svg(
         out.append(f"<path class='axis' d='M{x(zero)} {top}V{bottom}'/>")
     for k, (arm, found) in enumerate(rows):
         y = top + step * k + 31
-        name = escaped(short(arm, 60))
+        name = in_html(short(arm, 60))
         out.append(f"<text class='row' x='{left}' y='{y - 15}'>{name}</text>")
         if found.low is not None and found.high is not None:
             start, end = (x(min(max(e, low - pad), high + pad)) for e in (found.low, found.high))
@@ -236,4 +237,4 @@ def _dots_svg(
 
 def svg_open(width: float, height: float, label: str) -> str:
     """Start of a picture `width` by `height` units; `label` is what a screen reader says."""
-    return f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='{escaped(label)}'>"
+    return f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='{in_html(label)}'>"

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.verdict.figures import svg_open
-from policies.verdict.wording import escaped, short
+from policies.verdict.wording import short
+from train_lm.plain_text import in_html
 
 FloatArray = NDArray[np.float64]
 _MAP_WIDTH, _MAP_HEIGHT = 220.0, 165.0
@@ -115,15 +116,15 @@ def _growth_of(
             "<use href='#topic-map'/>"
             f"{_expanded(places, order[:earlier], look + ' old', size)}"
             f"{_expanded(places, order[earlier:now], look, size)}</svg>"
-            f"<figcaption>{escaped(caption)}</figcaption></figure>"
+            f"<figcaption>{in_html(caption)}</figcaption></figure>"
         )
     names = ""
     if growth.titles and order:
         shown = [growth.titles[t] for t in order]
         told = shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-4:]]
-        names = f"<p class='order'>In order: {escaped(' → '.join(short(t, 40) for t in told))}</p>"
+        names = f"<p class='order'>In order: {in_html(' → '.join(short(t, 40) for t in told))}</p>"
     return (
-        f"<h3><i class='swatch {look}'></i>{escaped(arm)}</h3>{names}"
+        f"<h3><i class='swatch {look}'></i>{in_html(arm)}</h3>{names}"
         f"<div class='maps'>{''.join(pictures)}</div>"
     )
 

@@ -30,11 +30,11 @@ from policies.verdict.wording import (
     NOTHING,
     bits,
     bracketed,
-    escaped,
     signed,
     speed_up,
 )
 from train_lm.files import replacing
+from train_lm.plain_text import content_policy, in_html
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def write_report(
     first, *rest = headline(summary, subject)
     title = f"Evaluation in {run_info.world}"
     parts = [
-        f"<header><h1>{escaped(title)}</h1><p class='headline'>{escaped(first)}</p>",
-        *(f"<p>{escaped(line)}</p>" for line in rest),
+        f"<header><h1>{in_html(title)}</h1><p class='headline'>{in_html(first)}</p>",
+        *(f"<p>{in_html(line)}</p>" for line in rest),
         "</header>",
         curves_section(summary, curves, looks, run_info.curve_split),
         _table_section(summary, looks),
@@ -108,10 +108,9 @@ def write_report(
     ]
     page = (
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"{content_policy(STYLE_SHEET)}\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escaped(title)}</title>\n<style>{STYLE_SHEET}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{in_html(title)}</title>\n<style>{STYLE_SHEET}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -193,21 +192,21 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
         columns.append(("noise bought", "share of tokens"))
     columns.append(("verdict", ""))
     head = "".join(
-        f"<th scope='col'>{escaped(name)}{f'<small>{unit}</small>' if unit else ''}</th>"
+        f"<th scope='col'>{in_html(name)}{f'<small>{unit}</small>' if unit else ''}</th>"
         for name, unit in columns
     )
     rows = []
     for arm, found in arms.items():
         cells = _cells(found, with_gap, with_noise)
         body = "".join(
-            f"<td data-label='{escaped(name)}'><span>{escaped(big)}</span>"
-            f"{f'<small>{escaped(small)}</small>' if small else ''}</td>"
+            f"<td data-label='{in_html(name)}'><span>{in_html(big)}</span>"
+            f"{f'<small>{in_html(small)}</small>' if small else ''}</td>"
             for (name, _), (big, small) in zip(columns[1:-1], cells, strict=True)
         )
         word = found.verdict
         rows.append(
-            f"<tr><th scope='row'><i class='swatch {looks[arm]}'></i>{escaped(arm)}</th>{body}"
-            f"<td data-label='verdict'><b class='word {word.split()[0]}'>{escaped(word)}</b></td>"
+            f"<tr><th scope='row'><i class='swatch {looks[arm]}'></i>{in_html(arm)}</th>{body}"
+            f"<td data-label='verdict'><b class='word {word.split()[0]}'>{in_html(word)}</b></td>"
             "</tr>"
         )
     before = [value for found in arms.values() for value in found.test_before]
@@ -217,7 +216,7 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
     n, brackets = len(summary.seeds), ""
     if n > 1:
         brackets = (
-            f" In brackets: {summary.level:.0%} intervals over {n} seeds by {escaped(INTERVALS)}."
+            f" In brackets: {summary.level:.0%} intervals over {n} seeds by {in_html(INTERVALS)}."
         )
     return (
         "<section><h2>Scores: final loss on the test split, the rest from the curves</h2>"
@@ -275,9 +274,9 @@ def _origin_section(summary: Summary, info: RunInfo) -> str:
         **info.details,
     }
     listed = "".join(
-        f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in rows.items()
+        f"<dt>{in_html(name)}</dt><dd>{in_html(value)}</dd>" for name, value in rows.items()
     )
     return (
         f"<section><h2>Where this comes from</h2><dl>{listed}<dt>Command</dt>"
-        f"<dd><code>{escaped(info.command)}</code></dd></dl></section>"
+        f"<dd><code>{in_html(info.command)}</code></dd></dl></section>"
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from policies.verdict.summary import Interval, Summary
+from train_lm.plain_text import visible
 
 
 def table(summary: Summary) -> str:
     """One line per arm, and one that says what the figures are."""
-    reference = summary.reference
+    reference = visible(summary.reference)
     head = ("arm", "test bits/byte", f"minus {reference}", "speed-up")
     lines = ["{:16s} {:>24s} {:>28s} {:>22s}  verdict".format(*head)]
     for name, arm in summary.arms.items():
         gap = "" if arm.difference is None else _span(arm.difference.mean, "+")
         lines.append(
-            f"{name[:16]:16s} {_span(arm.test):>24s} {gap:>28s} "
+            f"{visible(name)[:16]:16s} {_span(arm.test):>24s} {gap:>28s} "
             f"{_span(arm.speed_up, digits=2):>22s}  {arm.verdict}"
         )
     lines.append(

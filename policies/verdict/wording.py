@@ -1,25 +1,15 @@
-"""How the report writes names and numbers: safe for HTML, short, rounded, with a true minus sign.
+"""How the report writes names and numbers: short, rounded, with a true minus sign.
 
 It knows no page and no plot. What has no value is a dash, never a zero.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 
 from policies.verdict.summary import ArmScore, Interval
 
 MINUS, TIMES, NOTHING, NEVER = "\u2212", "\u00d7", "\u2013", "never"
-
-
-def escaped(value: object) -> str:
-    """Text made safe for HTML; characters that no page may hold become a visible mark."""
-    clean = "".join(
-        "\ufffd" if (ord(c) < 32 and c not in "\t\n") or 0xD800 <= ord(c) <= 0xDFFF else c
-        for c in str(value)
-    )
-    return html.escape(clean, quote=True)
 
 
 def short(name: str, length: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
+
+from train_lm.plain_text import in_html
 
 
 class Axes:
@@ -58,19 +59,19 @@ class Axes:
         for tick, label in x_ticks.items():
             parts.append(
                 f'<text x="{self.x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">'
-                f"{escape(label)}</text>"
+                f"{in_html(label)}</text>"
             )
         middle = (self.TOP + bottom) / 2
         parts.append(
             f'<line x1="{self.LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="#aab4c0"/>'
             f'<text x="{(self.LEFT + right) / 2}" y="{self.HEIGHT - 6}" text-anchor="middle">'
-            f"{escape(self.labels[0])}</text>"
+            f"{in_html(self.labels[0])}</text>"
             f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
-            f"{escape(self.labels[1])}</text>"
+            f"{in_html(self.labels[1])}</text>"
         )
         return (
             f'<svg viewBox="0 0 {self.WIDTH} {self.HEIGHT}" role="img" '
-            f'aria-label="{escape(self.labels[1])} by {escape(self.labels[0])}">'
+            f'aria-label="{in_html(self.labels[1])} by {in_html(self.labels[0])}">'
             f"{''.join(parts)}{marks}</svg>"
         )
 

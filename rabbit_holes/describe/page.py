@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from rabbit_holes.describe.axes import Axes
 from rabbit_holes.describe.estimates import CONFIDENCE, Estimate
 from rabbit_holes.describe.stats import MEASURES, Curve, Group
 from rabbit_holes.describe.styles import CAP, LEAP_SHARE, SHORTEST, STYLES
+from train_lm.plain_text import content_policy, in_html
 
 # Okabe & Ito's colours, told apart by colour-blind readers; smaller groups beyond them are in the
 # table alone.
@@ -70,7 +70,12 @@ dd { margin: 0; color: #566173; }
 @media print { body { background: #fff; } .card { break-inside: avoid; } }
 @media (max-width: 560px) { .grid { grid-template-columns: 1fr; } dl { display: block; }
   main { padding: 20px 12px; } }
-"""
+svg text.light { fill: #fff; }
+svg text.dark { fill: #1c2430; }
+""" + "".join(
+    f".k{colour[1:]} {{ background: {colour}; }}\n"
+    for colour in (*COLOURS, OTHERS, *STYLE_COLOURS.values())
+)
 
 SECTIONS = {
     "visits": "The walk",
@@ -94,7 +99,7 @@ def render_page(groups: Sequence[Group], sources: Sequence[str], world: str | No
     colours = {group.name: OTHERS for group in groups}
     colours |= {group.name: colour for group, colour in zip(drawn, COLOURS, strict=False)}
     total = sum(group.n_walks for group in groups)
-    where = f"held against {escape(world)}" if world else "without a world to hold them against"
+    where = f"held against {in_html(world)}" if world else "without a world to hold them against"
     few = f" Plots show the {len(drawn)} largest groups." if len(drawn) < len(groups) else ""
     plots = [
         _card(
@@ -124,6 +129,7 @@ def render_page(groups: Sequence[Group], sources: Sequence[str], world: str | No
 <head>
 <meta charset="utf-8">
 {MARK}
+{content_policy(CSS)}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Rabbit holes side by side</title>
 <style>{CSS}</style>
@@ -131,7 +137,7 @@ def render_page(groups: Sequence[Group], sources: Sequence[str], world: str | No
 <body>
 <main>
 <h1>Rabbit holes side by side</h1>
-<p class="lead">{total:,} walks from {escape(", ".join(sources))}, {where}.
+<p class="lead">{total:,} walks from {in_html(", ".join(sources))}, {where}.
 Intervals are {CONFIDENCE:.0%} bootstrap intervals over walks.{few}</p>
 <section class="card"><div class="scroll">{_table(groups, colours)}</div></section>
 <section class="grid">{"".join(plots)}</section>
@@ -145,26 +151,27 @@ Intervals are {CONFIDENCE:.0%} bootstrap intervals over walks.{few}</p>
 
 def _card(title: str, note: str, body: str) -> str:
     return (
-        f'<section class="card"><h2>{escape(title)}</h2>'
-        f'<p class="note">{escape(note)}</p>{body}</section>'
+        f'<section class="card"><h2>{in_html(title)}</h2>'
+        f'<p class="note">{in_html(note)}</p>{body}</section>'
     )
 
 
 def _legend(groups: Sequence[Group], colours: dict[str, str]) -> str:
     return (
         '<div class="legend">'
-        + "".join(f"<span>{_swatch(colours[g.name])}{escape(g.name)}</span>" for g in groups)
+        + "".join(f"<span>{_swatch(colours[g.name])}{in_html(g.name)}</span>" for g in groups)
         + "</div>"
     )
 
 
 def _swatch(colour: str) -> str:
-    return f'<span class="swatch" style="background:{colour}"></span>'
+    # By its class: the page's own rule lets no other style in than the one sheet.
+    return f'<span class="swatch k{colour[1:]}"></span>'
 
 
 def _table(groups: Sequence[Group], colours: dict[str, str]) -> str:
     head = "".join(
-        f'<th scope="col">{_swatch(colours[g.name])}{escape(g.name)}'
+        f'<th scope="col">{_swatch(colours[g.name])}{in_html(g.name)}'
         f'<span class="interval">{g.n_walks:,} walks</span></th>'
         for g in groups
     )
@@ -181,7 +188,7 @@ def _table(groups: Sequence[Group], colours: dict[str, str]) -> str:
         write = _writer([estimate for estimate in found if estimate], percent)
         cells = "".join(f"<td>{_cell(estimate, write)}</td>" for estimate in found)
         rows.append(
-            f'<tr><th scope="row" title="{escape(measure.meaning)}">{escape(measure.title)} '
+            f'<tr><th scope="row" title="{in_html(measure.meaning)}">{in_html(measure.title)} '
             f'<span class="statistic">{measure.statistic}</span></th>{cells}</tr>'
         )
     return (
@@ -228,7 +235,7 @@ def _depth_plot(groups: Sequence[Group], colours: dict[str, str]) -> str:
         xs = list(range(deepest + 1))
         dots = "".join(
             f'<circle cx="{axes.x(x):.1f}" cy="{axes.y(share[x]):.1f}" r="2.6" '
-            f'fill="{colours[name]}"><title>{escape(name)}: {share[x]:.1%} of walks go {x} clicks '
+            f'fill="{colours[name]}"><title>{in_html(name)}: {share[x]:.1%} of walks go {x} clicks '
             "deep or deeper</title></circle>"
             for x in xs
         )
@@ -271,8 +278,8 @@ def _scatter(groups: Sequence[Group], colours: dict[str, str]) -> str:
         x, y = (group.estimates[key].value for key in ("similarity", "clustering"))
         marks.append(
             f'<circle cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="7.5" fill="#fff" '
-            f'stroke="{colours[group.name]}" stroke-width="4"><title>{escape(group.name)}: medians '
-            f"{x:.2f} and {y:.2f}</title></circle>"
+            f'stroke="{colours[group.name]}" stroke-width="4"><title>{in_html(group.name)}: '
+            f"medians {x:.2f} and {y:.2f}</title></circle>"
         )
     return _legend(shown, colours) + axes.svg("".join(marks))
 
@@ -301,7 +308,7 @@ def _curve_plot(
         band = axes.points(xs + xs[::-1], curve.high[:length].tolist() + low[::-1])
         dots = "".join(
             f'<circle cx="{axes.x(x):.1f}" cy="{axes.y(curve.mean[x - 1]):.1f}" r="2.4" '
-            f'fill="{colours[name]}"><title>{escape(name)}: {curve.mean[x - 1]:.3f} after {x} '
+            f'fill="{colours[name]}"><title>{in_html(name)}: {curve.mean[x - 1]:.3f} after {x} '
             f"pages, {curve.n[x - 1]:,} walks</title></circle>"
             for x in xs
         )
@@ -326,21 +333,21 @@ def _style_card(groups: Sequence[Group]) -> str:
     for i, group in enumerate(shown):
         at, y = 0.0, i * row
         bars.append(
-            f'<text x="{left - 12}" y="{y + 19}" text-anchor="end">{escape(group.name)}</text>'
+            f'<text x="{left - 12}" y="{y + 19}" text-anchor="end">{in_html(group.name)}</text>'
         )
         for style in STYLES:
             share = group.estimates[style].value
             x, size = left + at * (width - left), share * (width - left)
             bars.append(
                 f'<rect x="{x:.1f}" y="{y + 3}" width="{size:.1f}" height="24" '
-                f'fill="{STYLE_COLOURS[style]}"><title>{escape(group.name)}: {share:.1%} '
+                f'fill="{STYLE_COLOURS[style]}"><title>{in_html(group.name)}: {share:.1%} '
                 f"{style}</title></rect>"
             )
             if share > 0.06:
-                ink = "#fff" if style == "hunter" else "#1c2430"
+                ink = "light" if style == "hunter" else "dark"
                 bars.append(
                     f'<text x="{x + size / 2:.1f}" y="{y + 19}" text-anchor="middle" '
-                    f'style="fill:{ink}">{share:.0%}</text>'
+                    f'class="{ink}">{share:.0%}</text>'
                 )
             at += share
     legend = "".join(f"<span>{_swatch(STYLE_COLOURS[style])}{style}</span>" for style in STYLES)
@@ -368,6 +375,6 @@ def _definitions() -> str:
     entries = {m.title: m.meaning for m in MEASURES if m.key not in STYLES} | own
     return (
         "<dl>"
-        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in entries.items())
+        + "".join(f"<dt>{in_html(k)}</dt><dd>{in_html(v)}</dd>" for k, v in entries.items())
         + "</dl>"
     )

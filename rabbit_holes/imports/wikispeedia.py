@@ -17,6 +17,7 @@ from rabbit_holes.imports.lines import read_lines
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.link_map import LinkMap
 from rabbit_holes.path import MetaValue, Path, StrPath, Visit
+from train_lm.inside import checked
 
 SOURCE = "wikispeedia"
 LICENCE = "Wikispeedia navigation paths, SNAP: cite West et al. 2009 and West & Leskovec 2012"
@@ -46,6 +47,7 @@ def find_tables(source: StrPath) -> pathlib.Path:
 
     Raises:
         FileNotFoundError: naming what is missing.
+        ValueError: A table is a link that leads out of `source`.
     """
     folder = pathlib.Path(source)
     if (folder / FOLDER).is_dir():
@@ -57,6 +59,8 @@ def find_tables(source: StrPath) -> pathlib.Path:
             f"expected {missing[0]} in {folder} or its {FOLDER}: unpack SNAP's "
             "wikispeedia_paths-and-graph.tar.gz there"
         )
+    for name in wanted:
+        checked(folder / name, pathlib.Path(source))
     return folder
 
 

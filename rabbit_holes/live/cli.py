@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rabbit_holes.live.etiquette import OWN_NAME, Etiquette
 from rabbit_holes.live.settings import CollectionSettings, Progress, Report
-from train_lm.command_line import GOES_ON
+from train_lm.command_line import GOES_ON, say
 
 if TYPE_CHECKING:
     from rabbit_holes.walkers.walkers import Walker
@@ -325,22 +324,20 @@ def _bar(walks: int) -> Iterator[Callable[[Progress], None]]:
 
 def _print(report: Report, walks: int) -> int:
     for failure in report.lost[:_SHOWN_FAILURES]:
-        line = f"{failure.title}: {failure.reason} ({failure.detail})"
-        # A server's words must not steer the terminal.
-        print("".join(c if c.isprintable() else "?" for c in line), file=sys.stderr)
+        say(f"{failure.title}: {failure.reason} ({failure.detail})", error=True)
     others = Counter(failure.reason for failure in report.lost[_SHOWN_FAILURES:])
     if others:
         counts = ", ".join(f"{count} {reason}" for reason, count in others.most_common())
-        print(f"and {counts}: see {report.out}.journal", file=sys.stderr)
-    print(
+        say(f"and {counts}: see {report.out}.journal", error=True)
+    say(
         f"{report.out}: {report.walks} of {walks} walks, {len(report.lost)} pages not got; "
         f"now {report.visits} visits, {report.requests} requests, "
         f"{report.from_cache} pages from the cache"
     )
     if report.stopped:
-        print(f"stopped: {report.stopped}; the same command goes on", file=sys.stderr)
+        say(f"stopped: {report.stopped}; the same command goes on", error=True)
         return 1
     if not report.walks:
-        print("error: no walk could begin", file=sys.stderr)
+        say("error: no walk could begin", error=True)
         return 1
     return 0

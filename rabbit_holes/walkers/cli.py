@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import PathWriter, holds_paths, read_paths, write_paths
 from rabbit_holes.walkers.settings import MODES, WALKERS, GenerationSettings
-from train_lm.command_line import GOES_ON
+from train_lm.command_line import GOES_ON, say
 from train_lm.outputs import alone
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def _walk(args: argparse.Namespace) -> None:
         rng = np.random.default_rng(args.seed)
         walks = simulate(world, args.walker, args.walks, args.depth, rng)
         n = write_paths(args.out, walks, force=True)
-    print(f"{args.out}: {n:,} walks by {args.walker}")
+    say(f"{args.out}: {n:,} walks by {args.walker}")
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -175,8 +174,8 @@ def _generate(args: argparse.Namespace) -> None:
         for path in _with_bar(generate(world, model, settings, frozenset(writer.ids)), settings):
             writer.write(path)
     for line in _report(args.out, world):
-        print(line)
-    print(args.out)
+        say(line)
+    say(args.out)
 
 
 def _with_bar(paths: Iterator[Walk], settings: GenerationSettings) -> Iterator[Walk]:
@@ -198,7 +197,7 @@ def _report(file: Path, world: World) -> Iterator[str]:
     links = LinkMap.of_world(world)
     walks = clicks = off_graph = loops = misses = reached = seeking = 0
     ends: dict[str, int] = {}
-    for path in read_paths(file, on_error=partial(print, file=sys.stderr)):
+    for path in read_paths(file, on_error=partial(say, error=True)):
         walks += 1
         clicks += len(path) - 1
         off_graph += links.off_graph(path)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rabbit_holes.walkers.prompts import Prompt
+from train_lm.plain_text import visible
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -119,7 +120,8 @@ class LanguageModel:
         key = (title, chat)
         if key not in self._titles:
             # What stands before decides how the first word is cut, in some tokenizers.
-            before, answer = ("\n", title) if chat else (">", f" {title} >")
+            seen = visible(title) or "?"
+            before, answer = ("\n", seen) if chat else (">", f" {seen} >")
             ids = self._encode(before + answer)[len(self._encode(before)) :]
             ends = sorted(self._ends)[:1] if chat else []
             self._titles[key] = [*ids, *ends]
@@ -428,13 +430,15 @@ def load_language_model(
             tokenizer of the world that the model was trained on.
 
     Raises:
-        ValueError: If there is no such model, or it and its tokenizer do not fit together.
+        ValueError: If there is no such model, it is more than data (see `opened_as_data`), or it
+            and its tokenizer do not fit together.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     from train_lm.model import PRESETS
+    from train_lm.model_folder import opened_as_data
 
     folder = Path(place)
     if place in PRESETS and not folder.is_dir():
@@ -447,10 +451,13 @@ def load_language_model(
     own = not folder.is_dir() or any(next(folder.glob(form), None) for form in TOKENIZER_FILES)
     if not own and tokenizer is None:
         raise ValueError(f"expected a tokenizer in {place}, found none")
+    as_data = opened_as_data(place)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, use_safetensors=True, **as_data
+        )
         if own:
-            cut: Any = AutoTokenizer.from_pretrained(place)
+            cut: Any = AutoTokenizer.from_pretrained(place, **as_data)
         else:
             cut = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:

@@ -1,13 +1,16 @@
 """What a language model is told about a walk, and how its answer is read.
 
-A plain model sees text that goes on; a model with a chat template is asked. This file knows no
-weights and no world.
+A plain model sees text that goes on; a model with a chat template is asked. Titles are lines of
+visible characters, so that none ends a line or turns it around. This file knows no weights and no
+world.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from train_lm.plain_text import visible
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Prompt:
 
 def plain_prompt(trail: Sequence[str], goal: str | None) -> Prompt:
     """A walk as text that asks for its next page: `… Ant > Bee >`."""
-    purpose = f" in search of {goal}" if goal else ""
-    return Prompt(f"From page to page{purpose}: {' > '.join(trail)} >", False)
+    purpose = f" in search of {visible(goal)}" if goal else ""
+    return Prompt(f"From page to page{purpose}: {' > '.join(map(visible, trail))} >", False)
 
 
 def chat_prompt(
@@ -39,12 +42,12 @@ def chat_prompt(
     """
     lines = ["You wander through an encyclopaedia, from page to page, out of curiosity."]
     if goal:
-        lines = [f"You wander through an encyclopaedia, looking for the page {goal!r}."]
-    lines.append("Pages so far: " + ", ".join(trail) + ".")
+        lines = [f"You wander through an encyclopaedia, looking for the page {visible(goal)!r}."]
+    lines.append("Pages so far: " + ", ".join(map(visible, trail)) + ".")
     if offered is None:
         lines.append("Which topic comes to your mind next? Answer with its name alone.")
     else:
-        lines.append("The last page links to: " + "; ".join(offered) + ".")
+        lines.append("The last page links to: " + "; ".join(map(visible, offered)) + ".")
         lines.append("Which link do you open next? Answer with its title alone.")
     return Prompt("\n".join(lines), True)
 

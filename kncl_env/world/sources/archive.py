@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import IO
 
 from train_lm.files import replacing
 
@@ -42,16 +43,21 @@ class Archive:
         unpacks_to: The folder that it holds.
         size: [bytes].
         sha256: Hexadecimal.
+        largest: [bytes] that it may have, packed and unpacked.
+        most_files: That it may hold.
     """
 
     url: str
     unpacks_to: str
     size: int | None = None
     sha256: str | None = None
+    largest: int = 2**30
+    most_files: int = 100_000
 
     def __post_init__(self) -> None:
-        if not urllib.parse.urlsplit(self.url).path.endswith(".tar.gz"):
-            raise ValueError(f"expected the address of a .tar.gz, got {self.url!r}")
+        parts = urllib.parse.urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.path.endswith(".tar.gz"):
+            raise ValueError(f"expected the http(s) address of a .tar.gz, got {self.url!r}")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"expected 64 hexadecimal digits of SHA-256, got {self.sha256!r}")
 
@@ -95,15 +101,17 @@ def _download(archive: Archive, part: Path, progress: Progress | None) -> None:
     total: int | None = None
     try:
         request = urllib.request.Request(archive.url, headers=headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with _OPENER.open(request, timeout=TIMEOUT) as answer:
             resumed = answer.status == HTTPStatus.PARTIAL_CONTENT
             have = have if resumed else 0
             length = answer.headers.get("Content-Length")
             total = None if length is None else have + int(length)
             with part.open("ab" if resumed else "wb") as file:
                 while chunk := answer.read(CHUNK):
-                    file.write(chunk)
                     have += len(chunk)
+                    if have > archive.largest:
+                        break
+                    file.write(chunk)
                     if progress is not None:
                         progress(archive.name, have, total)
     except urllib.error.HTTPError as error:
@@ -117,6 +125,12 @@ def _download(archive: Archive, part: Path, progress: Progress | None) -> None:
             f"expected {archive.url}, got {error!r} after {have:,} bytes: "
             "check the network; the same command resumes there"
         ) from None
+    if have > archive.largest:
+        part.unlink()
+        raise ValueError(
+            f"expected at most {archive.largest:,} bytes of {archive.url}, got more: it is another "
+            "archive; what came was removed"
+        )
     if total is not None and have != total:
         raise ValueError(
             f"expected {total:,} bytes of {archive.url}, got {have:,}: the connection broke; "
@@ -142,14 +156,62 @@ def _checked(archive: Archive, part: Path) -> dict[str, object]:
     return {"url": archive.url, **got, "checked": sorted(known)}
 
 
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Goes where the server sends us only on that server, and never from https to http."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        asked, sent = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        safer = (asked.scheme, asked.port, sent.scheme, sent.port) == ("http", None, "https", None)
+        same = (asked.scheme, asked.port) == (sent.scheme, sent.port)
+        if asked.hostname != sent.hostname or not (same or safer):
+            raise urllib.error.URLError(f"a redirect to another host, {newurl!r}: not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_SameHost)
+
+
+def _check_size(archive: Archive, part: Path) -> None:
+    """Unpack into nothing first: a few packed bytes may stand for any number."""
+    size = 0
+    with gzip.open(part) as stream:
+        while chunk := stream.read(CHUNK):
+            size += len(chunk)
+            if size > archive.largest:
+                raise tarfile.TarError(f"more than {archive.largest:,} bytes when unpacked")
+
+
+def _within(archive: Archive, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """The members, where they are not too many; one with holes may be larger than the archive."""
+    members: list[tarfile.TarInfo] = []
+    size = 0
+    for member in tar:
+        members.append(member)
+        size += member.size
+        if len(members) > archive.most_files or size > archive.largest:
+            raise tarfile.TarError(
+                f"more than {archive.most_files:,} files or {archive.largest:,} bytes"
+            )
+    return members
+
+
 def _unpack(archive: Archive, part: Path, into: Path) -> None:
     """Unpack beside the goal and move it there whole, so that no half of a folder is ever seen."""
     if not hasattr(tarfile, "data_filter"):
         raise ValueError("expected Python 3.11.4 or later for safe unpacking, got an earlier one")
     beside = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=into))
     try:
+        _check_size(archive, part)
         with tarfile.open(part, "r:gz") as tar:
-            tar.extractall(beside, filter="data")
+            tar.extractall(beside, _within(archive, tar), filter="data")
         if not (beside / archive.unpacks_to).is_dir():
             raise tarfile.TarError(f"no folder {archive.unpacks_to}, but {os.listdir(beside)[:3]}")
         (beside / archive.unpacks_to).rename(into / archive.unpacks_to)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kncl_env.world.corpus import Article, Corpus, Tally
 from kncl_env.world.sources.archive import Archive, Progress, fetch
+from train_lm.inside import checked, inside
 
 GRAPH_DIR = "wikispeedia_paths-and-graph"
 TEXT_DIR = "plaintext_articles"
@@ -36,6 +37,7 @@ LICENCE_PAGES = frozenset({"Wikipedia_Text_of_the_GNU_Free_Documentation_License
 WRAP = 75  # [characters] a line was broken where its next word would have ended at or beyond this
 SHORT = 60  # [characters] a block below this is a heading or a label, and heads what follows
 BULLETS = frozenset("*+-o#@=")  # what the browser that made the texts put before items of lists
+LARGEST = 2**26  # [bytes] of a file; the selection's own are below 4 MB
 LABELS_AT_MOST = 200  # [characters] so many headings and labels may pile up on one paragraph
 
 _BOILERPLATE = re.compile(
@@ -78,7 +80,8 @@ def read_wikispeedia(directory: Path) -> Corpus:
     `Corpus.counts` tells what was read and what was dropped, by reason, `first_dropped` the first.
 
     Raises:
-        ValueError: A file is missing, is not UTF-8, lacks a column or names an unknown title.
+        ValueError: A file is missing, is not UTF-8, lacks a column, names an unknown title or what
+            lies outside of `directory`.
     """
     directory = Path(directory)
     for needed in (
@@ -91,6 +94,7 @@ def read_wikispeedia(directory: Path) -> Corpus:
                 f"SNAP's wikispeedia_paths-and-graph.tar.gz and wikispeedia_articles_plaintext"
                 ".tar.gz gives, or download it (--download)"
             )
+        checked(directory / needed, directory)
     counts = Tally()
     titles = directory / GRAPH_DIR / "articles.tsv"
     line_of = {row[0]: number for number, row in _rows(titles, 1)}
@@ -102,7 +106,7 @@ def read_wikispeedia(directory: Path) -> Corpus:
         elif name in LICENCE_PAGES:
             counts.drop("licence_texts_dropped", name, f"{titles}:{line}")
         else:
-            file = directory / TEXT_DIR / f"{name}.txt"
+            file = inside(directory / TEXT_DIR, f"{name}.txt", f"{titles}, line {line}")
             counts.place = str(file)
             text = _text(file)
             paragraphs = paragraphs_of(text, counts)
@@ -299,6 +303,11 @@ def _title(name: str) -> str:
 
 def _text(path: Path) -> str:
     try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(
+                f"expected at most {LARGEST:,} bytes in {path}, got {path.stat().st_size:,}: it is "
+                "no file of Wikispeedia's"
+            )
         raw = path.read_bytes()
         return raw.decode("utf-8-sig")  # some editors put a mark before the text
     except FileNotFoundError:

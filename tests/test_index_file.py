@@ -1,0 +1,192 @@
+"""A crafted faiss file is refused in one line, before faiss sees it."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kncl_env.cli import main
+from kncl_env.world import index as module
+from kncl_env.world.index import PassageIndex
+from kncl_env.world.index_file import IndexFile, check_index_file
+from kncl_env.world.world import World
+
+N, D = 200, 8
+HEADER = 33  # [bytes] after the kind: i4, i8, 2 i8, u1, i4
+KINDS = ("flat", "inverted")
+
+
+@pytest.fixture(params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setattr(module, "EXACT", N if request.param == "flat" else N - 1)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(N, D)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    PassageIndex.build(vectors, np.arange(0, 2 * N, 2), "abc").save(tmp_path)
+    return tmp_path
+
+
+def test_a_sound_file_is_read_to_its_last_byte(folder: Path) -> None:
+    assert check_index_file(folder / "passages.faiss") == IndexFile(D, N)
+    opened = PassageIndex.open(folder, "abc", D, 2 * N)
+    np.testing.assert_array_equal(opened.search(opened.vectors()[:5], 1)[:, 0], opened.passages[:5])
+
+
+def test_an_empty_index_is_sound(tmp_path: Path) -> None:
+    PassageIndex.build(np.empty((0, D), np.float32), np.arange(0), "abc").save(tmp_path)
+    assert check_index_file(tmp_path / "passages.faiss") == IndexFile(D, 0)
+
+
+def put(form: str, at: int, *values: float) -> Callable[[bytearray], None]:
+    return lambda raw: struct.pack_into(form, raw, at, *values)
+
+
+def put_before(mark: bytes, form: str, shift: int, value: float) -> Callable[[bytearray], None]:
+    return lambda raw: struct.pack_into(form, raw, raw.index(mark) + shift, value)
+
+
+def cut(n: int) -> Callable[[bytearray], None]:
+    def spoil(raw: bytearray) -> None:
+        del raw[-n:]
+
+    return spoil
+
+
+def kind(name: bytes) -> Callable[[bytearray], None]:
+    def spoil(raw: bytearray) -> None:
+        raw[:4] = name
+
+    return spoil
+
+
+SPOILT = {
+    "nothing": lambda raw: raw.clear(),
+    "another kind": kind(b"IxF2"),
+    "a kind with code of its own": kind(b"IxPq"),
+    "a map of rows": kind(b"IxMp"),
+    "dimensions": put("<i", 4, D + 1),
+    "no dimensions": put("<i", 4, 0),
+    "negative dimensions": put("<i", 4, -D),
+    "huge dimensions": put("<i", 4, 2**31 - 1),
+    "vectors": put("<q", 8, N + 1),
+    "negative vectors": put("<q", 8, -1),
+    "huge vectors": put("<q", 8, 2**62),
+    "untrained": put("<B", 32, 0),
+    "another metric": put("<i", 33, 1),
+    "unknown metric": put("<i", 33, 99),
+    "cut": cut(1),
+    "half": lambda raw: raw.__delitem__(slice(len(raw) // 2, None)),
+    "header alone": lambda raw: raw.__delitem__(slice(4 + HEADER, None)),
+    "too long": lambda raw: raw.extend(b"\0"),
+    "infinite": put("<f", 0, 0.0),
+}
+FLAT_ALONE = {
+    "numbers": put("<Q", 37, N * D + 1),
+    "huge numbers": put("<Q", 37, 2**63),
+    "more numbers than 64 bits tell": put("<Q", 37, 2**64 - 1),
+}
+INVERTED_ALONE = {
+    "cells": put("<Q", 37, 5),
+    "huge cells": put("<Q", 37, 2**61),
+    "none probed": put("<Q", 45, 0),
+    "cells of another kind": lambda raw: raw.__setitem__(slice(53, 57), b"IxF2"),
+    "cells of other dimensions": put("<i", 57, D + 1),
+    "number of lists": put_before(b"ilar", "<Q", 4, 2**40),
+    "size of a code": put_before(b"ilar", "<Q", 12, 1),
+    "sparse lists": lambda raw: raw.__setitem__(
+        slice(raw.index(b"full"), raw.index(b"full") + 4), b"sprs"
+    ),
+    "number of sizes": put_before(b"full", "<Q", 4, 7),
+    "size of a list": put_before(b"full", "<Q", 12, 2**50),
+    "a map": put_before(b"ilar", "<B", -9, 1),
+    "a map's length": put_before(b"ilar", "<Q", -8, 2**40),
+    "a row twice": put("<q", -8, 0),
+    "a row out of range": put("<q", -8, N),
+    "a negative row": put("<q", -8, -2),
+}
+
+
+CRAFTED = [("flat", fault) for fault in (*SPOILT, *FLAT_ALONE)]
+CRAFTED += [("inverted", fault) for fault in (*SPOILT, *INVERTED_ALONE)]
+
+
+@pytest.mark.parametrize(("folder", "fault"), CRAFTED, indirect=["folder"])
+def test_a_crafted_file_is_refused_before_faiss_reads_it(
+    folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "passages.faiss"
+    raw = bytearray(file.read_bytes())
+    inverted = raw[:4] == b"IwFl"
+    if fault == "infinite":
+        at = raw.index(b"full") + 12 + 8 * int(4 * np.sqrt(N)) if inverted else 45
+        struct.pack_into("<f", raw, at, float("nan"))
+    elif fault in ("a row twice", "a row out of range", "a negative row"):
+        # The last number of the file is the row of the last vector, if its cell has any.
+        value = {"a row twice": struct.unpack_from("<q", raw, len(raw) - 16)[0]}.get(
+            fault, N if "range" in fault else -2
+        )
+        struct.pack_into("<q", raw, len(raw) - 8, value)
+    else:
+        (SPOILT | FLAT_ALONE | INVERTED_ALONE)[fault](raw)
+    assert bytes(raw) != file.read_bytes()
+    file.write_bytes(raw)
+    monkeypatch.setattr("faiss.read_index", None)
+    with pytest.raises(ValueError, match=rf"expected a whole passage index in {folder}, got .+: "):
+        PassageIndex.open(folder, "abc")
+
+
+@pytest.mark.parametrize(
+    "passages",
+    [
+        np.arange(N - 1),
+        np.arange(2 * N).reshape(N, 2),
+        np.arange(N) - 1,
+        np.arange(N) + N + 1,
+        np.zeros(N, np.int64),
+        np.arange(N).astype(float),
+        np.arange(N).astype("U3"),
+        np.full(N, 2**64 - 1, np.uint64),
+    ],
+    ids=["few", "shape", "negative", "out of range", "twice", "fractions", "words", "huge"],
+)
+def test_rows_that_are_no_passages_are_refused(folder: Path, passages: np.ndarray) -> None:
+    np.save(folder / "indexed_passages.npy", passages)
+    with pytest.raises(ValueError, match="expected a whole passage index"):
+        PassageIndex.open(folder, "abc", D, 2 * N)
+
+
+def test_an_array_of_objects_or_of_a_huge_shape_is_not_opened(folder: Path) -> None:
+    file = folder / "indexed_passages.npy"
+    np.save(file, np.array([print] * N, dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="expected a whole passage index"):
+        PassageIndex.open(folder, "abc")
+    np.save(file, np.arange(N))
+    sound = file.read_bytes()
+    for shape in (b"(2000000000,), }", b"(200,            "):
+        crafted = sound.replace(b"(200,), }".ljust(len(shape)), shape)
+        assert crafted != sound
+        file.write_bytes(crafted)
+        with pytest.raises(ValueError, match="expected a whole passage index"):
+            PassageIndex.open(folder, "abc")
+
+
+def test_vectors_of_other_dimensions_than_the_worlds_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="expected vectors of 9, got 8 numbers"):
+        PassageIndex.open(folder, "abc", D + 1, 2 * N)
+
+
+def test_a_world_with_a_crafted_index_is_told_in_one_line(
+    small_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Path(shutil.copytree(small_world.path, tmp_path / "world"))
+    file = place / "passages.faiss"
+    raw = bytearray(file.read_bytes())
+    struct.pack_into("<q", raw, 8, 2**60)
+    file.write_bytes(raw)
+    assert main(["check", str(place)]) == 1
+    assert f"expected a whole passage index in {place}" in capsys.readouterr().err

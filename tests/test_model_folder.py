@@ -1,0 +1,225 @@
+"""A stranger's model is data: whatever its directory holds, nothing of it runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kncl_env.world.world import World
+from rabbit_holes.cli import main as rabbit_holes
+from train_lm.cli import main as train_lm
+from train_lm.model_folder import opened_as_data
+
+torch = pytest.importorskip("torch")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Path:
+    """The file that a stranger's code would write."""
+    return tmp_path / "it-ran"
+
+
+@pytest.fixture
+def model(small_world: World, tmp_path: Path, witness: Path) -> Path:
+    """A directory of a sound model, with code beside it that leaves a witness."""
+    from train_lm.model import ModelConfig, build_model, save_model
+    from train_lm.tokenizer import as_transformers
+
+    own = small_world.tokenizer
+    made = build_model(ModelConfig(32, 1, 32), own.get_vocab_size())
+    folder = save_model(tmp_path / "model", made, as_transformers(own))
+    (folder / "strange.py").write_text(
+        f"from pathlib import Path\nPath({str(witness)!r}).write_text('it ran')\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\n"
+        "class Config(LlamaConfig):\n    model_type = 'strange'\n"
+        "class Model(LlamaForCausalLM):\n    config_class = Config\n"
+        "class Tokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    return folder
+
+
+def edit(file: Path, **entries: object) -> None:
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(known | entries))
+
+
+MAPS = {
+    "AutoConfig": "strange.Config",
+    "AutoModelForCausalLM": "strange.Model",
+    "AutoTokenizer": ["strange.Tokenizer", "strange.Tokenizer"],
+    "AutoImageProcessor": "strange.Config",
+    "AutoProcessor": "strange.Config",
+}
+FAULTS = {
+    "configuration": "auto_map in config.json",
+    "known kind": "auto_map in config.json",
+    "code of another": "auto_map in config.json",
+    "part": "auto_map in config.json",
+    "tokenizer": "auto_map in tokenizer_config.json",
+    "processor": "auto_map in processor_config.json",
+    "image processor": "auto_map in preprocessor_config.json",
+    "kernel": "'stranger/kernel' in config.json",
+    "pickle": "pytorch_model.bin: a pickle may run code",
+    "pt": "model.pt: a pickle may run code",
+    "adapter": "got an adapter (adapter_config.json)",
+    "pickled adapter": "got an adapter (adapter_config.json)",
+    "weights elsewhere": "expected plain file names in",
+    "no weights": "expected a causal language model",
+}
+
+
+def spoil(folder: Path, fault: str) -> None:
+    weights = folder / "model.safetensors"
+    if fault == "configuration":
+        edit(folder / "config.json", auto_map=MAPS, model_type="strange")
+    elif fault == "known kind":
+        edit(folder / "config.json", auto_map=MAPS)
+    elif fault == "code of another":
+        edit(folder / "config.json", auto_map={k: f"evil/hub--{v}" for k, v in MAPS.items()})
+    elif fault == "part":
+        edit(folder / "config.json", text_config={"auto_map": MAPS})
+    elif fault == "tokenizer":
+        edit(folder / "tokenizer_config.json", auto_map=MAPS, tokenizer_class="Tokenizer")
+    elif fault == "processor":
+        edit(folder / "processor_config.json", auto_map=MAPS)
+    elif fault == "image processor":
+        edit(folder / "preprocessor_config.json", auto_map=MAPS)
+    elif fault == "kernel":
+        edit(folder / "config.json", attn_implementation="stranger/kernel")
+    elif fault == "pickle":
+        weights.rename(folder / "pytorch_model.bin")
+    elif fault == "pt":
+        weights.rename(folder / "model.pt")
+    elif fault == "adapter":
+        edit(folder / "adapter_config.json", base_model_name_or_path="stranger/base")
+        (folder / "config.json").unlink()
+    elif fault == "pickled adapter":
+        edit(folder / "adapter_config.json", base_model_name_or_path=str(folder))
+        (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    elif fault == "weights elsewhere":
+        outside = folder.parent / "outside.safetensors"
+        weights.rename(outside)
+        names = {"model.norm.weight": f"../{outside.name}"}
+        edit(folder / "model.safetensors.index.json", metadata={}, weight_map=names)
+    else:
+        weights.unlink()
+
+
+def words(command: str, world: World, model: Path | str, place: Path) -> list[str]:
+    if command == "generate":
+        argv = ["generate", "--walks", "1", "--depth", "1", "--device", "cpu"]
+        return [*argv, "--world", str(world.path), "--model", str(model), "--out", str(place)]
+    curriculum = place.with_name("c.jsonl")
+    rows = [
+        {"format": "kncl-curriculum", "version": 1, "world": world.hash},
+        {"topics": [0], "passages": world.passages_of(0).tolist(), "tokens": 600},
+    ]
+    curriculum.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["run", "--cpu", "--batch", "4", "--curriculum", str(curriculum)]
+    return [*argv, "--world", str(world.path), "--model", str(model), "--out", str(place)]
+
+
+COMMANDS = {"run": train_lm, "generate": rabbit_holes}
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every attempt to reach another machine, though the user did not ask to stay off line."""
+    asked: list[str] = []
+
+    def refuse(*address: object, **_: object) -> None:
+        asked.append(str(address))
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return asked
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_model_that_is_more_than_data_is_refused_by_name(
+    small_world: World, model: Path, witness: Path, tmp_path: Path, no_network: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, fault: str,
+) -> None:  # fmt: skip
+    spoil(model, fault)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 100))
+    argv = words(command, small_world, model, tmp_path / "out.jsonl")
+    capsys.readouterr()
+    assert COMMANDS[command](argv) == 2
+    told = capsys.readouterr()
+    (line,) = told.err.strip().splitlines()
+    assert FAULTS[fault] in line
+    assert str(model) in line
+    assert told.out == ""
+    assert not witness.exists()
+    assert not no_network
+    assert sys.stdin.read(2) == "y\n", "it asked"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_sound_directory_is_opened_without_a_request(
+    small_world: World, model: Path, witness: Path, tmp_path: Path, no_network: list[str],
+    capsys: pytest.CaptureFixture[str], command: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "out.jsonl"
+    assert COMMANDS[command](words(command, small_world, model, out)) == 0, capsys.readouterr()
+    assert not witness.exists()
+    assert not no_network
+
+
+@pytest.mark.parametrize(("command", "module"), [("run", "train_lm"), ("generate", "rabbit_holes")])
+def test_yes_on_standard_input_runs_nothing(
+    small_world: World, model: Path, witness: Path, tmp_path: Path, command: str, module: str
+) -> None:
+    spoil(model, "configuration")
+    argv = words(command, small_world, model, tmp_path / "out.jsonl")
+    done = subprocess.run(
+        [sys.executable, "-m", f"{module}.cli", *argv],
+        input="y\n" * 100, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "brings code of its own" in done.stderr
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert not witness.exists()
+
+
+def test_a_model_of_the_hub_is_held_to_the_same(model: Path, tmp_path: Path) -> None:
+    spoil(model, "known kind")
+    place = tmp_path / "hub" / "models--owner--name"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots").mkdir()
+    model.rename(place / "snapshots" / ("0" * 40))
+    code = (
+        "from train_lm.model_folder import opened_as_data\n"
+        "try:\n    opened_as_data('owner/name')\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+    cached = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **cached}, cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "got one that brings code of its own (auto_map in config.json)" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["runs/lm", "./lm", "../lm", "/lm", "~/lm", "a/b/c", "a//b"])
+def test_a_directory_that_is_missing_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ValueError, match="expected a model directory at"):
+        opened_as_data(name)
+    assert not no_network

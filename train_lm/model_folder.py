@@ -1,0 +1,119 @@
+"""A model of anybody's, opened as data: what a directory or the hub holds may not run or reach out.
+
+It knows transformers' files and loads no weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from train_lm.files import read_json
+
+# Formats that may hold code, or that nothing here reads.
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
+
+
+def opened_as_data(name: str) -> dict[str, bool]:
+    """Keyword arguments for every `from_pretrained` of a model directory or a hub id.
+
+    They say it also where somebody could be asked: nothing on standard input changes the answer.
+
+    Raises:
+        ValueError: The model brings code, its weights are pickled or lie elsewhere, or it is a part
+            of another model.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        files = sorted(folder.glob("*.json"))
+        _check_weights(folder)
+    else:
+        _check_id(name)
+        files = list(_of_the_hub(name))
+    for file in files:
+        if file.name.endswith("config.json"):
+            _check_configuration(file, name)
+        elif file.name.endswith(".safetensors.index.json"):
+            _check_places(file)
+    return {"trust_remote_code": False, "local_files_only": folder.is_dir()}
+
+
+def _of_the_hub(name: str) -> Iterator[Path]:
+    """The small files of a model of the hub that say what it would run; the weights come later."""
+    from huggingface_hub import hf_hub_download
+
+    for file in ("config", "tokenizer_config", "adapter_config", "model.safetensors.index"):
+        try:
+            found = hf_hub_download(name, f"{file}.json")
+        except (OSError, ValueError):
+            continue  # it has none, or no way leads there: whoever opens the model says so
+        yield Path(found)
+
+
+def _check_configuration(file: Path, name: str) -> None:
+    if file.name == "adapter_config.json":
+        # Its base model is named by a file, and would be fetched from wherever that says.
+        raise ValueError(
+            f"expected a whole model in {name}, got an adapter ({file.name}): merge it into its "
+            "base model first"
+        )
+    for part in _objects(read_json(file)):
+        if part.get("auto_map"):
+            raise ValueError(
+                f"expected a model that transformers knows in {name}, got one that brings code of "
+                f"its own (auto_map in {file.name}): such code is never run; where transformers "
+                "has this architecture itself, remove auto_map"
+            )
+        for key in ("attn_implementation", "experts_implementation"):
+            named = part.get(key) or part.get(f"_{key}")
+            # A name with a slash is a repository, whose code transformers would fetch and run.
+            if "/" in str(named):
+                raise ValueError(
+                    f"expected an {key} of transformers in {name}, got {named!r} in {file.name}, "
+                    "which is code from elsewhere: such code is never run; remove the entry"
+                )
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a configuration; the ones inside, too, as models of several parts have."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield found
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
+def _check_weights(folder: Path) -> None:
+    pickled = sorted(p.name for form in PICKLES for p in folder.glob(form))
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"expected weights as safetensors in {folder}, got {pickled[0]}: a pickle may run "
+            "code when it is opened; convert it (save_pretrained of transformers does)"
+        )
+
+
+def _check_places(file: Path) -> None:
+    places = read_json(file)
+    places = places.get("weight_map") if isinstance(places, dict) else None
+    for place in places.values() if isinstance(places, dict) else ():
+        if not isinstance(place, str) or Path(place).name != place:
+            raise ValueError(
+                f"expected plain file names in {file}, got {place!r}: weights lie beside it"
+            )
+
+
+def _check_id(name: str) -> None:
+    """Raises: ValueError where a directory was meant; the hub may have a stranger's by its name."""
+    owner = name.split("/")[0]
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII) or (
+        owner != name and Path(owner).is_dir()
+    ):
+        raise ValueError(
+            f"expected a model directory at {name}, found none; a hub id is owner/name, and no "
+            "folder here is called as its owner"
+        )
