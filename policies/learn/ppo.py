@@ -441,7 +441,11 @@ def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, itera
         # JSON keeps every bit of a double.
         card["returns"] = {k: float(v) for k, v in vars(env.ret_rms).items() if k in MOMENTS}
     write_json(out / "checkpoint.json", card)
-    for old in out.glob("checkpoint-*.safetensors"):
+    _forget_others(file)
+
+
+def _forget_others(file: Path) -> None:
+    for old in file.parent.glob("checkpoint-*.safetensors"):
         if old != file:
             old.unlink()
 
@@ -451,6 +455,7 @@ def _load_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv) -> in
 
     card = read_json(out / "checkpoint.json")
     arrays = load_file(out / card["file"])
+    _forget_others(out / card["file"])  # a kill may have come before they were
     policy.network.load_state_dict(
         {k.removeprefix("network."): v for k, v in arrays.items() if k.startswith("network.")}
     )
