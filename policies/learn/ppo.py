@@ -435,12 +435,12 @@ def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, itera
     for i, entry in policy.optimizer.state_dict()["state"].items():
         arrays |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
     file = out / f"checkpoint-{iteration:05d}.safetensors"
-    write_tensors(file, arrays)
+    write_tensors(file, arrays, durable=False)
     card: dict[str, object] = {"iteration": iteration, "file": file.name}
     if isinstance(env, VecNormalize):
         # JSON keeps every bit of a double.
         card["returns"] = {k: float(v) for k, v in vars(env.ret_rms).items() if k in MOMENTS}
-    write_json(out / "checkpoint.json", card)
+    write_json(out / "checkpoint.json", card, durable=False)
     _forget_others(file)
 
 
