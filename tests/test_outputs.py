@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -409,13 +410,15 @@ def started(*words: str) -> subprocess.Popen[str]:
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
-@pytest.mark.parametrize("delay", [0.3, 1.5, 5.0])
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.5, 5.0])
 def test_a_signal_is_one_line_at_any_moment(
     number: signal.Signals, code: int, word: str, delay: float, inputs: Path, tmp_path: Path
 ) -> None:
     words = ["evaluate", "--world", str(inputs / "world"), "--policies", "uniform,random"]
     long = ["--nucleus-updates", "100000", "--nucleus-topics", "6", "--model", "xxs"]
     process = started("kncl-policy", *words, "--out", str(tmp_path / "r"), *long)
+    while not _catches(process.pid, signal.SIGTERM):  # before that, Python itself starts up
+        time.sleep(0.001)
     time.sleep(delay)
     process.send_signal(number)
     began = time.monotonic()
@@ -424,6 +427,11 @@ def test_a_signal_is_one_line_at_any_moment(
     assert process.returncode == code, said
     assert said.strip().splitlines()[-1].startswith(f"{word}: "), said
     assert "Traceback" not in said
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def test_a_command_that_begins_anew_does_not_promise_to_go_on(

@@ -254,8 +254,8 @@ def _stop_after_first_write(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     write = ppo.write_json
 
-    def stopping(path: Path, value: Any) -> None:
-        write(path, value)
+    def stopping(path: Path, value: Any, **how: Any) -> None:
+        write(path, value, **how)
         if path == file:
             raise KeyboardInterrupt
 

@@ -31,7 +31,7 @@ def save_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> None:
     if parallel.rank == 0:
         file = run / f"checkpoint-{trainer.updates:07d}.safetensors"
         save_snapshot(state, file)
-        write_json(run / CARD, {"updates": trainer.updates, "file": file.name})
+        write_json(run / CARD, {"updates": trainer.updates, "file": file.name}, durable=False)
         _forget_others(file)
     parallel.wait()
 

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, TypeAlias
 
@@ -165,7 +165,8 @@ def _leave(interrupt: KeyboardInterrupt | None, code: int = INTERRUPTED) -> NoRe
     if interrupt is not None:
         os.write(2, f"{visible(_last_line(interrupt))}\n".encode())
         code = exit_status(interrupt)
-    sys.stdout.flush()
+    with suppress(Exception):
+        sys.stdout.flush()
     os._exit(code)
 
 
@@ -175,30 +176,49 @@ def _signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    timers: list[threading.Timer] = []
+    stopped, ended = threading.Event(), threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-        if timers or _imports(frame):
+        interrupt = _interrupt(number)
+        if stopped.is_set() or _imports(frame):
             _leave(interrupt)
-        timers.append(threading.Timer(PATIENCE, _leave, [interrupt]))
-        timers[0].daemon = True
-        timers[0].start()
+        stopped.set()
         raise interrupt
 
     # One that somebody else handles, or that is ignored as with nohup, stays as it is.
     ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {n: usual for n, usual in ours.items() if signal.getsignal(n) == usual}
+    if not before:
+        yield
+        return
     for number in before:
         signal.signal(number, stop)
+    # Python's handlers wait for long calls of other languages, this pipe does not.
+    came, told = os.pipe()
+    os.set_blocking(told, False)
+    others = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_hurry, args=(came, set(before), ended), daemon=True).start()
     try:
         yield
     finally:
-        for timer in timers:
-            timer.cancel()
+        ended.set()
+        signal.set_wakeup_fd(others)
+        os.close(told)
         for number, usual in before.items():
             if signal.getsignal(number) is stop:
                 signal.signal(number, usual)
+
+
+def _hurry(came: int, numbers: set[signal.Signals], ended: threading.Event) -> None:
+    """End the process where it has not ended `PATIENCE` after a signal."""
+    with os.fdopen(came, "rb", buffering=0) as pipe:
+        while number := pipe.read(1):
+            if number[0] in numbers and not ended.wait(PATIENCE):
+                _leave(_interrupt(number[0]))
+
+
+def _interrupt(number: int) -> KeyboardInterrupt:
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 def _imports(frame: FrameType | None) -> bool:

@@ -83,8 +83,14 @@ def write_curriculum(
     tokens_per_step: int,
     topics: Sequence[int],
     passages: Sequence[Sequence[int]],
+    *,
+    durable: bool = True,
 ) -> None:
-    """Write what was read, a step per line; a topic below 0 is none."""
+    """Write what was read, a step per line; a topic below 0 is none.
+
+    Args:
+        durable: Whether it outlasts a power cut from then on; one that is written again need not.
+    """
     header = {
         "format": "kncl-curriculum",
         "version": 1,
@@ -95,7 +101,7 @@ def write_curriculum(
         {"topics": [t] if t >= 0 else [], "passages": list(p), "tokens": tokens_per_step}
         for t, p in zip(topics, passages, strict=True)
     ]
-    with replacing(file) as part:
+    with replacing(file, durable=durable) as part:
         part.write_text("".join(json.dumps(line) + "\n" for line in [header, *steps]))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -175,8 +174,9 @@ def sweep(folder: Path, name: str | None = None) -> None:
     Args:
         name: Only of this file or folder.
     """
-    which = "*" if name is None else glob.escape(name)
-    for part in folder.glob(f".{which}.*.part"):
+    begins = "." if name is None else f".{name}."
+    names = os.listdir(folder) if folder.is_dir() else []
+    for part in (folder / n for n in names if n.startswith(begins) and n.endswith(".part")):
         with suppress(OSError):
             if (lock := _locked(part)) is not None:
                 try:

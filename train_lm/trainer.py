@@ -280,7 +280,8 @@ def not_finite(loss: float, norm: float, updates: int, learning_rate: float) -> 
 def save_snapshot(snapshot: Snapshot, path: Path, about: Mapping[str, Any] | None = None) -> None:
     """Write a snapshot as safetensors; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, snapshot, about or {})
+    # A run writes one every few updates, and waits for no disk: a power cut costs the newest.
+    write_tensors(path, snapshot, about or {}, durable=False)
 
 
 def load_snapshot(path: Path) -> dict[str, Tensor]:

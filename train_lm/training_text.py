@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_lm.curriculum import Curriculum
-from train_lm.files import cache_folder, hash_json, read_json, replacing_folder, write_json
+from train_lm.files import cache_folder, hash_json, read_json, replacing_folder, sweep, write_json
 from train_lm.inside import check_links
 from train_lm.token_files import TRAIN, Ids, Ints, TokenFiles
 from train_lm.tokenizer import id_type
@@ -95,6 +95,7 @@ def open_text(world: Path, world_hash: str, tokenizer: TextTokenizer | None) -> 
     own = "world" if tokenizer is None else tokenizer_hash(tokenizer)
     key = hash_json({"world": world_hash, "tokenizer": own, "version": VERSION})
     folder = cache_folder() / f"text-{key[:32]}"
+    sweep(folder.parent, folder.name)
     if not (folder / "card.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.files import cache_folder, hash_json, replacing
+from train_lm.files import cache_folder, hash_json, replacing, sweep
 
 
 def cached_array(
@@ -22,6 +22,7 @@ def cached_array(
         made_from: All that the array depends on, as JSON would have it.
     """
     file = cache_folder() / f"{name}-{hash_json(dict(made_from))[:32]}.npy"
+    sweep(file.parent, file.name)
     if file.is_file():
         try:
             return np.asarray(np.load(file, allow_pickle=False))

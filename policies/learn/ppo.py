@@ -437,13 +437,17 @@ def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, itera
     for i, entry in policy.optimizer.state_dict()["state"].items():
         arrays |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
     file = out / f"checkpoint-{iteration:05d}.safetensors"
-    write_tensors(file, arrays)
+    write_tensors(file, arrays, durable=False)
     card: dict[str, object] = {"iteration": iteration, "file": file.name}
     if isinstance(env, VecNormalize):
         # JSON keeps every bit of a double.
         card["returns"] = {k: float(v) for k, v in vars(env.ret_rms).items() if k in MOMENTS}
-    write_json(out / "checkpoint.json", card)
-    for old in out.glob("checkpoint-*.safetensors"):
+    write_json(out / "checkpoint.json", card, durable=False)
+    _forget_others(file)
+
+
+def _forget_others(file: Path) -> None:
+    for old in file.parent.glob("checkpoint-*.safetensors"):
         if old != file:
             old.unlink()
 
@@ -452,7 +456,9 @@ def _load_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv) -> in
     from safetensors.torch import load_file
 
     card = read_json(out / "checkpoint.json")
-    arrays = load_file(inside(out, card["file"], "checkpoint.json"))
+    file = inside(out, card["file"], "checkpoint.json")
+    arrays = load_file(file)
+    _forget_others(file)  # a kill may have come before they were
     policy.network.load_state_dict(
         {k.removeprefix("network."): v for k, v in arrays.items() if k.startswith("network.")}
     )

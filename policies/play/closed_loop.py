@@ -147,9 +147,12 @@ class _Loop:
             self.settings.tokens_per_step,
             self.record["topics"],
             self.record["passages"],
+            durable=self.episode.over,
         )
         save_env_snapshot(self.out / SNAPSHOT, self.env.snapshot(), self.record)
-        write_json(self.out / CARD, {"steps": len(self.record["topics"]), "file": SNAPSHOT})
+        write_json(
+            self.out / CARD, {"steps": len(self.record["topics"]), "file": SNAPSHOT}, durable=False
+        )
 
     def _restore(self) -> None:
         if (self.out / SNAPSHOT).is_file():

@@ -1,0 +1,40 @@
+"""A slice of `benchmarks/faults.py`: commands killed, or out of room, at a few moments each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--points", "2", "--only", "force|import|export|pretrain|record$|train$"),
+        ("--full", "--points", "1", "--only", "walk|stats|pretrain|evaluate, warm"),
+    ],
+    ids=["killed", "full disk"],
+)
+def test_a_disturbed_command_goes_on_to_the_same_bytes(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    if shutil.which("gcc") is None or not sys.platform.startswith("linux"):
+        pytest.skip("expected Linux and gcc, for a library that counts what is written")
+    out = tmp_path / "faults.json"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "faults.py"), *options, "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    rows = json.loads(out.read_text())
+    assert done.returncode == 0, [row["told"] for row in rows]
+    assert all(row["points"] and row["operations"] > row["points"] for row in rows)
