@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -212,6 +216,75 @@ def test_a_model_of_the_hub_is_held_to_the_same(model: Path, tmp_path: Path) -> 
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "got one that brings code of its own (auto_map in config.json)" in done.stdout
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub of one repository, whose weights are pickled; it keeps what it was asked for."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        name = self.path.rpartition("/resolve/main/")[2].split("?")[0]
+        body = self.files.get(name, b"")
+        if self.path.startswith("/api/models/owner/name"):
+            body = json.dumps({"id": "owner/name", "sha": "0" * 40, "siblings": []}).encode()
+        self.send_response(200 if body else 404)
+        if body:
+            self.send_header("ETag", f'"{hashlib.md5(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_model_of_the_hub_is_asked_for_at_the_configured_host_alone(
+    model: Path, tmp_path: Path
+) -> None:
+    Hub.files = {p.name: p.read_bytes() for p in model.iterdir() if p.suffix == ".json"}
+    Hub.files["pytorch_model.bin"] = b"\x80\x04."
+    Hub.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    code = (
+        "import socket\n"
+        "whole = socket.getaddrinfo\n"
+        "def watched(host, *rest, **more):\n"
+        "    print('host', host, flush=True)\n"
+        "    return whole(host if host == '127.0.0.1' else 'nobody.invalid', *rest, **more)\n"
+        "socket.getaddrinfo = watched\n"
+        "from train_lm.model import open_model\n"
+        "try:\n    open_model('owner/name', None, 0)\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+    place = f"http://127.0.0.1:{server.server_port}"
+    own = {"HF_ENDPOINT": place, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **own}, cwd=ROOT,
+            capture_output=True, text=True, check=True, timeout=100,
+        )  # fmt: skip
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    *hosts, told = done.stdout.strip().splitlines()
+    assert set(hosts) == {"host 127.0.0.1"}
+    assert told.startswith("expected a causal language model in owner/name: OSError")
+    assert any(path.endswith("/config.json") for path in Hub.asked)
+    assert not any("pytorch_model.bin" in path for path in Hub.asked)
+    # Nor was it asked whether somebody would convert the pickle.
+    assert not any("/commits" in path or "/discussions" in path for path in Hub.asked)
 
 
 @pytest.mark.parametrize("name", ["runs/lm", "./lm", "../lm", "/lm", "~/lm", "a/b/c", "a//b"])

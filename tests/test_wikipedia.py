@@ -412,6 +412,13 @@ def test_nobody_at_home_is_unreachable() -> None:
         ("http://a.org/w/api.php", "http://a.org:many/w/api.php", None),
         ("http://a.org/w/api.php", "file:///etc/passwd", None),
         ("http://a.org/w/api.php", "", None),
+        ("http://a.org/w/api.php", "http://me:secret@a.org/w/api.php", None),
+        ("http://a.org/w/api.php", "http://b.org\\@a.org/w/api.php", None),
+        ("http://a.org/w/api.php", "http://a.org\\@b.org/w/api.php", None),
+        ("http://a.org/w/api.php", "http://[::1/api.php", None),
+        ("http://a.org/w/api.php", "/api.php\x7f", None),
+        ("http://a.org/w/api.php", "/\\b.org/api.php", "http://a.org/\\b.org/api.php"),
+        ("http://a.org/w/api.php", "javascript:alert(1)", None),
     ],
 )
 def test_redirects_stay_on_the_host(old: str, location: str, new: str | None) -> None:
@@ -429,12 +436,33 @@ def test_redirects_stay_on_the_host(old: str, location: str, new: str | None) ->
         "a.org/api.php",
         "http://a.org/",
         "http://u:p@a.org/api.php",
+        "http://:p@a.org/api.php",
+        "http://@a.org/api.php",
+        "file:///w/api.php",
         "http://a.org/api.php?action=query",
     ],
 )
 def test_an_address_that_is_no_api_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         check_api(address)
+
+
+def test_a_password_in_an_address_is_not_printed() -> None:
+    with pytest.raises(ValueError, match="without name and password") as caught:
+        check_api("https://me:secret@a.org/w/api.php")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1/", "/\x7f", "/" + "x" * 70_000, "http://u:p@{}/"]
+)
+def test_a_redirect_to_no_address_costs_its_page_alone(location: str) -> None:
+    with wiki_with(A=Fault("foreign")) as (server, wiki):
+        server.foreign = location.format(server.api.split("/")[2])
+        with pytest.raises(WikiError) as caught:
+            wiki.fetch_head("A")
+        assert caught.value.reason in ("foreign_redirect", "disconnected")
+        assert wiki.fetch_head("B")
 
 
 def test_a_language_names_its_wikipedia_and_nothing_else() -> None:

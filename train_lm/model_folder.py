@@ -5,6 +5,7 @@ It knows transformers' files and loads no weights.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ def opened_as_data(name: str) -> dict[str, bool]:
         _check_weights(folder)
     else:
         _check_id(name)
+        # Or transformers would have a third host convert pickles, and take what that proposes.
+        os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
         files = list(_of_the_hub(name))
     for file in files:
         if file.name.endswith("config.json"):

@@ -70,15 +70,23 @@ def _api_error(error: Any, wait: float | None) -> WikiError:
 
 
 def next_address(url: str, location: str) -> str:
-    """Where a redirect leads, if that is the same host, and no step back from https."""
-    target = urljoin(url, location)
-    old, new = urlsplit(url), urlsplit(target)
+    """Where a redirect leads, if that is the same host, and no step back from https.
+
+    Raises:
+        ForeignRedirectError: It leads elsewhere, or nowhere, or would have us log in.
+    """
+    old = urlsplit(url)
+    try:
+        target = urljoin(url, location)
+        new = urlsplit(target)
+    except ValueError:  # brackets that are no address
+        raise ForeignRedirectError(f"from {old.netloc} to {location!r}") from None
     upgraded = old.scheme == "http" and new.scheme == "https"
     same = old.hostname == new.hostname and (
         (old.scheme == new.scheme and _port(old) == _port(new))
         or (upgraded and (_port(old), _port(new)) == (80, 443))
     )
-    if not location or not same:
+    if not location or not same or "@" in new.netloc or not target.isprintable():
         raise ForeignRedirectError(f"from {old.netloc} to {target or 'nowhere'}")
     return target
 

@@ -32,6 +32,7 @@ from rabbit_holes.live.answers import (
 )
 from rabbit_holes.live.errors import (
     DisconnectedError,
+    ForeignRedirectError,
     RedirectLoopError,
     RefusedError,
     TimedOutError,
@@ -72,7 +73,12 @@ def check_api(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"expected a http or https address, got {address!r}")
-    if parts.username or parts.query or parts.fragment or not parts.path.endswith("/api.php"):
+    if "@" in parts.netloc:  # not quoted: what is printed ends in logs
+        raise ValueError(
+            f"expected the address of an api.php of {parts.hostname} without name and password, "
+            "got one with them: requests here are made without an account"
+        )
+    if parts.query or parts.fragment or not parts.path.endswith("/api.php"):
         raise ValueError(
             f"expected the bare address of a wiki's api.php, got {address!r}: "
             "Special:Version of the wiki names it"
@@ -269,6 +275,8 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
             raise TimedOutError(
                 f"{type(error).__name__} after {self.etiquette.timeout:g} s"
             ) from error
+        except httpx.InvalidURL as error:  # of a redirect; our own addresses are sound
+            raise ForeignRedirectError(f"to an address that is none: {error}") from error
         except httpx.ConnectError as error:
             raise UnreachableError(f"{urlsplit(url).netloc}: {error}") from error
         except (httpx.RequestError, httpx.StreamError) as error:
