@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from train_lm.records import parse_json
+
 Json = dict[str, Any]  # an object, as JSON knows it; whoever reads one checks what it holds
 
 
@@ -76,10 +78,7 @@ def read_json(path: Path) -> Any:
     """Raises: FileNotFoundError, or ValueError naming the file where it is not JSON."""
     if not path.is_file():
         raise FileNotFoundError(f"expected a file at {path}, found none")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSON's own, or bytes that are no text
-        raise ValueError(f"expected JSON in {path}, got {error}: the file is damaged") from None
+    return parse_json(path.read_bytes(), path)
 
 
 def sweep(folder: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.build_config import BuildConfig
+from kncl_env.world.card import WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Corpus
 from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
@@ -40,7 +41,8 @@ from kncl_env.world.topics import (
     target_of,
     transfer_regions,
 )
-from kncl_env.world.world import WORLD_FORMAT, World, world_hash
+from kncl_env.world.world import World
+from train_lm.digests import sealed
 from train_lm.files import hash_file, write_json
 from train_lm.token_files import TokenWriter
 from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer
@@ -152,7 +154,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         say("hashing")
         card["files"] = {f.name: hash_file(f) for f in sorted(part.iterdir())}
         card["hash"] = world_hash(card)
-        write_json(part / "world.json", card)
+        write_json(part / "world.json", sealed(card))
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
     return World.open(out)

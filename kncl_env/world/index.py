@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_lm.files import read_json, write_json
+from train_lm.records import Fields
 
 EXACT = 200_000  # [vectors] that are searched one by one
 EXACT_PAIRS = 50_000  # [vectors] whose nearest others are: this is their square
@@ -100,7 +101,8 @@ class PassageIndex:
         for name in ("index.json", "passages.faiss", "indexed_passages.npy"):
             if not (folder / name).is_file():
                 raise ValueError(f"expected {name} in {folder}, found none: rebuild the world")
-        found = str(read_json(folder / "index.json")["corpus_hash"])
+        card = folder / "index.json"
+        found = Fields.of(read_json(card), card, "rebuild the world").text("corpus_hash")
         if found != corpus_hash:
             raise ValueError(
                 f"expected an index of corpus {corpus_hash[:12]}, got one of corpus {found[:12]}: "
