@@ -250,16 +250,16 @@ def test_practice_in_a_fitted_surrogate_then_real_learners_resumes_to_the_same_b
 
 
 def _stop_after_first_write(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from policies.learn import ppo
+    from train_lm import checkpoint
 
-    write = ppo.write_json
+    write = checkpoint.write_json
 
     def stopping(path: Path, value: Any) -> None:
         write(path, value)
         if path == file:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(ppo, "write_json", stopping)
+    monkeypatch.setattr(checkpoint, "write_json", stopping)
 
 
 def test_a_surrogate_of_another_learner_is_refused(small_world: World) -> None:

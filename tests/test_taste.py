@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from fakes import corpus_of, curve_of, env_of, fake_env
+from fakes import corpus_of, curve_of, env_of, fake_env, through_a_file
 
 import kncl_env  # noqa: F401
 from kncl_env import passage_traits
@@ -28,7 +28,6 @@ from kncl_env.passage_traits import (
 )
 from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.settings import Settings
-from kncl_env.snapshot import load_env_snapshot, save_env_snapshot
 from kncl_env.stage import open_stage
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
@@ -235,20 +234,18 @@ def test_a_snapshot_keeps_its_taste_in_memory_and_on_file(
     env.reset(seed=5, options={"taste": taste("bigram_gain")})
     env.step(0)
     snapshot = env.snapshot()
-    save_env_snapshot(tmp_path / "m.safetensors", snapshot, {})
     expected = rest(env)
     env.reset(seed=9)
     env.restore(snapshot)
     assert rest(env) == expected
     other.reset(seed=6)
-    other.restore(load_env_snapshot(tmp_path / "m.safetensors", other)[0])
+    other.restore(through_a_file(snapshot, tmp_path, other)[0])
     assert rest(other) == expected
     # And a snapshot without a taste is not given one.
     plain = env_of(small_world, **SETTINGS)
     plain.reset(seed=5)
-    save_env_snapshot(tmp_path / "p.safetensors", plain.snapshot(), {})
     other.reset(seed=5, options={"taste": taste("bigram_gain")})
-    assert load_env_snapshot(tmp_path / "p.safetensors", other)[0].episode.taste is None
+    assert through_a_file(plain.snapshot(), tmp_path, other)[0].episode.taste is None
 
 
 def test_episodes_that_follow_by_themselves_keep_the_taste(small_world: World) -> None:
