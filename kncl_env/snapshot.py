@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kncl_env.env import EnvSnapshot, Episode, TopicExpansionEnv
 from kncl_env.taste import Taste
-from train_lm.arrays import check_array, reason
+from train_lm.arrays import check_array, reason, rng_state
 from train_lm.files import Json
 from train_lm.records import Fields, parse_json
 
@@ -71,21 +71,6 @@ def unpacked(
             f"expected a snapshot of this environment in {file}, got {reason(error)}"
         ) from None
     return snapshot, dict(Fields.of(about, file).values)
-
-
-def rng_state(found: object) -> Json:
-    """The state of a generator, tried out on one.
-
-    Raises:
-        ValueError: It is none.
-    """
-    try:
-        twin = np.random.default_rng(0)
-        twin.bit_generator.state = found  # type: ignore[assignment]
-    except (ValueError, TypeError, LookupError, OverflowError) as error:
-        raise ValueError(f"expected the state of a generator, got {reason(error)}") from None
-    assert isinstance(found, dict)
-    return found
 
 
 # Kind of each array, and what its length is: topics (N), windows (W), 1, or anything (None).

@@ -37,6 +37,7 @@ from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.tasting import SHARES, TastingPlan, fit_worth, held_out_r2, learn_taste
 from policies.learn.vec_env import View, make_vec_env
+from train_lm.digests import sealed
 from train_lm.tokenizer import bytes_per_token
 
 SETTINGS = {
@@ -140,10 +141,10 @@ def test_traits_are_kept_and_a_damaged_file_of_them_is_made_again(
 ) -> None:
     monkeypatch.setenv("KNCL_CACHE", str(tmp_path))
     first = text_traits(noisy_world)
-    (file,) = tmp_path.glob("traits-*.npy")
+    (file,) = tmp_path.glob("traits-*.npz")
     file.write_bytes(file.read_bytes()[:200])
     assert np.array_equal(text_traits(noisy_world), first)
-    assert np.array_equal(np.load(file), first)
+    assert np.array_equal(np.load(file)["array"], first)
 
 
 # -- what a taste filters --------------------------------------------------------------------------
@@ -344,8 +345,9 @@ def test_a_taste_that_likes_none_of_what_an_arm_draws_is_an_error(small_world: W
         ({"worth": [[1.0]]}, r"worth of 7 traits at 9 levels, got \(1, 1\)"),
         ({"worth": [[1.0], [1.0, 2.0]]}, "7 rows of 9 numbers.*edited or damaged"),
         ({"worth": "much"}, "7 rows of 9 numbers.*edited or damaged"),
-        ({"worth": [[None] * LEVELS] * len(TRAITS)}, "a finite worth of every level"),
+        ({"worth": [[None] * LEVELS] * len(TRAITS)}, "7 rows of 9 numbers"),
         ({"share": 0}, "share of 0 to 1, above 0, got 0"),
+        ({"share": True}, "and a share, got something else"),
         ({"share": None}, "and a share, got something else"),
         ({"traits": ["charm"]}, r"traits are \['unigram_loss'.* got \['charm'\]"),
         ({"edges": None}, r"edges are \[0.05.* got None"),
@@ -361,7 +363,7 @@ def test_an_edited_taste_is_refused_with_the_reason(
     policy.save(tmp_path)
     card = json.loads((tmp_path / "policy.json").read_text())
     card["taste"] |= change
-    (tmp_path / "policy.json").write_text(json.dumps(card))
+    (tmp_path / "policy.json").write_text(json.dumps(sealed(card)))
     with pytest.raises(ValueError, match=message):
         CuriosityPolicy.load(tmp_path)
 

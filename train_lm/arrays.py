@@ -142,6 +142,21 @@ def _check_size(stream: IO[bytes], size: int) -> None:
         raise ValueError(f"{size - stream.tell():,} bytes of data where its head says {wanted:,}")
 
 
+def rng_state(found: object) -> dict[str, Any]:
+    """The state of a generator, tried out on one.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        twin = np.random.default_rng(0)
+        twin.bit_generator.state = found  # type: ignore[assignment]
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        raise ValueError(f"expected the state of a generator, got {reason(error)}") from None
+    assert isinstance(found, dict)
+    return found
+
+
 def load_tensors(
     file: Path, advice: str = "the file is damaged", finite: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from train_lm.arrays import digest_of, load_tensors, reason
-from train_lm.digests import sealed, unsealed
+from train_lm.digests import read_sealed, sealed
 from train_lm.files import read_json, replacing, write_json
 from train_lm.parallel import Parallel
 from train_lm.records import Fields
@@ -127,8 +127,7 @@ class Checkpoints:
         if not file.is_file():
             return []
         advice = "add --force to begin again"
-        card = Fields.of(read_json(file), file, advice)
-        card = Fields(unsealed(dict(card.values), file), str(file), advice)
+        card = read_sealed(file, advice)
         inner = {name: value for name, value in card.values.items() if name != "before"}
         entries = [Fields(inner, card.place, advice)]
         if "before" in card:

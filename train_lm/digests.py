@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from train_lm.files import Json, cache_folder, hash_file, hash_json
+from train_lm.files import Json, cache_folder, hash_file, hash_json, read_json
+from train_lm.records import ADVICE, Fields
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,17 @@ def unsealed(found: Json, place: object) -> Json:
     if SEAL in found and found[SEAL] != hash_json(plain):
         raise ValueError(f"expected {place} as it was written, got another: edited or damaged")
     return plain
+
+
+def read_sealed(file: Path, advice: str = ADVICE) -> Fields:
+    """The object in a file, its seal checked.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It holds no object, or another than was sealed.
+    """
+    found = Fields.of(read_json(file), file, advice)
+    return Fields(unsealed(dict(found.values), file), str(file), advice)
 
 
 def verify(file: Path, sha256: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 LARGEST = 2**63 - 1  # what an array of whole numbers can hold
+ADVICE = "the file is edited or damaged"  # where a reader has none of its own
 LONGEST_SHOWN = 60  # characters of a value in a message
 
 T = TypeVar("T")
@@ -62,10 +63,10 @@ class Fields:
 
     values: Mapping[str, Any]
     place: str
-    advice: str = "the file is edited or damaged"
+    advice: str = ADVICE
 
     @classmethod
-    def of(cls, found: object, place: object, advice: str = advice) -> Fields:
+    def of(cls, found: object, place: object, advice: str = ADVICE) -> Fields:
         """Raises: ValueError where it is no object."""
         if not isinstance(found, Mapping):
             raise ValueError(f"expected an object in {place}, got {shown(found)}: {advice}")

@@ -168,7 +168,7 @@ class World:
             return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
 
         made_from = {"world": self.hash, "version": TITLES_VERSION}
-        return cached_array("titles", made_from, embedded)
+        return cached_array("titles", made_from, self.topic_vectors.shape, embedded)
 
     @cached_property
     def embedder(self) -> Embedder:

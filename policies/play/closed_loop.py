@@ -16,7 +16,7 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.settings import Settings
-from kncl_env.snapshot import packed, rng_state, unpacked
+from kncl_env.snapshot import packed, unpacked
 from kncl_env.stage import NUCLEUS_VERSION, open_stage
 from kncl_env.world.world import World
 from policies.arms.arm import Arm
@@ -24,6 +24,7 @@ from policies.arms.registry import arm_of
 from policies.curiosity import CLOSED, CuriosityPolicy
 from policies.play.episodes import Playing
 from policies.play.seeds import EVALUATION
+from train_lm.arrays import rng_state
 from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
 from train_lm.files import Json, hash_json, sweep, write_json
