@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from kncl_env.env import EnvSnapshot, Episode, TopicExpansionEnv
 from kncl_env.taste import Taste
-from train_lm.arrays import check_array, reason, rng_state
+from train_lm.checked.arrays import check_array, reason, rng_state
+from train_lm.checked.records import Fields, parse_json
 from train_lm.files import Json
-from train_lm.records import Fields, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor

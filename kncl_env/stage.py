@@ -28,8 +28,9 @@ from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.topics import nucleate
 from kncl_env.world.world import World
-from train_lm.arrays import load_array, rng_state
-from train_lm.digests import read_sealed, sealed, verify
+from train_lm.checked.arrays import load_array, rng_state
+from train_lm.checked.digests import read_sealed, sealed, verify
+from train_lm.checked.records import shown
 from train_lm.files import (
     Json,
     cache_folder,
@@ -38,7 +39,6 @@ from train_lm.files import (
     replacing,
     write_json,
 )
-from train_lm.records import shown
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:

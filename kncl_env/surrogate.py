@@ -28,9 +28,9 @@ from scipy import sparse
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage
 from kncl_env.world.graph import TopicGraph
-from train_lm.digests import sealed, unsealed
+from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import read_json, write_json
-from train_lm.records import Fields, is_number
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

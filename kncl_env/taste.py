@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from kncl_env.passage_traits import EDGES, LEVELS, TRAITS, TRAITS_VERSION, Floats
-from train_lm.digests import unsealed
+from train_lm.checked.digests import unsealed
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import read_json
-from train_lm.records import Fields, is_number
 
 TASTE_FORMAT = "kncl-taste"
 

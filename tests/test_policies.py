@@ -24,7 +24,7 @@ from policies.learn.prediction import figures, predict
 from policies.learn.vec_env import Clocked
 from policies.verdict.statistics import permutation_test
 from rabbit_holes.demonstrations import Demonstrations
-from train_lm.digests import sealed
+from train_lm.checked.digests import sealed
 
 F, G = len(CANDIDATE_FEATURES), len(CONTEXT_FEATURES)
 GOAL = CANDIDATE_FEATURES.index("goal_known")  # the first feature about a goal

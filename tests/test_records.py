@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from train_lm.digests import SEAL, sealed, unsealed, verify
-from train_lm.records import Fields, parse_json
+from train_lm.checked.digests import SEAL, sealed, unsealed, verify
+from train_lm.checked.records import Fields, parse_json
 
 
 @pytest.mark.parametrize(

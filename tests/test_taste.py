@@ -37,7 +37,7 @@ from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.tasting import SHARES, TastingPlan, fit_worth, held_out_r2, learn_taste
 from policies.learn.vec_env import View, make_vec_env
-from train_lm.digests import sealed
+from train_lm.checked.digests import sealed
 from train_lm.tokenizer import bytes_per_token
 
 SETTINGS = {

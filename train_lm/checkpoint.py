@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train_lm.arrays import digest_of, load_tensors, reason
-from train_lm.digests import read_sealed, sealed
+from train_lm.checked.arrays import digest_of, load_tensors, reason
+from train_lm.checked.digests import read_sealed, sealed
+from train_lm.checked.records import Fields
 from train_lm.files import read_json, replacing, write_json
 from train_lm.parallel import Parallel
-from train_lm.records import Fields
 from train_lm.trainer import Trainer, save_snapshot
 
 log = logging.getLogger(__name__)

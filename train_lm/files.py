@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from train_lm.records import parse_json
+from train_lm.checked.records import parse_json
 
 Json = dict[str, Any]  # an object, as JSON knows it; whoever reads one checks what it holds
 

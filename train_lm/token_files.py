@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from train_lm.arrays import load_array
+from train_lm.checked.arrays import load_array
 
 Ids = NDArray[np.unsignedinteger[Any]]
 Ints = NDArray[np.int64]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.records import parse_json
+from train_lm.checked.records import parse_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

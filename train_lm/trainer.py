@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train_lm.arrays import load_tensors
+from train_lm.checked.arrays import load_tensors
 from train_lm.compiling import compile_for
 from train_lm.files import replacing
 from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.arrays import load_array, told
+from train_lm.checked.arrays import load_array, told
+from train_lm.checked.digests import read_sealed, sealed, verify
 from train_lm.curriculum import Curriculum
-from train_lm.digests import read_sealed, sealed, verify
 from train_lm.files import Json, cache_folder, hash_file, hash_json, replacing_folder, write_json
 from train_lm.token_files import STARTS, TOKENS, TRAIN, Ids, Ints, TokenFiles
 from train_lm.tokenizer import id_type

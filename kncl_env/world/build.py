@@ -42,7 +42,7 @@ from kncl_env.world.topics import (
     transfer_regions,
 )
 from kncl_env.world.world import World
-from train_lm.digests import sealed
+from train_lm.checked.digests import sealed
 from train_lm.files import hash_file, write_json
 from train_lm.token_files import TokenWriter
 from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer

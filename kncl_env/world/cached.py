@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.arrays import Shape, load_arrays
+from train_lm.checked.arrays import Shape, load_arrays
 from train_lm.files import cache_folder, hash_json, replacing
 
 log = logging.getLogger(__name__)

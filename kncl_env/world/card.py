@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train_lm.digests import unsealed
+from train_lm.checked.digests import unsealed
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import Json, hash_json, read_json
-from train_lm.records import Fields, is_number
 
 WORLD_FORMAT = 1
 

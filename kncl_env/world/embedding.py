@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.arrays import load_arrays
+from train_lm.checked.arrays import load_arrays
 from train_lm.files import replacing
 
 # A word, or a dotted name of documentation; single letters carry no topic.

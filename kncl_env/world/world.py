@@ -32,8 +32,8 @@ from kncl_env.world.graph import TopicGraph
 from kncl_env.world.splits import SPLITS, Passage
 from kncl_env.world.tables import read_passages, read_topics
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
-from train_lm.arrays import load_array, load_arrays, reason
-from train_lm.digests import verify
+from train_lm.checked.arrays import load_array, load_arrays, reason
+from train_lm.checked.digests import verify
 from train_lm.token_files import STARTS, TOKENS, TRAIN, TokenFiles
 from train_lm.windows import TokenStore
 

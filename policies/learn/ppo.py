@@ -33,7 +33,7 @@ from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
-from train_lm.arrays import reason
+from train_lm.checked.arrays import reason
 from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics
 from train_lm.files import Json, hash_json
 

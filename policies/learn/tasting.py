@@ -30,9 +30,9 @@ from policies.arms.registry import arm_of
 from policies.play.episodes import EpisodeTask, play_all
 from policies.play.journal import Journal
 from policies.play.seeds import TASTE_TRIALS, TASTING
-from train_lm.digests import sealed
+from train_lm.checked.digests import sealed
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import Json, write_json
-from train_lm.records import Fields, is_number
 
 Floats = NDArray[np.float64]
 

@@ -24,12 +24,12 @@ from policies.arms.registry import arm_of
 from policies.curiosity import CLOSED, CuriosityPolicy
 from policies.play.episodes import Playing
 from policies.play.seeds import EVALUATION
-from train_lm.arrays import rng_state
+from train_lm.checked.arrays import rng_state
+from train_lm.checked.records import Fields, is_whole
 from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
 from train_lm.files import Json, hash_json, sweep, write_json
 from train_lm.model import save_model
-from train_lm.records import Fields, is_whole
 from train_lm.tokenizer import as_transformers
 
 Line = Json  # of `metrics.jsonl`

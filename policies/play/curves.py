@@ -8,8 +8,8 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from policies.arms.arm import Turn
+from train_lm.checked.records import Fields, is_whole
 from train_lm.files import Json
-from train_lm.records import Fields, is_whole
 
 
 @dataclass(frozen=True)

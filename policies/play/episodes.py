@@ -23,8 +23,8 @@ from kncl_env.world.world import World
 from policies.arms.arm import Arm, Turn
 from policies.arms.registry import arm_of
 from policies.play.journal import REMEDY, Journal, Key, key_of
+from train_lm.checked.records import Fields
 from train_lm.files import Json
-from train_lm.records import Fields
 
 
 class Measured(Protocol):

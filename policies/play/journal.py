@@ -11,10 +11,10 @@ import logging
 from pathlib import Path
 
 from kncl_env.settings import Settings
+from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.records import Fields, parse_json
 from train_lm.checkpoint import differences
-from train_lm.digests import sealed, unsealed
 from train_lm.files import Json, replacing
-from train_lm.records import Fields, parse_json
 
 log = logging.getLogger(__name__)
 

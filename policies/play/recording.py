@@ -22,8 +22,8 @@ from policies.arms.registry import arm_of
 from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
 from policies.play.journal import Journal, read_lines
 from policies.play.seeds import RECORDING
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import Json
-from train_lm.records import Fields, is_number
 
 FORMAT = "kncl-episodes-2"
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from train_lm.checked.records import ADVICE, Fields
 from train_lm.files import Json, cache_folder, hash_file, hash_json, read_json
-from train_lm.records import ADVICE, Fields
 
 log = logging.getLogger(__name__)
 
