@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from train_lm.checked.arrays import load_array
 from train_lm.checked.records import Fields
 from train_lm.files import read_json, write_json
 
@@ -110,7 +111,7 @@ class PassageIndex:
             )
         try:
             index = faiss.read_index(str(folder / "passages.faiss"))
-            passages = np.load(folder / "indexed_passages.npy")
+            passages = load_array(folder / "indexed_passages.npy", "iu", (None,))
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(

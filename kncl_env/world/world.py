@@ -136,12 +136,14 @@ class World:
 
     @cached_property
     def graph(self) -> TopicGraph:
+        n = self.n_topics
+
         def read(file: Path) -> TopicGraph:
             one = ("iu", (None,))
             found = load_arrays(file, {"indptr": one, "indices": one, "types": one})
             graph = TopicGraph(found["indptr"], found["indices"], found["types"])
-            if len(graph) != self.n_topics:
-                raise ValueError(f"expected links of {self.n_topics} topics, got {len(graph)}")
+            if len(graph) != n:
+                raise ValueError(f"expected links of {n} topics, got {len(graph)}")
             return graph
 
         return self._read("graph.npz", read)
@@ -150,8 +152,10 @@ class World:
     def topic_vectors(self) -> NDArray[np.float32]:
         """(N, D) unit rows; zeros where no word of a topic is known."""
 
+        n = self.n_topics
+
         def read(file: Path) -> NDArray[np.float32]:
-            found = load_array(file, "f", (self.n_topics, None))
+            found = load_array(file, "f", (n, None))
             length = np.linalg.norm(found, axis=1)
             if not (np.isclose(length, 1, atol=1e-3) | (length == 0)).all():
                 raise ValueError("expected vectors of length 1, got others")
@@ -174,13 +178,12 @@ class World:
     def embedder(self) -> Embedder:
         """Maps any text into the space of `topic_vectors`."""
 
+        width = self.topic_vectors.shape[1]
+
         def read(file: Path) -> Embedder:
             found = Embedder.load(file)
-            if found.dimensions != self.topic_vectors.shape[1]:
-                raise ValueError(
-                    f"expected vectors of {self.topic_vectors.shape[1]} dimensions, got "
-                    f"{found.dimensions}"
-                )
+            if found.dimensions != width:
+                raise ValueError(f"expected vectors of {width} dimensions, got {found.dimensions}")
             return found
 
         return self._read("embedder.npz", read)
@@ -206,7 +209,8 @@ class World:
 
     @cached_property
     def _passages(self) -> Any:
-        return self._read("passages.parquet", lambda file: read_passages(file, self.n_topics))
+        n = self.n_topics
+        return self._read("passages.parquet", lambda file: read_passages(file, n))
 
     @cached_property
     def passage_topic(self) -> NDArray[np.int64]:
