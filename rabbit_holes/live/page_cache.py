@@ -12,8 +12,10 @@ import logging
 import re
 import sqlite3
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -25,6 +27,8 @@ from train_lm.checked.records import Fields, parse_json
 
 # Version 1 knew no disambiguation pages and kept absences; it is read, and becomes this one.
 _SCHEMA_VERSION = 2
+
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 LISTS = ("links", "disambiguations")
 
@@ -101,16 +105,36 @@ class PageCache:
         host = re.sub(r"[^a-z0-9.]+", "-", urlsplit(api).netloc.lower())
         self.file = folder / f"{host}-{hashlib.sha256(api.encode()).hexdigest()[:8]}.sqlite"
         self._lock = threading.Lock()
+        try:
+            self._connect()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in DAMAGED:
+                raise self._unusable(error) from None
+            aside = next(
+                place
+                for n in count(1)
+                if not (place := self.file.with_name(f"{self.file.name}.damaged-{n}")).exists()
+            )
+            log.warning("%s: set aside as %s, begun anew: %s", self.file, aside.name, error)
+            self.file.replace(aside)
+            for rest in ("-wal", "-shm"):
+                self.file.with_name(self.file.name + rest).unlink(missing_ok=True)
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as again:
+                raise self._unusable(again) from None
+
+    def _unusable(self, error: sqlite3.Error) -> ValueError:
+        return ValueError(
+            f"expected a page cache in {self.file}, got {error}: delete it or name another "
+            "folder with --cache"
+        )
+
+    def _connect(self) -> None:
         self._base = sqlite3.connect(self.file, timeout=30, check_same_thread=False)
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
-            self._base.close()
-            raise ValueError(
-                f"expected a page cache in {self.file}, got {error}: delete it or name another "
-                "folder with --cache"
-            ) from None
-        except ValueError:
+        except BaseException:
             self._base.close()
             raise
 
@@ -152,11 +176,22 @@ class PageCache:
     def put(self, asked: str, page: Page) -> None:
         """Store the page that `asked` led to, under its own title as well."""
         record = json.dumps(sealed(asdict(page)), ensure_ascii=True)
-        with self._lock, self._base:
+        with self._writing():
             self._base.execute("INSERT OR REPLACE INTO page VALUES (?, ?)", (page.title, record))
             self._base.execute("DELETE FROM alias WHERE asked = ?", (asked,))
             if asked != page.title:
                 self._base.execute("INSERT INTO alias VALUES (?, ?)", (asked, page.title))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; a damaged file is not worth a run."""
+        try:
+            with self._lock, self._base:
+                yield
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in DAMAGED:
+                raise self._unusable(error) from None
+            log.warning("%s: a page is not kept: %s", self.file, error)
 
     def get_licence(self) -> str | None:
         """The licence that the wiki told; None if it has not yet, or version 1 noted as much."""
@@ -173,7 +208,7 @@ class PageCache:
         return None if licence == "unknown" else licence
 
     def put_licence(self, licence: str) -> None:
-        with self._lock, self._base:
+        with self._writing():
             self._base.execute(
                 "INSERT OR REPLACE INTO site VALUES ('site', ?)",
                 (json.dumps(sealed({"licence": licence})),),
