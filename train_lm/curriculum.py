@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from train_lm.checked.digests import sealed, unsealed
 from train_lm.checked.records import Fields, parse_json
 from train_lm.files import hash_file, replacing
 
@@ -69,6 +70,7 @@ def read_curriculum(file: Path) -> Curriculum:
             # Some editors put a byte order mark at the top of a file.
             found = parse_json(line.removeprefix(BOM) if number == 1 else line, place)
             record = Fields.of(found, place, "not a step of a curriculum")
+            unsealed(found, place)
             if number == 1:
                 if (found.get("format"), found.get("version")) != ("kncl-curriculum", 1):
                     raise ValueError(
@@ -101,7 +103,7 @@ def write_curriculum(
         for t, p in zip(topics, passages, strict=True)
     ]
     with replacing(file) as part:
-        part.write_text("".join(json.dumps(line) + "\n" for line in [header, *steps]))
+        part.write_text("".join(json.dumps(sealed(line)) + "\n" for line in [header, *steps]))
 
 
 def _step(record: Fields, line: int) -> CurriculumStep:
