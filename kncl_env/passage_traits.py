@@ -116,7 +116,8 @@ def text_traits(world: World) -> Floats:
         return np.stack(columns, axis=1).astype(np.float64)
 
     made_from = {"world": world.hash, "version": TRAITS_VERSION, "traits": TEXT_TRAITS}
-    return cached_array("traits", made_from, measure)
+    shape = (len(world.passage_split), len(TEXT_TRAITS))
+    return cached_array("traits", made_from, shape, measure)
 
 
 def _passage_vectors(world: World) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A snapshot of an environment as one file: safetensors with a line of JSON in its head.
+"""A snapshot of an environment as tensors, with lines of JSON beside them.
 
 Nothing goes through pickle. What an environment was made from (world, rules) is not in the file:
 a snapshot belongs to an environment of the same settings.
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from kncl_env.env import EnvSnapshot, Episode, TopicExpansionEnv
 from kncl_env.taste import Taste
+from train_lm.checked.arrays import check_array, reason, rng_state
+from train_lm.checked.records import Fields, parse_json
+from train_lm.files import Json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,43 +26,94 @@ if TYPE_CHECKING:
 LEARNER = "learner."
 
 
-def save_env_snapshot(file: Path, snapshot: EnvSnapshot, about: Mapping[str, Any]) -> None:
-    """Write a snapshot, whole or not at all.
+def packed(
+    snapshot: EnvSnapshot, about: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, and texts for the head of their file.
 
     Args:
         about: Anything JSON-able to keep beside it.
     """
     import torch
 
-    from train_lm.trainer import save_snapshot
-
     tensors = {LEARNER + name: value for name, value in snapshot.learner.items()}
     tensors |= {n: torch.from_numpy(a) for n, a in _arrays(snapshot.episode).items()}
-    save_snapshot(tensors, file, {"rng": json.dumps(snapshot.rng), "about": json.dumps(about)})
+    return tensors, {"rng": json.dumps(snapshot.rng), "about": json.dumps(about)}
 
 
-def load_env_snapshot(file: Path, env: TopicExpansionEnv) -> tuple[EnvSnapshot, dict[str, Any]]:
+def unpacked(
+    tensors: Mapping[str, Tensor], head: Mapping[str, str], env: TopicExpansionEnv, file: Path
+) -> tuple[EnvSnapshot, Json]:
     """A snapshot of an environment that was reset, and what was kept beside it.
 
+    Args:
+        file: Where it was read, for messages.
+
     Raises:
-        ValueError: The file is damaged.
+        ValueError: It is damaged, or of another environment.
     """
-    from safetensors import safe_open
-
-    from train_lm.trainer import load_snapshot
-
-    tensors = load_snapshot(file)
-    with safe_open(file, "pt") as opened:
-        head = opened.metadata()
     learner: dict[str, Tensor] = {}
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in tensors.items():
-        if name.startswith(LEARNER):
-            learner[name.removeprefix(LEARNER)] = value
-        else:
+        if not name.startswith(LEARNER):
             arrays[name] = value.numpy()
-    snapshot = EnvSnapshot(learner, _episode(arrays, env), json.loads(head["rng"]))
-    return snapshot, json.loads(head["about"])
+        elif value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"expected finite numbers as {name} in {file}, got others")
+        else:
+            learner[name.removeprefix(LEARNER)] = value
+    texts = Fields.of(head, file, "the checkpoint is damaged")
+    rng, about = (parse_json(texts.text(name), file) for name in ("rng", "about"))
+    try:
+        _check(arrays, env)
+        snapshot = EnvSnapshot(learner, _episode(arrays, env), rng_state(rng))
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"expected a snapshot of this environment in {file}, got {reason(error)}"
+        ) from None
+    return snapshot, dict(Fields.of(about, file).values)
+
+
+# Kind of each array, and what its length is: topics (N), windows (W), 1, or anything (None).
+_ARRAYS: dict[str, tuple[str, str | int | None]] = {
+    "expanded": ("i", None),
+    "inside": ("b", "N"),
+    "solid": ("b", "N"),
+    "touched": ("b", "N"),
+    "times_read": ("i", "W"),
+    "pools": ("i", None),
+    "pool_sizes": ("i", None),
+    "loss": ("f", None),
+    "rewards": ("f", None),
+    "consolidations": ("f", None),
+    "measured_at": ("i", "N"),
+    "probe": ("f", "N"),
+    "fall": ("f", "N"),
+    "first_drop_topics": ("i", None),
+    "first_drops": ("f", None),
+    "steps": ("i", 1),
+    "slots": ("i", None),
+}
+
+
+def _check(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> None:
+    n_topics, n_windows = len(env.stage.table), len(env.stage.store)
+    lengths = {"N": n_topics, "W": n_windows}
+    for name, (kind, length) in _ARRAYS.items():
+        wanted = lengths[length] if isinstance(length, str) else length
+        check_array(arrays[name], kind, (wanted,), name, finite=name not in ("probe", "fall"))
+    for name, end in (
+        ("expanded", n_topics),
+        ("first_drop_topics", n_topics),
+        ("slots", n_topics),
+        ("pools", n_windows),
+        ("pool_sizes", n_windows + 1),
+        ("steps", env.settings.rules.steps + 1),
+    ):
+        found = arrays[name]
+        if len(found) and not 0 <= found.min() <= found.max() < end:
+            raise ValueError(f"{name} from {found.min()} to {found.max()}, beyond 0 to {end - 1}")
+    if arrays["pool_sizes"].sum() != len(arrays["pools"]):
+        raise ValueError(f"{len(arrays['pools'])} windows in pools of other sizes")
 
 
 def _arrays(episode: Episode) -> dict[str, NDArray[Any]]:

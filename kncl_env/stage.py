@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +28,14 @@ from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.topics import nucleate
 from kncl_env.world.world import World
+from train_lm.checked.arrays import load_array, rng_state
+from train_lm.checked.digests import read_sealed, sealed, verify
+from train_lm.checked.records import shown
 from train_lm.files import (
+    Json,
     cache_folder,
+    hash_file,
     hash_json,
-    read_json,
     replacing,
     sweep,
     write_json,
@@ -48,6 +52,9 @@ Ints = NDArray[np.int64]
 
 # Raised whenever the nucleus phase or the reference run would end with other bytes.
 NUCLEUS_VERSION = 3
+
+# Files of a cached phase; the first names the digests of the others.
+CACHED, WEIGHTS, TIMES_READ = "card.json", "nucleus.safetensors", "times_read.npy"
 
 
 class Retriever(Protocol):
@@ -224,31 +231,76 @@ class _NucleusPhase:
     def run(self, progress: bool | None) -> tuple[Snapshot, float]:
         """The nucleated snapshot, and the reducible loss [bits per byte]."""
         sweep(self.folder)
-        known, measured = (self.folder / "card.json").is_file(), self.reference.is_file()
-        steps = 0 if measured else self.settings.rules.steps
-        updates = 0 if known else self.settings.nucleus.updates
-        if not updates and not steps:
-            nucleated, _ = self._load()
-            return nucleated, float(read_json(self.reference)["reducible"])
+        known, reducible = self._load(), self._load_reference()
+        steps = 0 if reducible is not None else self.settings.rules.steps
+        updates = 0 if known is not None else self.settings.nucleus.updates
+        if known is not None and reducible is not None:
+            return known[0], reducible
         with _progress(progress, updates + steps) as advance:
             learner = WorldLearner(self.text, _trainer(self.world, self.settings.learner))
             rng = np.random.default_rng([self.settings.learner.seed, 1])
-            if known:
-                learner.nucleated, state = self._load()
-                rng.bit_generator.state = state
+            if known is not None:
+                learner.nucleated, rng.bit_generator.state = known
                 learner.restore(learner.nucleated)
             else:
                 self._train(learner, rng, advance)
             assert learner.nucleated is not None
-            return learner.nucleated, self._measure(learner, rng, advance)
+            return learner.nucleated, (
+                self._measure(learner, rng, advance) if reducible is None else reducible
+            )
 
-    def _load(self) -> tuple[Snapshot, Mapping[str, Any]]:
-        """The snapshot, and the generator as the phase left it."""
+    def _load(self) -> tuple[Snapshot, Json] | None:
+        """The snapshot, and the generator as the phase left it; None where it is to be made."""
+        file = self.folder / CACHED
+        if not file.is_file():
+            return None
+        try:
+            return self._loaded(file)
+        except (ValueError, OSError) as error:
+            log.warning("nucleus phase: made again: %s", error)
+            file.unlink(missing_ok=True)  # before anything else counts
+            return None
+
+    def _loaded(self, file: Path) -> tuple[Snapshot, Json]:
         from train_lm.trainer import load_snapshot
 
-        self.reading_list.times_read = np.load(self.folder / "times_read.npy")
-        card = read_json(self.folder / "card.json")
-        return load_snapshot(self.folder / "nucleus.safetensors"), card["rng"]
+        card = read_sealed(file)
+        for name, value in self.key.items():
+            if card.values.get(name) != value:
+                raise card.wrong(name, shown(value))
+        state = rng_state(card.values.get("rng"))
+        if "files" in card:  # one of before there were digests has none
+            digests = card.inner("files")
+            for name in (WEIGHTS, TIMES_READ):
+                if not verify(self.folder / name, digests.text(name)):
+                    raise ValueError(f"expected {self.folder / name} as it was written, got other")
+        times_read = self.reading_list.times_read
+        found = load_array(self.folder / TIMES_READ, "i", times_read.shape)
+        if found.min() < 0:
+            raise ValueError(f"expected counts of 0 or more in {self.folder / TIMES_READ}")
+        snapshot = load_snapshot(self.folder / WEIGHTS)
+        if "files" not in card:
+            _trainer(self.world, self.settings.learner).restore(snapshot)  # tried out
+        self.reading_list.times_read = found.astype(times_read.dtype)
+        return snapshot, state
+
+    def _load_reference(self) -> float | None:
+        """The reducible loss as it was measured; None where it is to be measured."""
+        file = self.reference
+        if not file.is_file():
+            return None
+        try:
+            card = read_sealed(file)
+            for name, value in self.budget.items():
+                if card.values.get(name) != value:
+                    raise card.wrong(name, shown(value))
+            reducible = card.number("reducible", least=0)
+            if not reducible:
+                raise card.wrong("reducible", "a number above 0")
+        except (ValueError, OSError) as error:
+            log.warning("reference run: made again: %s", error)
+            return None
+        return reducible
 
     def _train(self, learner: WorldLearner, rng: np.random.Generator, advance: Any) -> None:
         n, batch = self.settings.nucleus.updates, self.settings.learner.batch
@@ -259,17 +311,16 @@ class _NucleusPhase:
             advance()
         learner.nucleated = learner.snapshot()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.folder / "nucleus.safetensors", learner.nucleated, {})
-        with replacing(self.folder / "times_read.npy") as part, part.open("wb") as stream:
+        write_tensors(self.folder / WEIGHTS, learner.nucleated, {})
+        with replacing(self.folder / TIMES_READ) as part, part.open("wb") as stream:
             np.save(stream, self.reading_list.times_read)
         tokens = n * batch * self.settings.learner.context
         card = {**self.key, "tokens": tokens, "rng": rng.bit_generator.state}
-        write_json(self.folder / "card.json", card)
+        card["files"] = {name: hash_file(self.folder / name) for name in (WEIGHTS, TIMES_READ)}
+        write_json(self.folder / CACHED, sealed(card))
 
     def _measure(self, learner: WorldLearner, rng: np.random.Generator, advance: Any) -> float:
         """The reference run spends a whole episode's budget on the target itself."""
-        if self.reference.is_file():
-            return float(read_json(self.reference)["reducible"])
         settings, reading_list = self.settings, self.reading_list.copy()
         before = learner.held_out_loss()
         target = np.concatenate([self.world.passages_of(int(t)) for t in self.text.target])
@@ -285,7 +336,8 @@ class _NucleusPhase:
                 "rate"
             )
         found = {"reducible": reducible, "held_out_loss": before}
-        write_json(self.reference, {**self.budget, **found, "tokens": settings.tokens_per_episode})
+        card = {**self.budget, **found, "tokens": settings.tokens_per_episode}
+        write_json(self.reference, sealed(card))
         return reducible
 
 

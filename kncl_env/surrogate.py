@@ -17,7 +17,7 @@ It knows no language model; `policies/learn/surrogate_fit.py` fits it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from scipy import sparse
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage
 from kncl_env.world.graph import TopicGraph
+from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import read_json, write_json
 
 Ints = NDArray[np.int64]
@@ -62,6 +64,12 @@ class Dynamics:
     scale: float = 20.0
     power: float = 0.5
     anneal: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0 or not self.power > 0:
+            raise ValueError(
+                f"expected a scale and a power above 0, got {self.scale} and {self.power}"
+            )
 
     def gain(self, known: Floats) -> Floats:
         """g(e); straight below 0, where interference has left less than there was."""
@@ -148,24 +156,47 @@ class Surrogate:
             for name in ("start", "fall", "target_fall")
         }
         rest = {k: getattr(self, k) for k in ("world", "settings", "held_out", "error")}
-        write_json(file, {**FORMAT, **rest, "dynamics": asdict(self.dynamics), **arrays})
+        card = {**FORMAT, **rest, "dynamics": asdict(self.dynamics), **arrays}
+        write_json(file, sealed(card))
 
     @classmethod
     def load(cls, file: Path) -> Surrogate:
         """Raises: FileNotFoundError, or ValueError where it is no surrogate."""
         card = read_json(file)
-        if not isinstance(card, dict) or {k: card.pop(k, None) for k in FORMAT} != FORMAT:
+        if not isinstance(card, dict) or {k: card.get(k) for k in FORMAT} != FORMAT:
             raise ValueError(
                 f"expected a surrogate in {file}, got another kind of file: make one with "
                 "`kncl-policy surrogate`"
             )
-        try:
-            for name in ("start", "fall", "target_fall"):
-                card[name] = np.array([np.nan if x is None else x for x in card[name]])
-            card["dynamics"] = Dynamics(**card["dynamics"])
-            return cls(**card)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"expected a whole surrogate in {file}, got {error}") from None
+        advice = "fit it again with `kncl-policy surrogate`"
+        found = Fields.of(unsealed(card, file), file, advice)
+        dynamics = found.inner("dynamics")
+        start, fall, target_fall = (
+            _numbers(found, name) for name in ("start", "fall", "target_fall")
+        )
+        if not len(start) == len(fall) == len(target_fall) > 0:
+            raise found.wrong("start", "as many numbers as of fall and target_fall")
+        if not np.isfinite(fall).all() or not np.isfinite(target_fall).all():
+            raise found.wrong("fall", "a finite fall of every topic")
+        return cls(
+            found.text("world"),
+            dict(found.inner("settings").values),
+            Dynamics(**{f.name: dynamics.number(f.name) for f in fields(Dynamics)}),
+            found.number("held_out"),
+            start,
+            fall,
+            target_fall,
+            dict(found.inner("error").values),
+        )
+
+
+def _numbers(found: Fields, name: str) -> Floats:
+    """An array of numbers; NaN where there is null."""
+    values = found.values.get(name)
+    fits = is_number()
+    if not isinstance(values, list) or not all(x is None or fits(x) for x in values):
+        raise found.wrong(name, "a list of finite numbers and nulls")
+    return np.array([np.nan if x is None else x for x in values], dtype=np.float64)
 
 
 class SurrogateLearner:
@@ -259,6 +290,11 @@ def surrogate_learner(surrogate: Surrogate, stage: Stage) -> SurrogateLearner:
         raise ValueError(
             f"expected a surrogate that was recorded with the settings asked for, got another "
             f"({'; '.join(differs)}): record with these settings, or give the recorded ones"
+        )
+    if len(surrogate.start) != len(stage.table):
+        raise ValueError(
+            f"expected a surrogate of {len(stage.table)} topics, got one of "
+            f"{len(surrogate.start)}: fit it again with `kncl-policy surrogate`"
         )
     return SurrogateLearner(
         surrogate,

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from kncl_env.passage_traits import EDGES, LEVELS, TRAITS, TRAITS_VERSION, Floats
+from train_lm.checked.digests import unsealed
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import read_json
 
 TASTE_FORMAT = "kncl-taste"
@@ -81,8 +83,11 @@ class Taste:
                     "learn it again with this version"
                 )
         try:
-            worth = np.array(found["worth"], dtype=np.float64)
-            share = float(found["share"])
+            share = Fields.of(found, "it").number("share", 0, 1)
+            rows = found["worth"]
+            if not all(is_number()(x) for row in rows for x in row):
+                raise ValueError("no numbers")
+            worth = np.array(rows, dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError(
                 f"expected a taste's worth as {len(TRAITS)} rows of {LEVELS} numbers, and a share, "
@@ -103,7 +108,8 @@ def load_taste(file: Path) -> Taste:
             f"expected a taste at {file}, found no file: make one with `kncl-policy taste`"
         )
     card = read_json(file)
-    if not isinstance(card, dict) or card.get("format") != TASTE_FORMAT:
+    card = unsealed(card, file) if isinstance(card, dict) else {}
+    if card.get("format") != TASTE_FORMAT:
         raise ValueError(
             f"expected a taste in {file}, got another kind of file: make one with "
             "`kncl-policy taste`"

@@ -18,6 +18,9 @@ from torch.nn import functional as F
 
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
 from kncl_env.taste import Taste
+from train_lm.checked.arrays import load_tensors, reason
+from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.records import Fields
 from train_lm.files import hash_file, read_json, replacing_folder, write_json, write_tensors
 
 # As sb3-contrib's MaskableCategorical: large, but finite, so that a softmax never sees inf - inf.
@@ -42,7 +45,7 @@ class CuriosityConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
+        if self.width < 1 or self.heads < 1 or self.width % self.heads:
             raise ValueError(
                 f"expected a width that {self.heads} heads divide evenly, got {self.width}"
             )
@@ -230,19 +233,17 @@ class CuriosityPolicy:
     def _write(self, folder: Path) -> None:
         weights = folder / "policy.safetensors"
         write_tensors(weights, self.network.state_dict())
-        write_json(
-            folder / "policy.json",
-            {
-                "format": "kncl-policy",
-                "feature_schema": FEATURE_SCHEMA,
-                "candidate_features": CANDIDATE_FEATURES,
-                "context_features": CONTEXT_FEATURES,
-                "network": asdict(self.network.config),
-                "weights_sha256": hash_file(weights),
-                "provenance": self.provenance,
-                "taste": None if self.taste is None else self.taste.to_json(),
-            },
-        )
+        card = {
+            "format": "kncl-policy",
+            "feature_schema": FEATURE_SCHEMA,
+            "candidate_features": CANDIDATE_FEATURES,
+            "context_features": CONTEXT_FEATURES,
+            "network": asdict(self.network.config),
+            "weights_sha256": hash_file(weights),
+            "provenance": self.provenance,
+            "taste": None if self.taste is None else self.taste.to_json(),
+        }
+        write_json(folder / "policy.json", sealed(card))
 
     @classmethod
     def load(cls, folder: str | Path, seed: int = 0) -> CuriosityPolicy:
@@ -252,9 +253,6 @@ class CuriosityPolicy:
             FileNotFoundError: No policy there.
             ValueError: Truncated, edited, foreign, or of another feature schema; says which.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         if not (folder / "policy.json").is_file():
             raise FileNotFoundError(
@@ -269,28 +267,44 @@ class CuriosityPolicy:
                 f"expected a policy for feature schema {FEATURE_SCHEMA}, got one for schema "
                 f"{card.get('feature_schema')} in {folder}: train it again with this version"
             )
+        place = folder / "policy.json"
+        fields = Fields.of(card, place, "the policy is edited or damaged")
         features = [*CANDIDATE_FEATURES, *CONTEXT_FEATURES]
-        found = [*card.get("candidate_features", []), *card.get("context_features", [])]
+        found = [*fields.texts("candidate_features"), *fields.texts("context_features")]
         if found != features:
             differs = sorted(set(found) ^ set(features)) or ["their order"]
             raise ValueError(
                 f"expected a policy for the features of this version, got one in {folder} that "
                 f"differs in {', '.join(differs[:5])}: train it again"
             )
+        unsealed(card, place)
         weights = folder / "policy.safetensors"
         if not weights.is_file():
             raise ValueError(f"expected {weights}, found none: the policy is incomplete")
-        if hash_file(weights) != card.get("weights_sha256"):
+        if hash_file(weights) != fields.text("weights_sha256"):
             raise ValueError(
                 f"expected the weights that policy.json of {folder} was written with, got others: "
                 "the file is truncated or edited"
             )
-        try:
-            network = CuriosityNetwork(CuriosityConfig(**card["network"]))
-            network.load_state_dict(load_file(weights))
-        except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
-            raise ValueError(f"expected the weights of a policy in {folder}, got {error}") from None
+        network = _network(load_tensors(weights)[0], fields.inner("network"), folder)
         taste = card.get("taste")
         if taste is not None:
-            taste = Taste.from_json(taste, folder / "policy.json")
-        return cls(network, card.get("provenance"), seed, taste)
+            taste = Taste.from_json(taste, place)
+        provenance = fields.inner("provenance").values if "provenance" in fields else None
+        return cls(network, provenance, seed, taste)
+
+
+def _network(weights: Mapping[str, Tensor], size: Fields, folder: Path) -> CuriosityNetwork:
+    # What is claimed must not take more memory than what is there.
+    largest = max((max(w.shape, default=1) for w in weights.values()), default=1)
+    try:
+        config = CuriosityConfig(
+            size.whole("width", 1, largest), size.whole("heads", 1, largest), size.whole("seed")
+        )
+        network = CuriosityNetwork(config)
+        network.load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"expected the weights of a policy in {folder}, got {reason(error)}"
+        ) from None
+    return network

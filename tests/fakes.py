@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.entry_points import topic_expansion
-from kncl_env.env import TopicExpansionEnv
+from kncl_env.env import EnvSnapshot, TopicExpansionEnv
 from kncl_env.reading_list import ReadingList
 from kncl_env.settings import LearnerSettings, Rules, Settings
+from kncl_env.snapshot import packed, unpacked
 from kncl_env.stage import Stage
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
@@ -22,6 +24,8 @@ from policies.arms.registry import arm_of
 from policies.play.curves import Curve, CurveMeter
 from policies.play.episodes import play
 from policies.play.seeds import EVALUATION
+from train_lm.checkpoint import Checkpoints
+from train_lm.files import Json
 from train_lm.windows import TokenStore
 
 Ints = NDArray[np.int64]
@@ -181,3 +185,14 @@ def env_of(world: World, **settings: Any) -> TopicExpansionEnv:
 def curve_of(env: TopicExpansionEnv, arm: str, seed: int) -> Curve:
     """An arm's episode, as an evaluation plays it."""
     return play(env, arm_of(arm), seed, EVALUATION.choices, CurveMeter()).measured
+
+
+def through_a_file(
+    snapshot: EnvSnapshot, folder: Path, env: TopicExpansionEnv, about: Json | None = None
+) -> tuple[EnvSnapshot, Json]:
+    """A snapshot kept in a folder and read back from there."""
+    kept = Checkpoints(folder, "steps", finite=False)
+    kept.keep(1, *packed(snapshot, about or {}))
+    found = kept.newest()
+    assert found is not None
+    return unpacked(found.tensors, found.head, env, found.file)

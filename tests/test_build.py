@@ -275,17 +275,17 @@ def test_a_cache_is_made_again_where_damaged_and_left_aside_where_it_cannot_be_w
         return np.arange(3)
 
     for _ in range(2):
-        assert cached_array("x", {"of": 1}, make).tolist() == [0, 1, 2]
+        assert cached_array("x", {"of": 1}, (3,), make).tolist() == [0, 1, 2]
     assert len(made) == 1
-    cached_array("x", {"of": 2}, make)
+    cached_array("x", {"of": 2}, (3,), make)
     assert len(made) == 2
     for file in (tmp_path / "cache").iterdir():
         file.write_bytes(b"")
-    assert cached_array("x", {"of": 1}, make).tolist() == [0, 1, 2]
+    assert cached_array("x", {"of": 1}, (3,), make).tolist() == [0, 1, 2]
     assert len(made) == 3
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KNCL_CACHE", str(tmp_path / "file"))
-    assert cached_array("x", {"of": 1}, make).tolist() == [0, 1, 2]
+    assert cached_array("x", {"of": 1}, (3,), make).tolist() == [0, 1, 2]
 
 
 def test_an_edited_card_and_a_missing_file_are_told_in_one_line(

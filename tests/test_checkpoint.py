@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from train_lm.checkpoint import claim_run
-from train_lm.files import read_json
+from train_lm.checkpoint import CARD, Checkpoints, claim_run
+from train_lm.files import read_json, write_json
 
 SETTINGS: dict[str, Any] = {
     "seed": 0,
@@ -75,3 +76,74 @@ def test_a_long_value_is_cut(tmp_path: Path) -> None:
     named = refusal(tmp_path, {"order": list(range(999))}, {"order": [0]})
     assert named.endswith("… there, [0] here")
     assert len(named) < 200
+
+
+def three_kept(run: Path) -> Checkpoints:
+    run.mkdir()
+    kept = Checkpoints(run, "steps")
+    for done in (2, 4, 6):
+        head = {"said": f"after {done}"}
+        kept.keep(done, {"a": torch.full((3,), float(done))}, head, {"more": done})
+    return kept
+
+
+def flipped(file: Path, place: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+def test_the_newest_checkpoint_and_the_one_before_are_kept(tmp_path: Path) -> None:
+    kept = three_kept(tmp_path / "run")
+    found = kept.newest()
+    assert found is not None
+    assert (found.done, found.head, found.card.whole("more")) == (6, {"said": "after 6"}, 6)
+    assert found.tensors["a"].tolist() == [6, 6, 6]
+    names = sorted(f.name for f in (tmp_path / "run").glob("*.safetensors"))
+    assert names == ["checkpoint-0000004.safetensors", "checkpoint-0000006.safetensors"]
+    assert Checkpoints(tmp_path, "steps").newest() is None
+
+
+def test_any_flipped_bit_of_a_checkpoint_leads_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = three_kept(tmp_path / "run")
+    file = tmp_path / "run" / "checkpoint-0000006.safetensors"
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        flipped(file, place)
+        found = kept.newest()
+        assert found is not None
+        assert (found.done, found.tensors["a"].tolist()) == (4, [4, 4, 4]), place
+        file.write_bytes(whole)
+    assert str(file) in caplog.text
+    file.unlink()
+    assert kept.newest().done == 4  # type: ignore[union-attr]
+    # Going on, the damaged one is made again and counts again.
+    kept.keep(6, {"a": torch.zeros(3)})
+    assert [e.whole("steps") for e in kept._entries()] == [6, 4]
+
+
+def test_a_run_without_a_whole_checkpoint_says_so(tmp_path: Path) -> None:
+    kept = three_kept(tmp_path / "run")
+    for file in (tmp_path / "run").glob("*.safetensors"):
+        flipped(file, -1)
+    with pytest.raises(ValueError, match=r"checkpoint-0000006.*no older checkpoint is whole"):
+        kept.newest()
+
+
+def test_an_edited_card_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    kept = three_kept(tmp_path / "run")
+    card = read_json(tmp_path / "run" / CARD)
+    for wrong in (
+        {**card, "steps": 8},
+        {**card, "file": "../other.safetensors"},
+        {**card, "more": 1},
+        {k: v for k, v in card.items() if k != "before"},
+    ):
+        write_json(tmp_path / "run" / CARD, wrong)
+        with pytest.raises(ValueError, match=r"checkpoint\.json"):
+            kept.newest()
+    # A card of before there were digests.
+    write_json(tmp_path / "run" / CARD, {"steps": 6, "file": card["file"]})
+    assert kept.newest().done == 6  # type: ignore[union-attr]

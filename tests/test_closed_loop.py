@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import curve_of, env_of
+from fakes import curve_of, env_of, through_a_file
 from fork_server import ForkServer
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.settings import Settings
-from kncl_env.snapshot import load_env_snapshot, save_env_snapshot
 from kncl_env.world.world import World
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
@@ -73,9 +72,8 @@ def test_a_snapshot_from_a_file_goes_on_bit_for_bit_in_a_fresh_environment(
     env.reset(seed=5)
     for action in (0, 1, env.rules.slots):
         env.step(action)
-    save_env_snapshot(tmp_path / "m.safetensors", env.snapshot(), {"kept": [1, 2]})
     fresh.reset(seed=6)
-    snapshot, about = load_env_snapshot(tmp_path / "m.safetensors", fresh)
+    snapshot, about = through_a_file(env.snapshot(), tmp_path, fresh, {"kept": [1, 2]})
     observation = fresh.restore(snapshot)
     assert about == {"kept": [1, 2]}
     assert (
@@ -89,8 +87,7 @@ def test_the_first_snapshot_of_an_episode_survives_its_file_too(
 ) -> None:
     env = env_of(small_world, **SETTINGS)
     observation, _ = env.reset(seed=5)
-    save_env_snapshot(tmp_path / "m.safetensors", env.snapshot(), {})
-    found = env.restore(load_env_snapshot(tmp_path / "m.safetensors", env)[0])
+    found = env.restore(through_a_file(env.snapshot(), tmp_path, env)[0])
     assert found["candidates"].tobytes() == observation["candidates"].tobytes()
 
 
@@ -198,7 +195,7 @@ def test_a_run_that_ended_early_names_its_last_checkpoint_and_goes_on_from_it(
     error = capsys.readouterr().err.strip().splitlines()
     assert status == (130 if ended_by is KeyboardInterrupt else 2)
     assert len(error) == 1
-    assert str(out / "checkpoint.safetensors") in error[0]
+    assert str(out / "checkpoint-0000004.safetensors") in error[0]
     assert "--force" not in error[0]
     assert json.loads((out / "checkpoint.json").read_text())["steps"] == 4
     assert main(command(small_world, "random", out)) == 0
@@ -218,8 +215,8 @@ def test_what_cannot_run_is_one_clear_line(
     elif fault == "setting":
         argv += ["--seed", "1"]
     elif fault == "snapshot":
-        file = out / "checkpoint.safetensors"
-        file.write_bytes(file.read_bytes()[:900])
+        for file in out.glob("checkpoint-*.safetensors"):
+            file.write_bytes(file.read_bytes()[:900])
     elif fault == "steps":
         argv += ["--save-every", "0"]
     else:
@@ -232,7 +229,7 @@ def test_what_cannot_run_is_one_clear_line(
     expected = {
         "policy": "got 'wisdom'",
         "setting": "others (seed is 0 there, 1 here)",
-        "snapshot": "checkpoint.safetensors",
+        "snapshot": "no older checkpoint is whole",
         "foreign": "expected a new place",
         "steps": "save_every >= 1",
     }

@@ -38,7 +38,7 @@ DOORS = {
     "pyarrow": (
         "train_lm/training_text.py",
         "kncl_env/world/build.py",
-        "kncl_env/world/world.py",
+        "kncl_env/world/tables.py",
     ),
     "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/topics.py"),
 }

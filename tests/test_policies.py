@@ -28,6 +28,7 @@ from policies.learn.training import TrainingPlan, train_policy
 from policies.learn.vec_env import Clocked
 from policies.verdict.statistics import permutation_test
 from rabbit_holes.demonstrations import Demonstrations
+from train_lm.checked.digests import sealed
 
 F, G = len(CANDIDATE_FEATURES), len(CONTEXT_FEATURES)
 GOAL = CANDIDATE_FEATURES.index("goal_known")  # the first feature about a goal
@@ -208,11 +209,21 @@ def test_a_damaged_or_foreign_policy_is_refused_with_the_reason(policy_dir: Path
     )
     with pytest.raises(ValueError, match="differs in other, progress_known"):
         CuriosityPolicy.load(policy_dir)
-    edit_card(
-        policy_dir, context_features=CONTEXT_FEATURES, network={"width": 32, "heads": 4, "seed": 0}
-    )
-    with pytest.raises(ValueError, match="size mismatch"):
+    edit_card(policy_dir, context_features=CONTEXT_FEATURES, provenance={"made_by": "nobody"})
+    with pytest.raises(ValueError, match="as it was written"):
         CuriosityPolicy.load(policy_dir)
+    # Whoever edits a card can seal it again, or take the seal off.
+    for network, reason in (
+        ({"width": 32, "heads": 4, "seed": 0}, "size mismatch"),
+        ({"width": 10**9, "heads": 4, "seed": 0}, "expected a whole number"),
+        ({"width": 16, "heads": 3, "seed": 0}, "divide evenly"),
+        ({"width": 16, "heads": True, "seed": 0}, "expected a whole number"),
+        ([16], "expected an object as network"),
+    ):
+        card = json.loads((policy_dir / "policy.json").read_text())
+        (policy_dir / "policy.json").write_text(json.dumps(sealed({**card, "network": network})))
+        with pytest.raises(ValueError, match=reason):
+            CuriosityPolicy.load(policy_dir)
     edit_card(policy_dir, format="other")
     with pytest.raises(ValueError, match="another kind"):
         CuriosityPolicy.load(policy_dir)

@@ -153,7 +153,7 @@ def test_a_surrogate_comes_back_from_its_file_and_foreign_files_are_refused(tmp_
         assert np.array_equal(getattr(again, name), getattr(surrogate, name), equal_nan=True)
     card = json.loads((tmp_path / "s.json").read_text())
     (tmp_path / "part.json").write_text(json.dumps({k: card[k] for k in ("format", "version")}))
-    with pytest.raises(ValueError, match="expected a whole surrogate"):
+    with pytest.raises(ValueError, match=r"expected dynamics in .*part\.json"):
         Surrogate.load(tmp_path / "part.json")
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="another kind of file"):
@@ -250,16 +250,16 @@ def test_practice_in_a_fitted_surrogate_then_real_learners_resumes_to_the_same_b
 
 
 def _stop_after_first_write(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from policies.learn import ppo
+    from train_lm import checkpoint
 
-    write = ppo.write_json
+    write = checkpoint.write_json
 
     def stopping(path: Path, value: Any, **how: Any) -> None:
         write(path, value, **how)
         if path == file:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(ppo, "write_json", stopping)
+    monkeypatch.setattr(checkpoint, "write_json", stopping)
 
 
 def test_a_surrogate_of_another_learner_is_refused(small_world: World) -> None:

@@ -548,13 +548,47 @@ def test_two_wikis_on_one_host_do_not_share_pages(tmp_path: Path) -> None:
     two.close()
 
 
-def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_cache_is_set_aside_as_it_is_and_a_new_one_begun(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in (1, 2):
+        cache = PageCache(tmp_path, "http://wiki.invalid/api.php")
+        cache.put("A", Page("A", 1, 1, ()))
+        cache.close()
+        cache.file.write_bytes(b"something else" * 100 * n)
+        cache = PageCache(tmp_path, "http://wiki.invalid/api.php")
+        assert cache.get("A") is None
+        cache.close()
+        aside = tmp_path / f"{cache.file.name}.damaged-{n}"
+        assert aside.read_bytes() == b"something else" * 100 * n
+        assert str(cache.file) in caplog.text
+
+
+def test_a_record_that_was_changed_is_asked_for_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cache = PageCache(tmp_path, "http://wiki.invalid/api.php")
+    page = Page("A", 1, 1, ("B", "C"), "Text.", True, False)
+    cache.put("a", page)
+    cache.put_licence("CC0")
+    assert cache.get("a") == cache.get("A") == page
+    with cache._base:
+        cache._base.execute("UPDATE page SET record = replace(record, '\"C\"', '\"D\"')")
+        cache._base.execute("UPDATE site SET record = replace(record, 'CC0', 'CC1')")
+    assert cache.get("a") is None
+    assert cache.get_licence() is None
+    assert "as it was written" in caplog.text
+    cache.put("a", page)
+    assert cache.get("a") == page
+    # Caches of before there were seals are read.
+    with cache._base:
+        cache._base.execute("UPDATE page SET record = json_remove(record, '$.seal')")
+    assert cache.get("a") == page
+    for wrong in ("[1]", "[" * 9999, '{"title": "A", "page_id": true, "revision_id": 1}', "{"):
+        with cache._base:
+            cache._base.execute("UPDATE page SET record = ?", (wrong,))
+        assert cache.get("a") is None
     cache.close()
-    cache.file.write_bytes(b"something else" * 100)
-    with pytest.raises(ValueError, match="expected a page cache in"):
-        PageCache(tmp_path, "http://wiki.invalid/api.php")
-    assert cache.file.read_bytes().startswith(b"something else")
 
 
 def test_a_cache_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -6,18 +6,26 @@ A checkpoint counts from the moment its card names it, so a run may be killed at
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from train_lm.checked.arrays import digest_of, load_tensors, reason
+from train_lm.checked.digests import read_sealed, sealed
+from train_lm.checked.records import Fields
 from train_lm.files import read_json, replacing, write_json
 from train_lm.inside import inside
 from train_lm.outputs import MADE_BY, SETTINGS
 from train_lm.parallel import Parallel
-from train_lm.trainer import Trainer, load_snapshot, save_snapshot
+from train_lm.trainer import Trainer, save_snapshot
+
+log = logging.getLogger(__name__)
 
 CARD = "checkpoint.json"
 LONGEST_SHOWN = 100  # characters of a setting in a message
@@ -25,43 +33,163 @@ LONGEST_SHOWN = 100  # characters of a setting in a message
 _MISSING = object()  # a setting that one side has not even as null
 
 
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A moment of a run, as it was kept.
+
+    Attributes:
+        done: How far the run was, in its unit.
+        file: Where the tensors stand.
+        tensors: By name.
+        head: Texts beside the tensors.
+        card: What the card says of it.
+    """
+
+    done: int
+    file: Path
+    tensors: dict[str, Tensor]
+    head: dict[str, str]
+    card: Fields
+
+
+class Checkpoints:
+    """The checkpoints of a run: the newest and the one before it, each with its digest.
+
+    Where the newest is damaged, a run goes on from the one before.
+
+    Args:
+        run: Its folder.
+        unit: What progress is counted in, `updates` for example.
+        finite: Whether all numbers have to be.
+    """
+
+    def __init__(self, run: Path, unit: str, finite: bool = True) -> None:
+        self.run, self.unit, self.finite = run, unit, finite
+
+    def keep(
+        self,
+        done: int,
+        tensors: Mapping[str, Tensor],
+        head: Mapping[str, str] | None = None,
+        more: Mapping[str, object] | None = None,
+    ) -> None:
+        """Keep this moment and the one before, and forget the others.
+
+        Args:
+            head: Texts to keep beside the tensors.
+            more: For the card.
+        """
+        file = self.run / f"checkpoint-{done:07d}.safetensors"
+        held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        # While the disk is waited for.
+        with ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(digest_of, held, head or {})
+            save_snapshot(held, file, head)
+        entry = {self.unit: done, "file": file.name, "digest": digest.result(), **(more or {})}
+        before = [e.values for e in self._entries() if e.whole(self.unit) < done][:1]
+        last = {"before": dict(before[0])} if before else {}
+        write_json(self.run / CARD, sealed({**entry, **last}), durable=False)
+        self._forget_others()
+
+    def newest(self) -> Checkpoint | None:
+        """The last good checkpoint; None where none was kept yet.
+
+        Raises:
+            ValueError: None of those that were kept is whole.
+        """
+        reasons = []
+        for entry in self._entries():
+            try:
+                found = self._open(entry)
+            except (ValueError, FileNotFoundError) as error:
+                log.warning("%s", error)
+                reasons.append(str(error))
+                continue
+            return found
+        if reasons:
+            raise ValueError(
+                f"{reasons[0]}; no older checkpoint is whole, add --force to begin again"
+            )
+        return None
+
+    def forget_others(self) -> None:
+        """Remove checkpoints that the card does not name: it had no time to."""
+        if (self.run / CARD).is_file():
+            self._forget_others()
+
+    def _forget_others(self) -> None:
+        named = {entry.text("file") for entry in self._entries()}
+        for other in self.run.glob("checkpoint-*.safetensors"):
+            if other.name not in named:
+                other.unlink()
+
+    def _entries(self) -> list[Fields]:
+        """What the card names, the newest first."""
+        file = self.run / CARD
+        if not file.is_file():
+            return []
+        advice = "add --force to begin again"
+        card = read_sealed(file, advice)
+        inner = {name: value for name, value in card.values.items() if name != "before"}
+        entries = [Fields(inner, card.place, advice)]
+        if "before" in card:
+            entries.append(card.inner("before"))
+        for entry in entries:
+            entry.whole(self.unit)
+            inside(self.run, entry.text("file"), CARD)
+        return entries
+
+    def _open(self, entry: Fields) -> Checkpoint:
+        file = self.run / entry.text("file")
+        tensors, head = load_tensors(file, "the checkpoint is damaged", self.finite)
+        # Checkpoints of before there were digests have none.
+        if "digest" in entry and digest_of(tensors, head) != entry.text("digest"):
+            raise ValueError(f"expected {file} as it was written, got another: it is damaged")
+        return Checkpoint(entry.whole(self.unit), file, tensors, head, entry)
+
+
 def save_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> None:
-    """Keep this moment, and forget the one before; every process must call it."""
+    """Keep this moment; every process must call it."""
     state = {**trainer.snapshot(), **_generators(parallel)}
     if parallel.rank == 0:
-        file = run / f"checkpoint-{trainer.updates:07d}.safetensors"
-        save_snapshot(state, file)
-        write_json(run / CARD, {"updates": trainer.updates, "file": file.name}, durable=False)
-        _forget_others(file)
+        Checkpoints(run, "updates").keep(trainer.updates, state)
     parallel.wait()
 
 
 def restore_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> int:
-    """Return to the last checkpoint, if there is one; returns the updates done.
+    """Return to the last good checkpoint, if there is one; returns the updates done.
 
     Raises:
-        ValueError: The checkpoint is damaged or of another model.
+        ValueError: The checkpoints are damaged or of another model.
     """
-    if not (run / CARD).is_file():
+    kept = Checkpoints(run, "updates")
+    found = kept.newest()
+    if found is None:
         return 0
-    file = inside(run, read_json(run / CARD)["file"], CARD)
-    state = load_snapshot(file)
     if parallel.rank == 0:
-        _forget_others(file)
-    for name, put in (("cpu", torch.set_rng_state), ("cuda", _set_cuda)):
-        states = state.pop(f"generator.{name}", None)
-        if states is not None and len(states) == parallel.size:
-            # A copy: torch reads the state of a row from the beginning of its tensor's storage.
-            put(states[parallel.rank].clone())
-    trainer.restore(state)
+        kept.forget_others()
+    state = dict(found.tensors)
+    try:
+        for name, put in (("cpu", torch.set_rng_state), ("cuda", _set_cuda)):
+            states = state.pop(f"generator.{name}", None)
+            if states is not None and len(states) == parallel.size:
+                # A copy: torch reads the state of a row from the beginning of its tensor's storage.
+                put(states[parallel.rank].clone())
+        trainer.restore(state)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"expected a checkpoint of this run in {found.file}, got {reason(error)}"
+        ) from None
     return trainer.updates
 
 
 def last_checkpoint(run: Path) -> str:
-    """The last good checkpoint, for a message."""
-    if not (run / CARD).is_file():
+    """The last checkpoint, for a message."""
+    try:
+        card = read_json(run / CARD)
+        return f"the last good checkpoint is {run / str(card['file'])}"
+    except (OSError, ValueError, LookupError, TypeError):
         return f"{run} has no checkpoint yet"
-    return f"the last good checkpoint is {run / str(read_json(run / CARD)['file'])}"
 
 
 def claim_run(
@@ -145,13 +273,6 @@ def _shown(value: object) -> str:
     """A setting's value, cut where it is long."""
     text = "missing" if value is _MISSING else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-
-
-def _forget_others(file: Path) -> None:
-    """Remove older checkpoints, and one that its card had no time to name."""
-    for other in file.parent.glob("checkpoint-*.safetensors"):
-        if other != file:
-            other.unlink()
 
 
 def _generators(parallel: Parallel) -> dict[str, Tensor]:

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.records import Fields, parse_json
 from train_lm.files import hash_file, replacing
+
+BOM = b"\xef\xbb\xbf"
 
 Ints = NDArray[np.int64]
 
@@ -60,18 +64,21 @@ def read_curriculum(file: Path) -> Curriculum:
         raise FileNotFoundError(f"expected a curriculum at {file}, found none")
     world = ""
     steps: list[CurriculumStep] = []
-    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+    with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            try:
-                record = json.loads(line)
-                if number == 1:
-                    if record["format"] != "kncl-curriculum" or record["version"] != 1:
-                        raise ValueError("expected the header of a kncl-curriculum, version 1")
-                    world = str(record["world"])
-                    continue
+            place = f"{file}:{number}"
+            # Some editors put a byte order mark at the top of a file.
+            found = parse_json(line.removeprefix(BOM) if number == 1 else line, place)
+            record = Fields.of(found, place, "not a step of a curriculum")
+            unsealed(found, place)
+            if number == 1:
+                if (found.get("format"), found.get("version")) != ("kncl-curriculum", 1):
+                    raise ValueError(
+                        f"{place}: expected the header of a kncl-curriculum, version 1"
+                    )
+                world = record.text("world")
+            else:
                 steps.append(_step(record, number))
-            except (ValueError, KeyError, TypeError, OverflowError) as error:
-                raise ValueError(f"{file}:{number}: not a step of a curriculum: {error}") from None
     if not steps:
         raise ValueError(f"expected steps in curriculum {file}, got none")
     return Curriculum(file, world, tuple(steps), hash_file(file))
@@ -102,12 +109,11 @@ def write_curriculum(
         for t, p in zip(topics, passages, strict=True)
     ]
     with replacing(file, durable=durable) as part:
-        part.write_text("".join(json.dumps(line) + "\n" for line in [header, *steps]))
+        part.write_text("".join(json.dumps(sealed(line)) + "\n" for line in [header, *steps]))
 
 
-def _step(record: dict[str, object], line: int) -> CurriculumStep:
-    passages, tokens = record["passages"], record["tokens"]
-    whole = isinstance(passages, list) and all(type(p) is int for p in passages)
-    if not whole or not passages or type(tokens) is not int or not 0 < tokens < 2**63:
-        raise ValueError("expected whole numbers of passages, and tokens above 0")
+def _step(record: Fields, line: int) -> CurriculumStep:
+    passages, tokens = record.wholes("passages"), record.whole("tokens", least=1)
+    if not passages:
+        raise record.wrong("passages", "a passage or more")
     return CurriculumStep(np.array(passages, dtype=np.int64), tokens, line)

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+from train_lm.checked.records import parse_json
+
 Json = dict[str, Any]  # an object, as JSON knows it; whoever reads one checks what it holds
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # numpy's, of a full disk
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -275,10 +277,7 @@ def read_json(path: Path) -> Any:
     """Raises: FileNotFoundError, or ValueError naming the file where it is not JSON."""
     if not path.is_file():
         raise FileNotFoundError(f"expected a file at {path}, found none")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSON's own, or bytes that are no text
-        raise ValueError(f"expected JSON in {path}, got {error}: the file is damaged") from None
+    return parse_json(path.read_bytes(), path)
 
 
 def cache_folder() -> Path:

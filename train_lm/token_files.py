@@ -19,6 +19,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from train_lm.checked.arrays import load_array
+
 Ids = NDArray[np.unsignedinteger[Any]]
 Ints = NDArray[np.int64]
 
@@ -53,6 +55,13 @@ class TokenFiles:
                 f"expected {self.starts[-1]} tokens by the table of documents, got "
                 f"{len(self.tokens)}"
             )
+        # In order, so no document can reach beyond the tokens that there are.
+        if (self.starts[1:] < self.starts[:-1]).any():
+            at = int(np.flatnonzero(self.starts[1:] < self.starts[:-1])[0])
+            raise ValueError(
+                f"expected documents one after another, got one that begins at {self.starts[at]} "
+                f"and ends at {self.starts[at + 1]}"
+            )
 
     @classmethod
     def open(cls, folder: Path) -> TokenFiles:
@@ -61,15 +70,15 @@ class TokenFiles:
         Raises:
             ValueError: A file is missing or damaged, or the two do not fit together.
         """
+        for name in (TOKENS, STARTS):
+            if not (folder / name).is_file():
+                raise ValueError(f"expected {name} in {folder}, found none: rebuild it")
+        # Only ids are many.
+        tokens = load_array(folder / TOKENS, "u", (None,), mmap=True, advice="rebuild it")
+        starts = load_array(folder / STARTS, "iu", (None,), advice="rebuild it")
         try:
-            # Only ids are many.
-            tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
-            starts = np.load(folder / STARTS, allow_pickle=False)
             return cls(tokens, np.asarray(starts, dtype=np.int64))
-        except FileNotFoundError as error:
-            name = Path(str(error.filename)).name
-            raise ValueError(f"expected {name} in {folder}, found none: rebuild it") from None
-        except (OSError, ValueError, EOFError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"expected whole token files in {folder}: {error}: rebuild it"
             ) from None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from train_lm.checked.records import parse_json
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -51,15 +53,33 @@ def check_vocabulary(size: int) -> None:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Raises: FileNotFoundError, or ValueError where the file holds no tokenizer."""
+    """Raises: FileNotFoundError, or ValueError where the file holds no tokenizer of a world."""
     from tokenizers import Tokenizer
 
     if not path.is_file():
         raise FileNotFoundError(f"expected a tokenizer at {path}, found none: rebuild the world")
     try:
-        return _of_text_alone(Tokenizer.from_file(str(path)))
-    except Exception as error:  # the library raises nothing more precise
+        parse_json(path.read_bytes(), path)  # a parser in Rust has a limit of its own, or none
+        tokenizer = _of_text_alone(Tokenizer.from_file(str(path)))
+        _try_out(tokenizer)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing more precise, and its panics
         raise ValueError(f"expected a tokenizer in {path}, got {error}: rebuild it") from None
+    return tokenizer
+
+
+def _try_out(tokenizer: Tokenizer) -> None:
+    """Raises: ValueError, or what the library raises, where it is not one that we could train."""
+    end_of_text(tokenizer)
+    ids = sorted(tokenizer.get_vocab().values())
+    check_vocabulary(len(ids))
+    if ids != list(range(len(ids))):
+        raise ValueError(f"expected token ids from 0 to {len(ids) - 1}, got others")
+    text = "Every byte, ÿ and \N{SNOWMAN} too.\n"
+    known = tokenizer.decode(tokenizer.encode(text).ids)
+    if known != text:
+        raise ValueError(f"expected a text to come back as it was, got {known!r}")
 
 
 def as_transformers(tokenizer: Tokenizer, context: int | None = None) -> Any:

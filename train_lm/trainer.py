@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_lm.checked.arrays import load_tensors
 from train_lm.compiling import compile_for
 from train_lm.files import write_tensors
 from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of
@@ -227,17 +228,23 @@ class Trainer:
         """
         check_snapshot(snapshot, {n: tuple(p.shape) for n, p in self._named})
         states = {n: state_of(self.optimizers, p) for n, p in self._named}
-        missing = [f"{k}.{n}" for n, s in states.items() for k in s if f"{k}.{n}" not in snapshot]
-        if missing:
-            raise ValueError(
-                f"expected optimiser state {missing[0]}, got nothing: the snapshot is of another "
-                "optimiser"
-            )
+        for name, state in states.items():
+            for key, value in state.items():
+                found = snapshot.get(f"{key}.{name}")
+                if found is None or found.shape != value.shape:
+                    got = "nothing" if found is None else tuple(found.shape)
+                    raise ValueError(
+                        f"expected optimiser state {key}.{name} of shape {tuple(value.shape)}, "
+                        f"got {got}: the snapshot is of another optimiser"
+                    )
+        place = snapshot.get("schedule")
+        if place is None or place.shape != (4,) or place.is_floating_point() or place.min() < 0:
+            raise ValueError("expected a place in the schedule of four whole numbers, got none")
         for name, parameter in self._named:
             put(parameter, snapshot[f"model.{name}"])
             for key, value in states[name].items():
                 put(value, snapshot[f"{key}.{name}"])
-        updates, start, length, decays = snapshot["schedule"].tolist()
+        updates, start, length, decays = place.tolist()
         self.updates = updates
         self.schedule = replace(self.schedule, start=start, length=length, decays=bool(decays))
 
@@ -286,13 +293,4 @@ def save_snapshot(snapshot: Snapshot, path: Path, about: Mapping[str, Any] | Non
 
 def load_snapshot(path: Path) -> dict[str, Tensor]:
     """Raises: FileNotFoundError, or ValueError where the file is not whole safetensors."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a snapshot at {path}, found none")
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"expected a safetensors snapshot in {path}, got {error}") from None
+    return load_tensors(path, "the snapshot is damaged")[0]

@@ -7,6 +7,7 @@ hash.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +15,29 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from train_lm.checked.arrays import load_array, told
+from train_lm.checked.digests import read_sealed, sealed, verify
 from train_lm.curriculum import Curriculum
-from train_lm.files import cache_folder, hash_json, read_json, replacing_folder, sweep, write_json
+from train_lm.files import (
+    Json,
+    cache_folder,
+    hash_file,
+    hash_json,
+    remove_folder,
+    replacing_folder,
+    sweep,
+    write_json,
+)
 from train_lm.inside import check_links
-from train_lm.token_files import TRAIN, Ids, Ints, TokenFiles
+from train_lm.token_files import STARTS, TOKENS, TRAIN, Ids, Ints, TokenFiles
 from train_lm.tokenizer import id_type
+
+log = logging.getLogger(__name__)
+
+CACHED, ROW_OF = "card.json", "row_of.npy"  # beside the token files of a cached text
+
+# Files of a world that training reads.
+READ = ("passages.parquet", "tokenizer.json", TOKENS, STARTS)
 
 VERSION = 2  # raised whenever the cached files would hold other bytes
 
@@ -69,21 +88,30 @@ class TrainingText:
 
 
 def check_world(world: Path, curriculum: Curriculum) -> None:
-    """Refuse a curriculum of another world.
+    """Refuse a curriculum of another world, and a world that is damaged.
 
     Raises:
         FileNotFoundError: No world there.
-        ValueError: The curriculum is of another world.
+        ValueError: The curriculum is of another world, or a file that training reads is not the one
+            that the world was built with.
     """
     if not (world / "world.json").is_file():
         raise FileNotFoundError(f"expected a world directory at {world}, found no world.json there")
     check_links(world)
-    found = str(read_json(world / "world.json")["hash"])
+    card = read_sealed(world / "world.json", "rebuild the world")
+    found = card.text("hash")
     if found != curriculum.world:
         raise ValueError(
             f"expected a curriculum of world {found[:12]}, got one of world "
             f"{curriculum.world[:12]}: name the world that it was recorded in"
         )
+    files = card.inner("files")
+    for name in READ:
+        if (world / name).is_file() and not verify(world / name, files.text(name)):
+            raise ValueError(
+                f"expected {name} of world {world} whole, got other bytes than were built: it is "
+                "damaged or was changed since, rebuild it"
+            )
 
 
 def open_text(world: Path, world_hash: str, tokenizer: TextTokenizer | None) -> TrainingText:
@@ -96,18 +124,44 @@ def open_text(world: Path, world_hash: str, tokenizer: TextTokenizer | None) -> 
     key = hash_json({"world": world_hash, "tokenizer": own, "version": VERSION})
     folder = cache_folder() / f"text-{key[:32]}"
     sweep(folder.parent, folder.name)
-    if not (folder / "card.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with replacing_folder(folder) as part:
-                _write(world, tokenizer, part)
-                write_json(part / "card.json", {"world": world_hash, "tokenizer": own})
-        except OSError:
-            if not (folder / "card.json").is_file():
-                raise
-            # Another process was faster; its files are the same.
+    made = {"world": world_hash, "tokenizer": own}
+    try:
+        return _opened(folder, made)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        log.warning("training text: made again: %s", error)
+        remove_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing_folder(folder) as part:
+            _write(world, tokenizer, part)
+            files = {file.name: hash_file(file) for file in sorted(part.iterdir())}
+            write_json(part / CACHED, sealed({**made, "files": files}))
+    except OSError:
+        if not (folder / CACHED).is_file():
+            raise
+        # Another process was faster; its files are the same.
+    return _opened(folder, made)
+
+
+def _opened(folder: Path, made: Json) -> TrainingText:
+    """Raises: FileNotFoundError, or ValueError where a file of the cache is damaged."""
+    card = read_sealed(folder / CACHED)
+    for name, value in made.items():
+        if card.text(name) != value:
+            raise card.wrong(name, repr(value))
+    if "files" in card:  # one of before there were digests has none
+        digests = card.inner("files")
+        for name in (TOKENS, STARTS, ROW_OF):
+            file = folder / name
+            if not file.is_file() or not verify(file, digests.text(name)):
+                raise ValueError(f"expected {file} as it was written, got another or none")
     text = TokenFiles.open(folder)
-    return TrainingText(text.tokens, text.starts, np.load(folder / "row_of.npy"))
+    row_of = load_array(folder / ROW_OF, "i", (None,))
+    if not len(row_of) or not -1 <= row_of.min() <= row_of.max() < len(text):
+        raise ValueError(f"expected rows of {len(text)} passages in {folder / ROW_OF}, got others")
+    return TrainingText(text.tokens, text.starts, row_of)
 
 
 def tokenizer_hash(tokenizer: TextTokenizer) -> str:
@@ -124,7 +178,12 @@ def _write(world: Path, tokenizer: TextTokenizer | None, folder: Path) -> None:
     for name in ("passages.parquet", "tokenizer.json"):
         if not (world / name).is_file():
             raise ValueError(f"expected {name} in world {world}, found none: rebuild it")
-    table = pq.read_table(world / "passages.parquet", columns=["split", "text"], use_threads=False)
+    file = world / "passages.parquet"
+    table = told(
+        file,
+        lambda: pq.read_table(file, columns=["split", "text"], use_threads=False),
+        "rebuild the world",
+    )
     train = np.flatnonzero(table["split"].to_numpy() == TRAIN)
     text = (
         _kept(world, train, table.num_rows)
@@ -134,7 +193,7 @@ def _write(world: Path, tokenizer: TextTokenizer | None, folder: Path) -> None:
     text.save(folder)
     row_of = np.full(table.num_rows, -1, dtype=np.int64)
     row_of[train] = np.arange(len(train))
-    np.save(folder / "row_of.npy", row_of)
+    np.save(folder / ROW_OF, row_of)
 
 
 def _kept(world: Path, train: Ints, n_passages: int) -> TokenFiles:

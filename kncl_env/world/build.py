@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.build_config import BuildConfig
+from kncl_env.world.card import WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Corpus
 from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
@@ -38,7 +39,8 @@ from kncl_env.world.topics import (
     target_of,
     transfer_regions,
 )
-from kncl_env.world.world import WORLD_FORMAT, World, world_hash
+from kncl_env.world.world import World
+from train_lm.checked.digests import sealed
 from train_lm.files import hash_file, read_json, replacing_folder, write_json
 from train_lm.outputs import alone, holds_json
 from train_lm.token_files import TokenWriter
@@ -151,7 +153,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         say("hashing")
         card["files"] = {f.name: hash_file(f) for f in sorted(part.iterdir())}
         card["hash"] = world_hash(card)
-        write_json(part / "world.json", card)
+        write_json(part / "world.json", sealed(card))
     return World.open(out)
 
 

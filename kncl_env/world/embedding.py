@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from train_lm.checked.arrays import load_arrays
 from train_lm.files import replacing
 
 # A word, or a dotted name of documentation; single letters carry no topic.
@@ -39,6 +40,8 @@ class Embedder:
                 f"expected one idf and one component column per term, got {len(vocabulary)} "
                 f"terms, {len(idf)} idf and {components.shape[1]} columns: the file is damaged"
             )
+        if len(set(vocabulary)) != len(vocabulary):
+            raise ValueError("expected each term once, got one twice: the file is damaged")
         self.vocabulary = list(vocabulary)
         self.idf = np.asarray(idf, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.float32)
@@ -107,8 +110,14 @@ class Embedder:
 
     @classmethod
     def load(cls, path: Path) -> Embedder:
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(list(arrays["vocabulary"]), arrays["idf"], arrays["components"])
+        """Raises: FileNotFoundError, or ValueError where the file holds no embedder."""
+        wanted = {
+            "vocabulary": ("U", (None,)),
+            "idf": ("f", (None,)),
+            "components": ("f", (None, None)),
+        }
+        found = load_arrays(path, wanted, advice="rebuild it")
+        return cls(found["vocabulary"].tolist(), found["idf"], found["components"])
 
 
 def unit_rows(matrix: NDArray[Any]) -> NDArray[np.float32]:

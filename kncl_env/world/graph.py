@@ -16,6 +16,8 @@ from scipy import sparse
 # `similar`: a nearest neighbour in text space, where a corpus has no links.
 LINK_TYPES = ("link", "import", "base", "member", "similar")
 
+TYPES = len(LINK_TYPES)
+
 # Dimensions of `TopicGraph.coordinates`, at most.
 COORDINATES = 64
 
@@ -33,14 +35,29 @@ class TopicGraph:
     """
 
     def __init__(self, indptr: IntArray, indices: IntArray, types: NDArray[np.int8]) -> None:
-        if indptr[-1] != len(indices) or len(indices) != len(types):
+        if not len(indptr) or indptr[-1] != len(indices) or len(indices) != len(types):
+            claimed = indptr[-1] if len(indptr) else "no"
             raise ValueError(
-                f"expected {indptr[-1]} edges by the row pointers, got {len(indices)} targets and "
+                f"expected {claimed} edges by the row pointers, got {len(indices)} targets and "
                 f"{len(types)} types: the graph file is truncated or mixed up"
             )
         self.indptr = np.asarray(indptr, dtype=np.int64)
         self.indices = np.asarray(indices, dtype=np.int64)
         self.types = np.asarray(types, dtype=np.int8)
+        self._check()
+
+    def _check(self) -> None:
+        n = len(self)
+        if self.indptr[0] != 0 or (np.diff(self.indptr) < 0).any():
+            raise ValueError("expected row pointers that ascend from 0, got others")
+        for name, found, end in (("targets", self.indices, n), ("types", self.types, TYPES)):
+            if len(found) and not 0 <= found.min() <= found.max() < end:
+                raise ValueError(
+                    f"expected {name} of links from 0 to {end - 1}, got {found.min()} to "
+                    f"{found.max()}: the graph file is damaged"
+                )
+        if (self.indices == np.repeat(np.arange(n), np.diff(self.indptr))).any():
+            raise ValueError("expected no topic that links to itself, got one")
 
     @classmethod
     def from_links(cls, n_topics: int, rows: Sequence[Iterable[tuple[int, int]]]) -> TopicGraph:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.index_file import check_index_file
+from train_lm.checked.arrays import load_array
+from train_lm.checked.records import Fields
 from train_lm.files import read_json, write_json
 
 EXACT = 200_000  # [vectors] that are searched one by one
@@ -111,7 +113,8 @@ class PassageIndex:
         for name in ("index.json", "passages.faiss", "indexed_passages.npy"):
             if not (folder / name).is_file():
                 raise ValueError(f"expected {name} in {folder}, found none: rebuild the world")
-        found = str(read_json(folder / "index.json")["corpus_hash"])
+        card = folder / "index.json"
+        found = Fields.of(read_json(card), card, "rebuild the world").text("corpus_hash")
         if found != corpus_hash:
             raise ValueError(
                 f"expected an index of corpus {corpus_hash[:12]}, got one of corpus {found[:12]}: "
@@ -137,13 +140,7 @@ class PassageIndex:
 
 def _numbers(file: Path, n: int, below: int | None) -> NDArray[np.int64]:
     """(n,) passage number of each row, each once."""
-    found = np.load(file, mmap_mode="r", allow_pickle=False)
-    if found.shape != (n,) or found.dtype.kind not in "iu":
-        raise ValueError(
-            f"expected the numbers of {n} passages in {file.name}, got {found.dtype} of shape "
-            f"{found.shape}"
-        )
-    numbers = np.asarray(found, dtype=np.int64)
+    numbers = load_array(file, "iu", (n,)).astype(np.int64)
     past = np.iinfo(np.int64).max if below is None else below
     if n and (numbers.min() < 0 or numbers.max() >= past or len(np.unique(numbers)) < n):
         raise ValueError(

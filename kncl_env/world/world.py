@@ -17,23 +17,24 @@ from __future__ import annotations
 
 import difflib
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.cached import cached_array
+from kncl_env.world.card import read_card
 from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.splits import SPLITS, Passage
+from kncl_env.world.tables import read_passages, read_topics
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
-from train_lm.files import hash_json, read_json
-from train_lm.inside import check_links
-from train_lm.token_files import TRAIN, TokenFiles
+from train_lm.checked.arrays import load_array, load_arrays, reason
+from train_lm.checked.digests import verify
+from train_lm.token_files import STARTS, TOKENS, TRAIN, TokenFiles
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
@@ -41,17 +42,9 @@ if TYPE_CHECKING:
 
     from kncl_env.world.index import PassageIndex
 
-WORLD_FORMAT = 1
-
-# What the card of every world states.
-CARD = ("source", "licence", "corpus_hash", "settings", "scenario", "counts", "hash", "files")
+T = TypeVar("T")
 
 TITLES_VERSION = 1  # raised whenever the vectors of titles would come out with other values
-
-
-def world_hash(card: dict[str, Any]) -> str:
-    """Identity of a world: every file of it, its target and its settings."""
-    return hash_json({k: card[k] for k in ("format", "files", "settings", "scenario")})
 
 
 class World:
@@ -69,26 +62,7 @@ class World:
     @classmethod
     def open(cls, path: str | Path) -> World:
         path = Path(path)
-        if not (path / "world.json").is_file():
-            raise FileNotFoundError(
-                f"expected a world directory at {path}, found no world.json there: "
-                "make one with `kncl-env build`"
-            )
-        check_links(path)
-        card = read_json(path / "world.json")
-        found = card.get("format") if isinstance(card, dict) else "something else"
-        if found != WORLD_FORMAT:
-            raise ValueError(
-                f"expected world format {WORLD_FORMAT} in {path}, got {found}: "
-                "rebuild it with this version"
-            )
-        missing = [key for key in CARD if key not in card]
-        if missing:
-            raise ValueError(
-                f"expected {', '.join(missing)} in {path / 'world.json'}, found none: "
-                "the card was edited, rebuild the world"
-            )
-        return cls(path, card)
+        return cls(path, read_card(path))
 
     def __repr__(self) -> str:
         return f"World({self.card['source']}, {self.n_topics} topics, {self.hash[:12]})"
@@ -105,22 +79,30 @@ class World:
 
     @cached_property
     def _topics(self) -> dict[str, list[Any]]:
-        import pyarrow.parquet as pq
-
-        table: dict[str, list[Any]] = self._read("topics.parquet", pq.read_table).to_pydict()
+        table: dict[str, list[Any]] = self._read("topics.parquet", read_topics)
         return table
 
-    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
+    def _read(self, name: str, read: Callable[[Path], T]) -> T:
         """Read one file; whatever its library says of a damaged one becomes one clear error."""
+        file = self._whole(name)
+        try:
+            return read(file)
+        except Exception as error:  # pyarrow, numpy and others raise kinds of their own
+            raise ValueError(
+                f"expected {name} of world {self.path} whole, got {reason(error)}: rebuild it"
+            ) from None
+
+    def _whole(self, name: str) -> Path:
+        """A file of the world, if it is the one that was built."""
         file = self.path / name
         if not file.is_file():
             raise ValueError(f"expected {name} in world {self.path}, found none: rebuild it")
-        try:
-            return read(file)
-        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        if not verify(file, self.card["files"].get(name, "")):
             raise ValueError(
-                f"expected {name} of world {self.path} whole, got {error}: rebuild it"
-            ) from None
+                f"expected {name} of world {self.path} whole, got other bytes than were built: "
+                "it is damaged or was changed since, rebuild it"
+            )
+        return file
 
     @cached_property
     def titles(self) -> tuple[str, ...]:
@@ -154,18 +136,32 @@ class World:
 
     @cached_property
     def graph(self) -> TopicGraph:
-        def read(file: Path) -> TopicGraph:
-            with np.load(file, allow_pickle=False) as arrays:
-                return TopicGraph(arrays["indptr"], arrays["indices"], arrays["types"])
+        n = self.n_topics
 
-        graph: TopicGraph = self._read("graph.npz", read)
-        return graph
+        def read(file: Path) -> TopicGraph:
+            one = ("iu", (None,))
+            found = load_arrays(file, {"indptr": one, "indices": one, "types": one})
+            graph = TopicGraph(found["indptr"], found["indices"], found["types"])
+            if len(graph) != n:
+                raise ValueError(f"expected links of {n} topics, got {len(graph)}")
+            return graph
+
+        return self._read("graph.npz", read)
 
     @cached_property
     def topic_vectors(self) -> NDArray[np.float32]:
-        """(N, D) unit rows."""
-        vectors: NDArray[np.float32] = self._read("topic_vectors.npy", np.load)
-        return vectors
+        """(N, D) unit rows; zeros where no word of a topic is known."""
+
+        n = self.n_topics
+
+        def read(file: Path) -> NDArray[np.float32]:
+            found = load_array(file, "f", (n, None))
+            length = np.linalg.norm(found, axis=1)
+            if not (np.isclose(length, 1, atol=1e-3) | (length == 0)).all():
+                raise ValueError("expected vectors of length 1, got others")
+            return found
+
+        return self._read("topic_vectors.npy", read)
 
     @cached_property
     def title_vectors(self) -> NDArray[np.float32]:
@@ -176,13 +172,21 @@ class World:
             return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
 
         made_from = {"world": self.hash, "version": TITLES_VERSION}
-        return cached_array("titles", made_from, embedded)
+        return cached_array("titles", made_from, self.topic_vectors.shape, embedded)
 
     @cached_property
     def embedder(self) -> Embedder:
         """Maps any text into the space of `topic_vectors`."""
-        embedder: Embedder = self._read("embedder.npz", Embedder.load)
-        return embedder
+
+        width = self.topic_vectors.shape[1]
+
+        def read(file: Path) -> Embedder:
+            found = Embedder.load(file)
+            if found.dimensions != width:
+                raise ValueError(f"expected vectors of {width} dimensions, got {found.dimensions}")
+            return found
+
+        return self._read("embedder.npz", read)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, D) unit rows in the space of `topic_vectors`; zero where no word is known."""
@@ -193,6 +197,8 @@ class World:
         """The passage index. Raises: ValueError where it is of another corpus."""
         from kncl_env.world.index import PassageIndex
 
+        for name in ("index.json", "passages.faiss", "indexed_passages.npy"):
+            self._whole(name)
         dimensions, n_passages = self.topic_vectors.shape[1], len(self.passage_topic)
         return PassageIndex.open(self.path, self.corpus_hash, dimensions, n_passages)
 
@@ -200,14 +206,12 @@ class World:
     def tokenizer(self) -> Tokenizer:
         from train_lm.tokenizer import load_tokenizer
 
-        tokenizer: Tokenizer = self._read("tokenizer.json", load_tokenizer)
-        return tokenizer
+        return self._read("tokenizer.json", load_tokenizer)
 
     @cached_property
     def _passages(self) -> Any:
-        import pyarrow.parquet as pq
-
-        return self._read("passages.parquet", pq.read_table)
+        n = self.n_topics
+        return self._read("passages.parquet", lambda file: read_passages(file, n))
 
     @cached_property
     def passage_topic(self) -> NDArray[np.int64]:
@@ -250,12 +254,21 @@ class World:
         rows = np.arange(low, high)
         return rows[self.passage_split[low:high] == SPLITS.index(split)]
 
+    @cached_property
     def _token_files(self) -> TokenFiles:
+        for name in (TOKENS, STARTS):
+            self._whole(name)
         files = TokenFiles.open(self.path)
         if len(files) != len(self.passage_split):
             raise ValueError(
                 f"expected the tokens of {len(self.passage_split)} passages in world {self.path}, "
                 f"got those of {len(files)}: rebuild it"
+            )
+        known = self.tokenizer.get_vocab_size()
+        if len(files.tokens) and files.tokens.max() >= known:
+            raise ValueError(
+                f"expected token ids below {known} in world {self.path}, got "
+                f"{files.tokens.max()}: rebuild it"
             )
         return files
 
@@ -265,13 +278,13 @@ class World:
         train = self.passage_split == TRAIN
         return np.bincount(
             self.passage_topic[train],
-            weights=self._token_files().lengths[train],
+            weights=self._token_files.lengths[train],
             minlength=self.n_topics,
         ).astype(np.int64)
 
     def tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(M,) token ids of all passages, and (P + 1,) where each begins; the last entry is M."""
-        files = self._token_files()
+        files = self._token_files
         return files.tokens.astype(np.int64), files.starts
 
     def windows(self, context: int) -> TokenStore:
@@ -279,7 +292,7 @@ class World:
         # A segment is a run of one topic and one split, so no window reaches across splits.
         key = self.passage_topic * len(SPLITS) + self.passage_split
         segment = np.cumsum(np.diff(key, prepend=key[0]) != 0)
-        files = self._token_files()
+        files = self._token_files
         return TokenStore(files.tokens, files.starts, segment, context)
 
     @cached_property

@@ -32,9 +32,9 @@ from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
-from train_lm.checkpoint import claim_run, cut_metrics
-from train_lm.files import Json, append_line, hash_json, read_json, write_json, write_tensors
-from train_lm.inside import inside
+from train_lm.checked.arrays import reason
+from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics
+from train_lm.files import Json, append_line, hash_json
 from train_lm.plain_text import in_markdown
 
 MADE_BY = "kncl-policy train"
@@ -314,9 +314,8 @@ def train_ppo(
     policy.network.load_state_dict(starting_network(shape, init, config.sharpen).state_dict())
     anchor = policy.network if start.anchor is None else start.anchor
     policy.hold(copy.deepcopy(anchor), config.leash)
-    done = 0
-    if (out / "checkpoint.json").is_file():
-        done = _load_checkpoint(out, policy, env)
+    done = _load_checkpoint(out, policy, env)
+    if done:
         log.info("going on after iteration %d of %d", done, config.iterations)
     cut_metrics(out / "metrics.jsonl", done, "iteration")
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
@@ -432,44 +431,46 @@ def _claim(out: Path, started: Mapping[str, object], init: CuriosityPolicy | Non
 
 
 def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, iteration: int) -> None:
-    """Network and Adam as safetensors; the JSON that names them is written last."""
+    """Network and Adam, and the running statistics of the rewards."""
     arrays = {f"network.{k}": v for k, v in policy.network.state_dict().items()}
     for i, entry in policy.optimizer.state_dict()["state"].items():
         arrays |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    file = out / f"checkpoint-{iteration:05d}.safetensors"
-    write_tensors(file, arrays, durable=False)
-    card: dict[str, object] = {"iteration": iteration, "file": file.name}
+    more: dict[str, object] = {}
     if isinstance(env, VecNormalize):
         # JSON keeps every bit of a double.
-        card["returns"] = {k: float(v) for k, v in vars(env.ret_rms).items() if k in MOMENTS}
-    write_json(out / "checkpoint.json", card, durable=False)
-    _forget_others(file)
-
-
-def _forget_others(file: Path) -> None:
-    for old in file.parent.glob("checkpoint-*.safetensors"):
-        if old != file:
-            old.unlink()
+        more["returns"] = {k: float(v) for k, v in vars(env.ret_rms).items() if k in MOMENTS}
+    Checkpoints(out, "iteration").keep(iteration, arrays, more=more)
 
 
 def _load_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv) -> int:
-    from safetensors.torch import load_file
-
-    card = read_json(out / "checkpoint.json")
-    file = inside(out, card["file"], "checkpoint.json")
-    arrays = load_file(file)
-    _forget_others(file)  # a kill may have come before they were
-    policy.network.load_state_dict(
-        {k.removeprefix("network."): v for k, v in arrays.items() if k.startswith("network.")}
-    )
+    """Return to the last good checkpoint, if there is one; the iterations done."""
+    kept = Checkpoints(out, "iteration")
+    found = kept.newest()
+    if found is None:
+        return 0
+    kept.forget_others()
+    arrays = found.tensors
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in arrays.items():
-        if key.startswith("adam."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    whole = policy.optimizer.state_dict()
-    policy.optimizer.load_state_dict({**whole, "state": state})
+    try:
+        policy.network.load_state_dict(
+            {k.removeprefix("network."): v for k, v in arrays.items() if k.startswith("network.")}
+        )
+        parameters = list(policy.parameters())
+        for key, value in arrays.items():
+            if key.startswith("adam."):
+                _, index, name = key.split(".")
+                if value.ndim and value.shape != parameters[int(index)].shape:
+                    raise ValueError(f"{key} of shape {tuple(value.shape)}")
+                state.setdefault(int(index), {})[name] = value
+        whole = policy.optimizer.state_dict()
+        policy.optimizer.load_state_dict({**whole, "state": state})
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"expected a checkpoint of this run in {found.file}, got {reason(error)}: add --force "
+            "to begin again"
+        ) from None
     if isinstance(env, VecNormalize):
+        moments = found.card.inner("returns")
         for name in MOMENTS:
-            setattr(env.ret_rms, name, np.float64(card["returns"][name]))
-    return int(card["iteration"])
+            setattr(env.ret_rms, name, np.float64(moments.number(name)))
+    return found.done

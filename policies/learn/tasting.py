@@ -30,6 +30,8 @@ from policies.arms.registry import arm_of
 from policies.play.episodes import EpisodeTask, play_all
 from policies.play.journal import Journal
 from policies.play.seeds import TASTE_TRIALS, TASTING
+from train_lm.checked.digests import sealed
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import Json, write_json
 from train_lm.outputs import alone
 
@@ -173,7 +175,7 @@ def _learned(
         "arm": plan.arm,
         "seed": plan.seed,
     }
-    write_json(out, card)
+    write_json(out, sealed(card))
     return card
 
 
@@ -264,7 +266,18 @@ class TasteMeter:
         return _TasteWatch(env, self.by_step)
 
     def from_json(self, line: Json) -> Tasted:
-        return Tasted(line["traits"], line["rewards"])
+        found = Fields.of(line, "a tasting episode")
+        traits, size = line.get("traits"), len(TRAITS) * LEVELS
+        rows = isinstance(traits, list) and all(
+            isinstance(row, list) and len(row) == size and all(map(is_number(0, 1), row))
+            for row in traits
+        )
+        rewards = found.numbers("rewards")
+        if not rows or len(traits or []) != (len(rewards) if self.by_step else 0):
+            raise found.wrong("traits", f"a row of {size} shares for each of {len(rewards)} steps")
+        if not rewards:
+            raise found.wrong("rewards", "a reward or more")
+        return Tasted(traits or [], rewards)
 
 
 class _TasteWatch:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.settings import Settings
-from kncl_env.snapshot import load_env_snapshot, save_env_snapshot
+from kncl_env.snapshot import packed, unpacked
 from kncl_env.stage import NUCLEUS_VERSION, open_stage
 from kncl_env.world.world import World
 from policies.arms.arm import Arm
@@ -23,7 +23,9 @@ from policies.arms.registry import arm_of
 from policies.curiosity import CLOSED, CuriosityPolicy
 from policies.play.episodes import Playing
 from policies.play.seeds import EVALUATION
-from train_lm.checkpoint import CARD, claim_run, cut_metrics, last_checkpoint
+from train_lm.checked.arrays import rng_state
+from train_lm.checked.records import Fields, is_whole
+from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
 from train_lm.files import Json, append_line, hash_json, write_json
 from train_lm.model import save_model
@@ -32,7 +34,6 @@ from train_lm.plain_text import in_markdown
 from train_lm.tokenizer import as_transformers
 
 COMMAND = "kncl-policy run"
-SNAPSHOT = "checkpoint.safetensors"
 
 Line = Json  # of `metrics.jsonl`
 
@@ -93,6 +94,8 @@ class _Loop:
         self.learner = stage.learner()
         self.env = TopicExpansionEnv(stage, self.learner)
         self.episode = Playing(self.env, arm, seed, EVALUATION.choices)
+        # What of topics was never measured is not a number.
+        self.checkpoints = Checkpoints(out, "steps", finite=False)
         self.record: Json = {"topics": [], "passages": [], "over": False}
         self.record["select_before"] = self.learner.held_out_loss("select")
 
@@ -149,18 +152,28 @@ class _Loop:
             self.record["passages"],
             durable=self.episode.over,
         )
-        save_env_snapshot(self.out / SNAPSHOT, self.env.snapshot(), self.record)
-        write_json(
-            self.out / CARD, {"steps": len(self.record["topics"]), "file": SNAPSHOT}, durable=False
-        )
+        done = len(self.record["topics"])
+        self.checkpoints.keep(done, *packed(self.env.snapshot(), self.record))
 
     def _restore(self) -> None:
-        if (self.out / SNAPSHOT).is_file():
-            snapshot, self.record = load_env_snapshot(self.out / SNAPSHOT, self.env)
-            self.episode.observation = self.env.restore(snapshot)
-            self.episode.over = self.record["over"]
-            self.episode.rng.bit_generator.state = self.record["rng"]
-            self.episode.player.restore(self.record["player"])
+        found = self.checkpoints.newest()
+        if found is None:
+            return
+        self.checkpoints.forget_others()
+        snapshot, record = unpacked(found.tensors, found.head, self.env, found.file)
+        kept = Fields.of(record, found.file, "the checkpoint is damaged")
+        topics, passages = kept.wholes("topics", least=-1), record.get("passages", [])
+        read = isinstance(passages, list) and all(
+            isinstance(step, list) and all(map(is_whole(), step)) for step in passages
+        )
+        if not read or not len(passages) == len(topics) == found.done:
+            raise kept.wrong("passages", f"what {found.done} steps read")
+        kept.number("select_before")
+        self.record = record
+        self.episode.observation = self.env.restore(snapshot)
+        self.episode.over = kept.flag("over")
+        self.episode.rng.bit_generator.state = rng_state(record.get("rng"))
+        self.episode.player.restore(dict(kept.inner("player").values))
 
     def finish(self) -> Path:
         assert self.env.episode is not None

@@ -8,6 +8,7 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from policies.arms.arm import Turn
+from train_lm.checked.records import Fields, is_whole
 from train_lm.files import Json
 
 
@@ -46,7 +47,26 @@ class CurveMeter:
         return _CurveWatch(env)
 
     def from_json(self, line: Json) -> Curve:
-        return Curve(**{name: line[name] for name in Curve.__dataclass_fields__})
+        found = Fields.of(line, "the line of an episode")
+        passages = line.get("passages")
+        if not isinstance(passages, list) or not all(
+            isinstance(step, list) and all(map(is_whole(), step)) for step in passages
+        ):
+            raise found.wrong("passages", "passages read at each step")
+        curve = Curve(
+            tokens=found.wholes("tokens"),
+            loss=found.numbers("loss"),
+            topics=found.wholes("topics", least=-1),
+            passages=passages,
+            test_before=found.number("test_before"),
+            test_after=found.number("test_after"),
+            noise_share=found.or_none("noise_share", lambda name: found.number(name, 0, 1)),
+            flops_per_token=found.number("flops_per_token", least=0),
+        )
+        steps = len(curve.topics)
+        if not len(curve.tokens) - 1 == len(curve.loss) - 1 == len(passages) == steps:
+            raise found.wrong("tokens", f"a measurement before and after each of {steps} steps")
+        return curve
 
 
 class _CurveWatch:

@@ -23,7 +23,8 @@ from kncl_env.vector import side_by_side
 from kncl_env.world.world import World
 from policies.arms.arm import Arm, Turn
 from policies.arms.registry import arm_of
-from policies.play.journal import Journal, Key, key_of
+from policies.play.journal import REMEDY, Journal, Key, key_of
+from train_lm.checked.records import Fields
 from train_lm.files import Json
 
 
@@ -104,8 +105,11 @@ class EpisodeRecord(Generic[M]):
 
     @classmethod
     def from_json(cls, line: Json, meter: Meter[M]) -> EpisodeRecord[M]:
-        own = {name: line[name] for name in ("arm", "digest", "seed", "learner_seed")}
-        return cls(**own, measured=meter.from_json(line))
+        """Raises: ValueError where it is no record."""
+        found = Fields.of(line, "the line of an episode")
+        own = (found.text("arm"), found.text("digest"))
+        seeds = (found.whole("seed"), found.whole("learner_seed"))
+        return cls(*own, *seeds, measured=meter.from_json(line))
 
 
 class Playing:
@@ -165,7 +169,11 @@ def play_all(
     records: dict[Key, EpisodeRecord[M]] = {}
     for key, task in keyed:
         if key in journal.lines:
-            records[key] = EpisodeRecord.from_json(journal.lines[key], task.meter)
+            try:
+                records[key] = EpisodeRecord.from_json(journal.lines[key], task.meter)
+            except ValueError as error:
+                who = f"{task.arm}, seed {task.seed}"
+                raise ValueError(f"{journal.file}, episode of {who}: {error}: {REMEDY}") from None
             on_record(records[key])
     waiting = {key: task for key, task in keyed if key not in records}  # each once
     for wave in _waves(world, [*waiting.values()], learners, compile):

@@ -23,6 +23,7 @@ from policies.play.plan import Plan
 from policies.play.results import write_results
 from policies.play.seeds import EVALUATION
 from policies.verdict.summary import Summary
+from train_lm.checked.records import Fields
 from train_lm.checkpoint import claim_run
 from train_lm.files import read_json
 from train_lm.outputs import alone
@@ -54,8 +55,9 @@ def evaluate(
     rules = settings.rules
     updates = len(arms) * plan.seeds * rules.steps * rules.updates_per_step
     # As it began: the last digits depend on it.
-    begun = read_json(out / "config.json") if (out / "config.json").is_file() else {}
-    compiled = bool(begun.get("compiled", worth_compiling(updates)))
+    config = out / "config.json"
+    begun = Fields.of(read_json(config) if config.is_file() else {}, config)
+    compiled = begun.flag("compiled") if "compiled" in begun else worth_compiling(updates)
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS, "traits": TRAITS_VERSION}
     run = {"world": world.hash, "settings": settings.to_json(), "inits": plan.inits}
     run |= {"versions": versions, "compiled": compiled}
@@ -79,12 +81,13 @@ def check_nothing_lost(out: Path, names: Sequence[str], seeds: int) -> None:
     """Raises: ValueError where a report in `out` has arms or seeds that a new one would not."""
     if not (out / "scores.json").is_file():
         return
-    found = read_json(out / "scores.json")
-    lost = [name for name in found["arms"] if name not in names]
-    if lost or len(found["seeds"]) > seeds:
+    file = out / "scores.json"
+    found = Fields.of(read_json(file), file, "name another --out, or add --force to begin again")
+    arms, before = list(found.inner("arms")), len(found.wholes("seeds"))
+    if before > seeds or not set(arms) <= set(names):
         raise ValueError(
-            f"expected all that the report in {out} is about, {len(found['seeds'])} seeds of "
-            f"{', '.join(found['arms'])}, got {seeds} seeds of {', '.join(names)}: name them too, "
+            f"expected all that the report in {out} is about, {before} seeds of "
+            f"{', '.join(arms)}, got {seeds} seeds of {', '.join(names)}: name them too, "
             "name another --out, or add --force to begin again"
         )
 

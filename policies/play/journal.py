@@ -7,11 +7,18 @@ everything before it counts.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from kncl_env.settings import Settings
+from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.records import Fields, parse_json
 from train_lm.checkpoint import differences
 from train_lm.files import Json, append_line, replacing
+
+log = logging.getLogger(__name__)
+
+REMEDY = "remove the line to have its episode played again"
 
 Key = tuple[str, ...]
 Line = Json
@@ -37,7 +44,7 @@ class Journal:
         if file.is_file() and (whole := _whole_lines(file)):
             self._check(whole[0], json.loads(json.dumps(header)))
             self.header = whole[0]
-            self.lines = {key_of(line): line for line in whole[1:]}
+            self.lines = {_key_at(file, n, line): line for n, line in enumerate(whole[1:], 2)}
         else:
             self._begin()
         if not file.read_bytes().endswith(b"\n"):  # torn: it must not run into the next line
@@ -46,12 +53,12 @@ class Journal:
     def append(self, line: Line) -> None:
         """Add a line; it counts from the moment that it is whole."""
         self.lines[key_of(line)] = line
-        append_line(self.file, line)
+        append_line(self.file, sealed(line))
 
     def _begin(self) -> None:
         # What a kill, or a power cut, may have left of our own first line is written again.
         left = self.file.read_bytes() if self.file.is_file() else b""
-        if not json.dumps(self.header).encode().startswith(left):
+        if not json.dumps(sealed(self.header)).encode().startswith(left):
             raise ValueError(
                 f"expected a file of {self.header['format']} at {self.file}, got another kind of "
                 "file: name another --out"
@@ -62,7 +69,7 @@ class Journal:
     def _rewrite(self) -> None:
         with replacing(self.file) as part:
             lines = [self.header, *self.lines.values()]
-            part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            part.write_text("".join(json.dumps(sealed(line)) + "\n" for line in lines))
 
     def _check(self, found: Line, wanted: Line) -> None:
         if found.get("format") != wanted["format"]:
@@ -99,14 +106,25 @@ def read_lines(file: Path, format: str) -> tuple[Line, list[Line]]:
     return whole[0], whole[1:]
 
 
+def _key_at(file: Path, number: int, line: Line) -> Key:
+    found = Fields.of(line, f"{file}:{number}", REMEDY)
+    for name in ("arm", "digest"):
+        found.text(name)
+    for name in ("seed", "learner_seed"):
+        found.whole(name)
+    return key_of(line)
+
+
 def _whole_lines(file: Path) -> list[Line]:
     lines: list[Line] = []
-    for number, line in enumerate(file.read_text().split("\n")[:-1], 1):
+    *whole, rest = file.read_bytes().split(b"\n")
+    if rest:
+        log.warning("%s:%d: left out: an unfinished last line", file, len(whole) + 1)
+    for number, line in enumerate(whole, 1):
+        place = f"{file}:{number}"
+        found = Fields.of(parse_json(line, place), place, REMEDY)
         try:
-            found = json.loads(line)
+            lines.append(unsealed(dict(found.values), place))
         except ValueError as error:
-            raise ValueError(f"expected a line of JSON at {file}:{number}, got {error}") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"expected an object at {file}:{number}, got {line[:40]!r}")
-        lines.append(found)
+            raise ValueError(f"{error}: {REMEDY}") from None
     return lines

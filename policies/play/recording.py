@@ -22,6 +22,7 @@ from policies.arms.registry import arm_of
 from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
 from policies.play.journal import Journal, read_lines
 from policies.play.seeds import RECORDING
+from train_lm.checked.records import Fields, is_number
 from train_lm.files import Json
 from train_lm.outputs import alone
 
@@ -71,17 +72,24 @@ class StepMeter:
         return _StepWatch(env, self)
 
     def from_json(self, line: Json) -> Steps:
-        return Steps(
-            [
-                RecordedStep(
-                    topic=step["topic"],
-                    windows={int(t): n for t, n in step["windows"].items()},
-                    held_out=step["held_out"],
-                    probes={int(t): x for t, x in step["probes"].items()},
-                )
-                for step in line["steps"]
-            ]
-        )
+        steps = Fields.of(line, "the line of an episode").inners("steps")
+        return Steps([_step(step) for step in steps])
+
+
+def _step(found: Fields) -> RecordedStep:
+    windows, probes = found.inner("windows"), found.inner("probes")
+    return RecordedStep(
+        topic=found.whole("topic", least=-1),
+        windows={_topic(windows, name): windows.whole(name, least=1) for name in windows},
+        held_out=found.number("held_out"),
+        probes={_topic(probes, name): probes.number(name) for name in probes},
+    )
+
+
+def _topic(found: Fields, name: str) -> int:
+    if not (name.isascii() and name.isdigit() and len(name) < 16):
+        raise ValueError(f"expected numbers of topics in {found.place}, got {name[:40]!r}")
+    return int(name)
 
 
 class _StepWatch:
@@ -215,6 +223,7 @@ def read_episodes(files: Iterable[Path]) -> tuple[Json, list[Json]]:
             first, rest = read_lines(file, FORMAT)
         except ValueError as error:
             raise ValueError(f"{error}: make one with `kncl-policy record`") from None
+        _check(file, first, rest)
         if header is not None and any(header[k] != first[k] for k in ("world", "settings")):
             raise ValueError(f"expected files of one world and its settings, got others in {file}")
         header = header or first
@@ -222,3 +231,22 @@ def read_episodes(files: Iterable[Path]) -> tuple[Json, list[Json]]:
     if header is None:
         raise ValueError("expected at least one file of episodes, got none")
     return header, episodes
+
+
+def _check(file: Path, header: Json, episodes: Sequence[Json]) -> None:
+    """Raises: ValueError where something that a surrogate is fitted to is not what it has to be."""
+    first = Fields.of(header, f"{file}:1")
+    first.text("world")
+    first.inner("settings")
+    first.number("held_out")
+    probes, fits = header.get("probes"), is_number()
+    if not isinstance(probes, list) or not all(x is None or fits(x) for x in probes):
+        raise first.wrong("probes", "a list of finite numbers and nulls")
+    for number, line in enumerate(episodes, 2):
+        try:
+            steps = StepMeter(0, 0).from_json(line).steps
+            read = [max([s.topic, *s.windows, *s.probes]) for s in steps]
+            if not steps or max(read) >= len(probes):
+                raise ValueError(f"expected steps that read topics below {len(probes)}, got others")
+        except ValueError as error:
+            raise ValueError(f"{file}:{number}: {error}") from None

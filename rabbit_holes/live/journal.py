@@ -17,6 +17,8 @@ from threading import Lock
 from typing import Any, BinaryIO
 
 from rabbit_holes.path import Visit
+from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.records import Fields, parse_json
 from train_lm.files import replacing, sweep
 
 logger = logging.getLogger(__name__)
@@ -149,26 +151,40 @@ class Journal:
         self._stale = bool(rest)
         for number, line in enumerate(lines or [rest], start=1):
             try:
-                record = json.loads(line)
-                if number == 1:
-                    self._check(record)
-                elif record["walk"] in done and record["kind"] != "failure":
-                    self._stale = True
-                    if record.get("step") == 0:
-                        self._forgive(record["walk"])
-                else:
-                    self._take(record)
-            except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                record = self._record(line, number)
+                if number > 1:
+                    self._replay_one(record, done)
+            except (KeyError, TypeError, ValueError) as error:
                 if number == 1:
                     raise ValueError(
                         f"expected the journal of a collection in {self.file}, got another file: "
-                        "name another --out"
+                        f"{error}: name another --out"
                     ) from None
                 self._stale = True
                 logger.warning("%s:%d: left out, visit again: %s", self.file, number, error)
+                continue
+            if number == 1:
+                self._check(record)
+
+    def _record(self, line: bytes, number: int) -> dict[str, Any]:
+        place = f"{self.file}:{number}"
+        found = Fields.of(parse_json(line, place), place)
+        if number == 1 and found.text("kind") != "collection":
+            raise found.wrong("kind", "'collection'")
+        if number == 1:
+            found.inner("settings")
+        return unsealed(dict(found.values), place)
+
+    def _replay_one(self, record: dict[str, Any], done: Collection[str]) -> None:
+        if record["walk"] in done and record["kind"] != "failure":
+            self._stale = True
+            if record.get("step") == 0:
+                self._forgive(record["walk"])
+        else:
+            self._take(record)
 
     def _check(self, record: Any) -> None:
-        if record["kind"] != "collection" or record["version"] != _VERSION:
+        if record.get("version") != _VERSION:
             raise ValueError(f"expected a journal of version {_VERSION} in {self.file}")
         before, settings = record["settings"], self.settings
         for name in sorted({*before, *settings}):
@@ -182,12 +198,14 @@ class Journal:
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.pop("kind")
         if kind == "failure":
-            failure = Failure(*(record[name] for name in ("walk", "title", "reason", "detail")))
+            found = Fields.of(record, "a failure")
+            failure = Failure(*map(found.text, ("walk", "title", "reason", "detail")))
             self.failures.append(failure)
             if failure.walk in self.walks:
                 self.walks[failure.walk].failures.append(failure)
         elif kind == "begin":
-            self.walks.setdefault(record["walk"], WalkLog(float(record["began"])))
+            found = Fields.of(record, "the beginning of a walk")
+            self.walks.setdefault(found.text("walk"), WalkLog(found.number("began")))
         else:
             visits = self.walks[record["walk"]].visits
             if record["step"] != len(visits):
@@ -220,10 +238,10 @@ def is_journal(file: pathlib.Path) -> bool:
     with file.open("rb") as stream:
         first = stream.readline()
     try:
-        return not first or json.loads(first)["kind"] == "collection"
+        return not first or parse_json(first, file)["kind"] == "collection"
     except (ValueError, KeyError, TypeError):
         return False
 
 
 def _to_line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(sealed(record), separators=(",", ":")).encode() + b"\n"

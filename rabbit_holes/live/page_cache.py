@@ -8,20 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import sqlite3
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from rabbit_holes.live.errors import WikiError
 from rabbit_holes.live.etiquette import Gate
+from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.records import Fields, parse_json
 
 # Version 1 knew no disambiguation pages and kept absences; it is read, and becomes this one.
 _SCHEMA_VERSION = 2
+
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+LISTS = ("links", "disambiguations")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,16 +105,36 @@ class PageCache:
         host = re.sub(r"[^a-z0-9.]+", "-", urlsplit(api).netloc.lower())
         self.file = folder / f"{host}-{hashlib.sha256(api.encode()).hexdigest()[:8]}.sqlite"
         self._lock = threading.Lock()
+        try:
+            self._connect()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in DAMAGED:
+                raise self._unusable(error) from None
+            aside = next(
+                place
+                for n in count(1)
+                if not (place := self.file.with_name(f"{self.file.name}.damaged-{n}")).exists()
+            )
+            log.warning("%s: set aside as %s, begun anew: %s", self.file, aside.name, error)
+            self.file.replace(aside)
+            for rest in ("-wal", "-shm"):
+                self.file.with_name(self.file.name + rest).unlink(missing_ok=True)
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as again:
+                raise self._unusable(again) from None
+
+    def _unusable(self, error: sqlite3.Error) -> ValueError:
+        return ValueError(
+            f"expected a page cache in {self.file}, got {error}: delete it or name another "
+            "folder with --cache"
+        )
+
+    def _connect(self) -> None:
         self._base = sqlite3.connect(self.file, timeout=30, check_same_thread=False)
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
-            self._base.close()
-            raise ValueError(
-                f"expected a page cache in {self.file}, got {error}: delete it or name another "
-                "folder with --cache"
-            ) from None
-        except ValueError:
+        except BaseException:
             self._base.close()
             raise
 
@@ -130,46 +161,92 @@ class PageCache:
 
     def get(self, asked: str) -> Page | None:
         """The page that a title led to when it was asked for; None if there was none yet."""
-        with self._lock, closing(self._base.cursor()) as cursor:
-            row = cursor.execute(
-                "SELECT record FROM page WHERE key = coalesce("
-                "(SELECT key FROM alias WHERE asked = ?), ?)",
-                (asked, asked),
-            ).fetchone()
-        if row is None:
+        try:
+            with self._lock, closing(self._base.cursor()) as cursor:
+                row = cursor.execute(
+                    "SELECT record, key FROM page WHERE key = coalesce("
+                    "(SELECT key FROM alias WHERE asked = ?), ?)",
+                    (asked, asked),
+                ).fetchone()
+            return None if row is None else _page(row[0], row[1], self.file)
+        except (ValueError, sqlite3.DatabaseError) as error:
+            log.warning("%s: asked for again: %r: %s", self.file, asked, error)
             return None
-        fields = json.loads(row[0])
-        if "reason" in fields:  # an absence, which version 1 kept
-            return None
-        lists = {name: tuple(fields.get(name, ())) for name in ("links", "disambiguations")}
-        return Page(**{**fields, **lists})
 
     def put(self, asked: str, page: Page) -> None:
         """Store the page that `asked` led to, under its own title as well."""
-        record = json.dumps(asdict(page), ensure_ascii=True)
-        with self._lock, self._base:
+        record = json.dumps(sealed(asdict(page)), ensure_ascii=True)
+        with self._writing():
             self._base.execute("INSERT OR REPLACE INTO page VALUES (?, ?)", (page.title, record))
             self._base.execute("DELETE FROM alias WHERE asked = ?", (asked,))
             if asked != page.title:
                 self._base.execute("INSERT INTO alias VALUES (?, ?)", (asked, page.title))
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; a damaged file is not worth a run."""
+        try:
+            with self._lock, self._base:
+                yield
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in DAMAGED:
+                raise self._unusable(error) from None
+            log.warning("%s: a page is not kept: %s", self.file, error)
+
     def get_licence(self) -> str | None:
         """The licence that the wiki told; None if it has not yet, or version 1 noted as much."""
-        with self._lock:
-            row = self._base.execute("SELECT record FROM site").fetchone()
-        licence: str | None = None if row is None else json.loads(row[0])["licence"]
+        try:
+            with self._lock:
+                row = self._base.execute("SELECT record FROM site").fetchone()
+            if row is None:
+                return None
+            found = _fields(row[0], self.file)
+            licence = found.or_none("licence", found.text)
+        except (ValueError, sqlite3.DatabaseError) as error:
+            log.warning("%s: licence asked for again: %s", self.file, error)
+            return None
         return None if licence == "unknown" else licence
 
     def put_licence(self, licence: str) -> None:
-        with self._lock, self._base:
+        with self._writing():
             self._base.execute(
                 "INSERT OR REPLACE INTO site VALUES ('site', ?)",
-                (json.dumps({"licence": licence}),),
+                (json.dumps(sealed({"licence": licence})),),
             )
 
     def close(self) -> None:
         with self._lock:
             self._base.close()
+
+
+def _fields(record: object, file: Path) -> Fields:
+    """Raises: ValueError where a record is not what was written."""
+    if not isinstance(record, str):
+        raise ValueError(f"expected text as a record in {file}, got another kind")
+    found = Fields.of(parse_json(record, file), file)
+    return Fields(unsealed(dict(found.values), file), found.place)
+
+
+def _page(record: object, key: object, file: Path) -> Page | None:
+    """Raises: ValueError where it is no page."""
+    found = _fields(record, file)
+    if "reason" in found:  # an absence, which version 1 kept
+        return None
+    if found.text("title") != key or not found.text("title").strip():
+        raise found.wrong("title", repr(key))
+    lists = {name: found.texts(name) if name in found else [] for name in LISTS}
+    return Page(
+        title=found.text("title"),
+        page_id=found.whole("page_id"),
+        revision_id=found.whole("revision_id"),
+        links=tuple(lists["links"]),
+        text=found.or_none("text", found.text) if "text" in found else None,
+        has_text=found.flag("has_text") if "has_text" in found else False,
+        disambiguation=(
+            found.or_none("disambiguation", found.flag) if "disambiguation" in found else None
+        ),
+        disambiguations=tuple(lists["disambiguations"]),
+    )
 
 
 class Wiki(Protocol):

@@ -1,0 +1,542 @@
+"""Honest files of every kind, made on the tiny world of the tests, and what reads each of them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
+# Nothing may outlive a fork: neither threads nor a network.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+import numpy as np  # noqa: E402
+from fakes import corpus_of, fake_env  # noqa: E402
+from mutations import Kind, in_a_child  # noqa: E402
+from rabbit_hole_fakes import finished, unfinished, walk_of, write_snap  # noqa: E402
+
+from kncl_env.settings import Settings  # noqa: E402
+from train_lm.files import hash_file, read_json, write_json  # noqa: E402
+
+SETTINGS = Settings.of(
+    nucleus_topics=6,
+    nucleus_updates=30,
+    steps=4,
+    updates_per_step=2,
+    batch=4,
+    breadth=16,
+    slots=6,
+    model="xxs",
+)
+WORLD = (
+    *(("world.json", "json"), ("passages.parquet", "bytes"), ("topics.parquet", "bytes")),
+    *(("tokens.npy", "npy"), ("starts.npy", "npy"), ("tokenizer.json", "json")),
+    *(("graph.npz", "npz"), ("topic_vectors.npy", "npy"), ("embedder.npz", "npz")),
+    *(("index.json", "json"), ("passages.faiss", "bytes"), ("indexed_passages.npy", "npy")),
+)
+API = "https://example.org/w/api.php"
+
+
+def ready() -> None:
+    """Import what readers need, so that each fork finds it there."""
+    import faiss  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import scipy.sparse.linalg  # noqa: F401
+    import sklearn.feature_extraction.text  # noqa: F401
+    import tokenizers  # noqa: F401
+    import torch
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import train_lm.checkpoint  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def identity(*parts: object) -> str:
+    """What tells one result from another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
+        elif hasattr(part, "numpy"):
+            digest.update(identity(part.numpy()).encode())
+        elif isinstance(part, dict):
+            digest.update(identity(*[x for item in sorted(part.items()) for x in item]).encode())
+        else:
+            digest.update(repr(part).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def kinds_in(folder: Path) -> list[Kind]:
+    """Every kind, its honest files made in a folder."""
+    ready()
+    os.environ["KNCL_CACHE"] = str(folder / "cache")
+    told = in_a_child(lambda: _make(folder), 600)
+    if told["how"] != "value":
+        raise RuntimeError(f"honest files could not be made: {told}")
+    cache = folder / "cache"
+    nucleus = next(cache.glob("nucleus-*"))
+    text = next(cache.glob("text-*"))
+    world = folder / "world"
+    kinds = [Kind(f"world: {n}", world, n, READERS[n], form) for n, form in WORLD]
+    kinds += [
+        Kind(f"hostile: {n}", world, n, READERS[n], form, reseal_world, loose=True)
+        for n, form in WORLD
+    ]
+    policy = folder / "policy"
+    for n, form in (("policy.json", "json"), ("policy.safetensors", "safetensors")):
+        kinds.append(Kind(f"policy: {n}", policy, n, read_policy, form))
+        kinds.append(Kind(f"hostile: {n}", policy, n, read_policy, form, reseal_policy, loose=True))
+    kinds += [
+        Kind("taste", folder / "small", "taste.json", read_taste, "json"),
+        Kind("surrogate", folder / "small", "surrogate.json", read_surrogate, "json"),
+        Kind("recorded episodes", folder / "small", "record.jsonl", read_recorded, "jsonl"),
+        Kind(
+            "evaluation: episodes",
+            folder / "evaluation",
+            "episodes.jsonl",
+            _evaluate(world),
+            "jsonl",
+        ),
+        Kind(
+            "evaluation: config.json",
+            folder / "evaluation",
+            "config.json",
+            _evaluate(world),
+            "json",
+        ),
+        Kind(
+            "evaluation: scores.json",
+            folder / "evaluation",
+            "scores.json",
+            _evaluate(world),
+            "json",
+        ),
+    ]
+    for name, read in (("train", read_ppo), ("train-lm", read_run), ("run", _read_loop(world))):
+        root = folder / name
+        newest = sorted(f.name for f in root.glob("checkpoint*.safetensors"))[-1]
+        kinds.append(Kind(f"{name}: checkpoint.json", root, "checkpoint.json", read, "json"))
+        kinds.append(Kind(f"{name}: checkpoint", root, newest, read, "safetensors"))
+    phase = _nucleus(world)
+    for file, form in (
+        ("card.json", "json"),
+        ("times_read.npy", "npy"),
+        ("nucleus.safetensors", "safetensors"),
+        (next(nucleus.glob("reference-*")).name, "json"),
+    ):
+        kinds.append(Kind(f"nucleus: {file[:19]}", cache, f"{nucleus.name}/{file}", phase, form))
+    for name in ("traits", "titles"):
+        file = next(cache.glob(f"{name}-*"))
+        kinds.append(Kind(f"{name} cache", cache, file.name, _traits(world), file.suffix[1:]))
+    for file, form in (
+        ("card.json", "json"),
+        ("tokens.npy", "npy"),
+        ("starts.npy", "npy"),
+        ("row_of.npy", "npy"),
+    ):
+        kinds.append(Kind(f"text: {file}", cache, f"{text.name}/{file}", _text(world), form))
+    (pages,) = (folder / "pages").glob("*.sqlite")
+    kinds += [
+        Kind("curriculum", folder / "small", "curriculum.jsonl", read_order, "jsonl"),
+        Kind("paths", folder / "small", "paths.jsonl", read_walks, "jsonl", loose=True),
+        Kind("page cache", folder / "pages", pages.name, read_pages, "bytes"),
+        Kind("journal of a collection", folder / "small", "w.jsonl.journal", read_journal, "jsonl"),
+        Kind(
+            "clickstream", folder / "small", "clicks.tsv", _clicks("clicks.tsv"), "text", loose=True
+        ),
+        Kind(
+            "clickstream, packed",
+            folder / "small",
+            "c.tsv.gz",
+            _clicks("c.tsv.gz"),
+            "bytes",
+            loose=True,
+        ),
+        Kind("llm games", folder / "small", "games.jsonl", read_llm_games, "jsonl", loose=True),
+    ]
+    tables = "wikispeedia_paths-and-graph"
+    for file in ("articles.tsv", "links.tsv", "paths_finished.tsv", "paths_unfinished.tsv"):
+        kinds.append(
+            Kind(
+                f"wikispeedia: {file}",
+                folder / "snap",
+                f"{tables}/{file}",
+                read_snap,
+                "text",
+                loose=True,
+            )
+        )
+    return kinds
+
+
+# --- how they are made ------------------------------------------------------------------------
+
+
+def _make(folder: Path) -> str:
+    import torch
+
+    from kncl_env.world.build import BuildConfig, build_world
+    from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+    from policies.play.closed_loop import run_closed_loop
+
+    torch.set_num_threads(1)
+    config = BuildConfig(scenario="focused", region="region.3", vocab_size=300, passage_bytes=200)
+    world = build_world(corpus_of(n_topics=40, seed=0), folder / "world", config)
+    (folder / "small").mkdir()
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16)), {"made_by": "test"}).save(
+        folder / "policy"
+    )
+    _make_small(folder / "small", world)
+    _evaluate(folder / "world")(folder / "evaluation")
+    run_closed_loop(world, "random", SETTINGS, folder / "run", seed=3, save_every=2)
+    for extra in ("model", "tensorboard"):
+        _remove(folder / "run" / extra)
+    read_ppo(folder / "train")
+    _remove(folder / "train" / "tensorboard")
+    (folder / "train-lm").mkdir()
+    read_run(folder / "train-lm")
+    _traits(folder / "world")(folder / "cache")
+    _text(folder / "world")(folder / "cache")
+    _make_walks(folder)
+    return "made"
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_small(folder: Path, world: Any) -> None:
+    from kncl_env.passage_traits import LEVELS, TRAITS
+    from kncl_env.surrogate import Dynamics, Surrogate
+    from kncl_env.taste import TASTE_FORMAT, Taste
+    from policies.play.recording import RecordingPlan, record
+    from train_lm.checked.digests import sealed
+    from train_lm.curriculum import write_curriculum
+
+    rng = np.random.default_rng(0)
+    taste = Taste.of(rng.normal(size=(len(TRAITS), LEVELS)), 0.4)
+    write_json(folder / "taste.json", sealed({"format": TASTE_FORMAT, "taste": taste.to_json()}))
+    n = world.n_topics
+    start, fall = rng.uniform(3, 5, n), rng.uniform(1, 2, n)
+    start[2] = np.nan
+    Surrogate(world.hash, SETTINGS.to_json(), Dynamics(), 4.0, start, fall, fall / n, {}).save(
+        folder / "surrogate.json"
+    )
+    record(world, SETTINGS, RecordingPlan(["random"], 3, probes=4), folder / "record.jsonl")
+    write_curriculum(
+        folder / "curriculum.jsonl", world.hash, 256, [1, -1, 5], [[3, 4], [0], [7, 9, 11]]
+    )
+
+
+def _make_walks(folder: Path) -> None:
+    from rabbit_holes.live.journal import Failure, Journal
+    from rabbit_holes.live.page_cache import Page, PageCache
+    from rabbit_holes.path import Visit, write_paths
+
+    small = folder / "small"
+    walks = [walk_of("Ant", "Bee", "Cat", id=f"w{i}", goal="Cat", meta={"n": i}) for i in range(4)]
+    write_paths(small / "paths.jsonl", walks)
+    cache = PageCache(folder / "pages", API)
+    for i in range(6):
+        links = tuple(f"Page {j}" for j in range(6) if j != i)
+        cache.put(f"page {i}", Page(f"Page {i}", i, 10 + i, links, "Some text.", True, False))
+    cache.put_licence("CC BY-SA 4.0")
+    cache.close()
+    journal = Journal(small / "w.jsonl.journal", {"depth": 3})
+    for walk in ("a", "b"):
+        journal.begin(walk, 1700000000.5)
+        journal.visit(walk, Visit("Ant", None, 0.0, 1, 2))
+        journal.visit(walk, Visit("Bee", 0, 1.5, 3, 4, offered=("Cat", "Dog")))
+    journal.failure(Failure("b", "Cat", "missing", "no such page"))
+    journal._stream.close()
+    rows = [f"Page_{i}\tPage_{j}\tlink\t{10 + i + j}" for i in range(6) for j in range(6) if i != j]
+    clicks = "\n".join([*rows, "other-search\tPage_1\texternal\t99", ""])
+    (small / "clicks.tsv").write_text(clicks)
+    (small / "c.tsv.gz").write_bytes(gzip.compress(clicks.encode(), mtime=0))
+    game = {"source": "s", "model": "m", "start": "Ant", "target": "Cat", "status": "success"}
+    games = [{**game, "pair": f"p{i}", "path": ["Ant", "Bee", "Cat"]} for i in range(5)]
+    (small / "games.jsonl").write_text("".join(json.dumps(g) + "\n" for g in games))
+    write_snap(
+        folder / "snap",
+        [finished("%C3%85land;Ant;<;Dog"), finished("Ant;Big_Cat;Dog", "3")],
+        [unfinished("Ant;Big_Cat", "Dog"), unfinished("Dog;%C3%85land", "Licence", "restart")],
+    )
+
+
+def reseal_world(place: Path) -> None:
+    """The card of a world says again what its files are."""
+    try:
+        card = read_json(place / "world.json")
+        card["files"] = {n: hash_file(place / n) for n in card["files"] if (place / n).is_file()}
+        card["hash"] = _world_hash(card)
+        write_json(place / "world.json", _sealed(card))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass  # no card that could be sealed
+
+
+def _world_hash(card: Any) -> str:
+    from kncl_env.world.card import world_hash
+
+    return world_hash(card)
+
+
+def _sealed(card: Any) -> Any:
+    from train_lm.checked.digests import sealed
+
+    return sealed(card)
+
+
+def reseal_policy(place: Path) -> None:
+    """The card of a policy says again what its weights are."""
+    try:
+        card = read_json(place / "policy.json")
+        card["weights_sha256"] = hash_file(place / "policy.safetensors")
+        write_json(place / "policy.json", _sealed(card))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+
+
+# --- how they are read ------------------------------------------------------------------------
+
+
+def _of_world(read: Callable[[Any], Iterable[object]]) -> Callable[[Path], str]:
+    from kncl_env.world.world import World
+
+    return lambda place: identity(*read(World.open(place)))
+
+
+READERS: dict[str, Callable[[Path], str]] = {
+    "world.json": _of_world(lambda w: (w.card, w.target_topics())),
+    "passages.parquet": _of_world(lambda w: (w.passages(), w.passage_is_noise)),
+    "topics.parquet": _of_world(
+        lambda w: (w.titles, w.topic_is_noise, w.regions, w.target_topics())
+    ),
+    "tokens.npy": _of_world(lambda w: (*w.tokens(), w.windows(32).window_start)),
+    "starts.npy": _of_world(lambda w: (*w.tokens(), w.windows(32).window_start)),
+    "tokenizer.json": _of_world(
+        lambda w: (w.tokenizer.to_str(), w.tokenizer.encode("some text").ids, w.windows(32).tokens)
+    ),
+    "graph.npz": _of_world(
+        lambda w: (w.graph.indptr, w.graph.indices, w.graph.types, w.graph.pagerank)
+    ),
+    "topic_vectors.npy": _of_world(lambda w: (w.topic_vectors,)),
+    "embedder.npz": _of_world(lambda w: (w.embed(["some words", w.passage_text(3)]),)),
+    **{
+        name: _of_world(lambda w: (w.index.passages, w.index.search(w.topic_vectors[:3], 5)))
+        for name in ("index.json", "passages.faiss", "indexed_passages.npy")
+    },
+}
+
+
+def read_policy(place: Path) -> str:
+    from policies.curiosity import CuriosityPolicy
+
+    policy = CuriosityPolicy.load(place)
+    observation, _ = fake_env().reset(seed=0)
+    weights = dict(policy.network.state_dict())
+    return identity(policy.logits(observation), policy.provenance, policy.taste, weights)
+
+
+def read_taste(place: Path) -> str:
+    from kncl_env.taste import load_taste
+
+    return identity(load_taste(place / "taste.json"))
+
+
+def read_surrogate(place: Path) -> str:
+    from kncl_env.surrogate import Surrogate
+
+    s = Surrogate.load(place / "surrogate.json")
+    return identity(s.world, s.settings, s.dynamics, s.held_out, s.start, s.fall, s.target_fall)
+
+
+def read_recorded(place: Path) -> str:
+    from policies.learn.surrogate_fit import Recorded
+    from policies.play.recording import read_episodes
+
+    header, episodes = read_episodes([place / "record.jsonl"])
+    r = Recorded.of(episodes, len(header["probes"]))
+    start = [header[k] for k in ("world", "settings", "held_out", "probes")]
+    return identity(r.windows, r.held_out, r.probed, r.probes, *start)
+
+
+def _evaluate(world: Path) -> Callable[[Path], str]:
+    def read(place: Path) -> str:
+        from kncl_env.world.world import World
+        from policies.play.evaluation import evaluate
+        from policies.play.plan import Plan
+
+        evaluate(World.open(world), SETTINGS, Plan(["uniform", "random"], 1), place)
+        return identity((place / "curves.csv").read_bytes())
+
+    return read
+
+
+def read_ppo(place: Path) -> str:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from policies.learn.ppo import PPOConfig, train_ppo
+
+    config = PPOConfig(iterations=3, episodes=2, learners=1, epochs=2, batch=10, seed=3)
+    policy = train_ppo(DummyVecEnv([fake_env]), 10, place, config)  # type: ignore[list-item]
+    return identity(dict(policy.network.state_dict()))
+
+
+def read_run(place: Path) -> str:
+    from train_lm.checkpoint import restore_checkpoint, save_checkpoint
+    from train_lm.model import ModelConfig, build_model
+    from train_lm.parallel import Alone
+    from train_lm.trainer import Trainer, TrainerConfig
+
+    model = build_model(ModelConfig(width=16, layers=1, context=8), 40)
+    trainer = Trainer(model, TrainerConfig(batch=4), device="cpu")
+    trainer.begin_phase(6, decay=True)
+    windows = np.random.default_rng(0).integers(0, 40, (24, 9))
+    for update in range(restore_checkpoint(place, trainer, Alone()), 6):
+        trainer.update(windows[4 * update : 4 * update + 4])
+        if update % 2:
+            save_checkpoint(place, trainer, Alone())
+    return identity(trainer.snapshot())
+
+
+def _read_loop(world: Path) -> Callable[[Path], str]:
+    def read(place: Path) -> str:
+        from kncl_env.world.world import World
+        from policies.play.closed_loop import _Loop
+
+        loop = _Loop(World.open(world), "random", SETTINGS, place, 3)
+        loop.go_on(2, lambda _: None)
+        episode = loop.env.snapshot()
+        return identity(dict(episode.learner), loop.record, (place / "metrics.jsonl").read_bytes())
+
+    return read
+
+
+def _nucleus(world: Path) -> Callable[[Path], str]:
+    def read(place: Path) -> str:
+        from kncl_env.stage import open_stage
+        from kncl_env.world.world import World
+
+        os.environ["KNCL_CACHE"] = str(place)
+        stage = open_stage(World.open(world), SETTINGS, progress=False)
+        assert stage.nucleated is not None
+        return identity(dict(stage.nucleated), stage.reading_list.times_read, stage.reducible)
+
+    return read
+
+
+def _traits(world: Path) -> Callable[[Path], str]:
+    def read(place: Path) -> str:
+        from kncl_env.passage_traits import text_traits
+        from kncl_env.world.world import World
+
+        os.environ["KNCL_CACHE"] = str(place)
+        opened = World.open(world)
+        return identity(text_traits(opened), opened.title_vectors)
+
+    return read
+
+
+def _text(world: Path) -> Callable[[Path], str]:
+    def read(place: Path) -> str:
+        from train_lm.training_text import open_text
+
+        os.environ["KNCL_CACHE"] = str(place)
+        text = open_text(world, read_json(world / "world.json")["hash"], None)
+        return identity(np.array(text.tokens), text.starts, text.row_of)
+
+    return read
+
+
+def read_order(place: Path) -> str:
+    from train_lm.curriculum import read_curriculum
+
+    found = read_curriculum(place / "curriculum.jsonl")
+    return identity(found.world, [(s.passages.tolist(), s.tokens, s.line) for s in found.steps])
+
+
+def read_walks(place: Path) -> str:
+    import logging
+
+    from rabbit_holes.path import read_paths
+
+    said = logging.getLogger("paths").warning
+    return identity(list(read_paths(place / "paths.jsonl", on_error=said)))
+
+
+def read_pages(place: Path) -> str:
+    """A miss is no other result: the page is asked for again."""
+    from rabbit_holes.live.page_cache import PageCache
+
+    cache = PageCache(place, API)
+    honest = [("page", i, f"Page {i}") for i in range(6)]
+    found = []
+    for name, i, title in honest:
+        for asked in (title, f"{name} {i}"):
+            page = cache.get(asked)
+            links = tuple(f"Page {j}" for j in range(6) if j != i)
+            found.append(
+                page is None
+                or (page.title, page.page_id, page.revision_id, page.links, page.text)
+                == (title, i, 10 + i, links, "Some text.")
+            )
+    return identity(found, cache.get_licence() in (None, "CC BY-SA 4.0"))
+
+
+def read_journal(place: Path) -> str:
+    from rabbit_holes.live.journal import Journal
+
+    journal = Journal(place / "w.jsonl.journal", {"depth": 3})
+    return identity({k: repr(v) for k, v in journal.walks.items()}, journal.failures)
+
+
+def _told(tally: Any) -> None:
+    import logging
+
+    lost = [*tally.problems, *tally._firsts.values(), *(k for k in tally.noted)]
+    if lost:
+        logging.getLogger("tally").warning(lost[0])
+
+
+def _clicks(name: str) -> Callable[[Path], str]:
+    def read(place: Path) -> str:
+        from rabbit_holes.imports.clickstream import read_clickstream
+        from rabbit_holes.imports.tally import Tally
+
+        tally = Tally()
+        counts = read_clickstream(place / name, tally)
+        _told(tally)
+        return identity(counts._clicks, counts._starts, counts._start_totals)
+
+    return read
+
+
+def read_llm_games(place: Path) -> str:
+    from rabbit_holes.imports.llm_games import read_games
+    from rabbit_holes.imports.tally import Tally
+
+    tally = Tally()
+    found = list(read_games(place / "games.jsonl", tally))
+    _told(tally)
+    return identity(found)
+
+
+def read_snap(place: Path) -> str:
+    from rabbit_holes.imports.tally import Tally
+    from rabbit_holes.imports.wikispeedia import read_games
+
+    tally = Tally()
+    found = list(read_games(place, tally))
+    _told(tally)
+    return identity(found)

@@ -1,0 +1,1 @@
+"""What comes from files: read by type and range, and compared with the digest of its writer."""

@@ -1,0 +1,80 @@
+"""Digests that writers take and readers check, so that damage is never taken for content.
+
+A file is known by its SHA-256, which stands in the card beside it; a JSON object carries one of
+itself, its seal. Files of before there were seals have none and stay readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from train_lm.checked.records import ADVICE, Fields
+from train_lm.files import Json, cache_folder, hash_file, hash_json, read_json
+
+log = logging.getLogger(__name__)
+
+SEAL = "seal"  # the key under which an object keeps its own digest
+
+# A file that was written a moment ago may be written again within the resolution of its time.
+SETTLED = 2.0  # [s]
+
+
+def sealed(value: Mapping[str, object]) -> Json:
+    """The same object with a digest of itself."""
+    plain = {name: inner for name, inner in value.items() if name != SEAL}
+    # Of what a reader will find: lists for tuples, text for keys.
+    return {**plain, SEAL: hash_json(json.loads(json.dumps(plain)))}
+
+
+def unsealed(found: Json, place: object) -> Json:
+    """The object without its seal.
+
+    Raises:
+        ValueError: It is not what was sealed.
+    """
+    plain = {name: inner for name, inner in found.items() if name != SEAL}
+    if SEAL in found and found[SEAL] != hash_json(plain):
+        raise ValueError(f"expected {place} as it was written, got another: edited or damaged")
+    return plain
+
+
+def read_sealed(file: Path, advice: str = ADVICE) -> Fields:
+    """The object in a file, its seal checked.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It holds no object, or another than was sealed.
+    """
+    found = Fields.of(read_json(file), file, advice)
+    return Fields(unsealed(dict(found.values), file), str(file), advice)
+
+
+def verify(file: Path, sha256: str) -> bool:
+    """Whether a file has the digest that it should have.
+
+    It is read once: that it was found whole is remembered in the cache folder, by place, size, time
+    and inode.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    stat = file.stat()
+    known = [str(file.resolve()), sha256, stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    name = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    mark = cache_folder() / "whole" / name[:32]
+    if mark.exists():
+        return True
+    if hash_file(file) != sha256:
+        return False
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
+        try:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            log.debug("%s is read again next time: %s", file, error)
+    return True
