@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from train_lm.files import replacing
+from train_lm.files import naming, replacing
 from train_lm.outputs import Hold, Mine, alone
 
 logger = logging.getLogger(__name__)
@@ -374,8 +374,9 @@ class PathWriter:
         """
         if path.id in self.ids:
             raise ValueError(f"expected unique ids in {self.file}, got {path.id!r} again")
-        self._stream.write(_to_line(path))
-        self._sync()
+        with naming(self.file):
+            self._stream.write(_to_line(path))
+            self._sync()
         self.ids.add(path.id)
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _EXCHANGE = 2  # of renameat2: two names change places in one step
 _HERE = -100  # of the *at calls: a name is meant as it stands
 # What libraries of other languages say of an error of the system, as Rust and faiss do.
-_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|error: (No space left on device)")
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|(No space left on device)")
 
 
 @contextmanager
@@ -105,13 +105,19 @@ def append_line(file: Path, value: object, *, durable: bool = True) -> None:
     Raises:
         OSError: It cannot be written; the error names the file.
     """
+    line = json.dumps(value).encode() + b"\n"
+    with naming(file), file.open("ab", buffering=0) as stream:
+        if stream.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if durable:
+            os.fsync(stream.fileno())
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Errors of writing to a stream name the file, which the system does not."""
     try:
-        with file.open("ab", buffering=0) as stream:
-            line = json.dumps(value).encode() + b"\n"
-            if stream.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if durable:
-                os.fsync(stream.fileno())
+        yield
     except OSError as error:
         raise _told_of(file, file, error) from None
 

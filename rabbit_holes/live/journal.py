@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from rabbit_holes.path import Visit
 from train_lm.checked.digests import sealed, unsealed
 from train_lm.checked.records import Fields, parse_json
-from train_lm.files import replacing, sweep
+from train_lm.files import naming, replacing, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Journal:
             self.walks[walk].failures.clear()
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        with self._lock:
+        with self._lock, naming(self.file):
             self._stream.write(_to_line(record))
             self._stream.flush()
             os.fsync(self._stream.fileno())
