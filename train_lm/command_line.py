@@ -13,6 +13,8 @@ import logging
 import os
 import shlex
 import sys
+import traceback
+import types
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -82,7 +84,7 @@ def run(action: Callable[[], int | None]) -> int:
         a success: it has seen what it wanted.
     """
     keep_freed_memory()
-    _log_visibly()
+    _tell_visibly()
     try:
         code = action() or 0
         sys.stdout.flush()
@@ -117,8 +119,8 @@ def say_lines(text: str, error: bool = False) -> None:
         say(line, error=error)
 
 
-def _log_visibly() -> None:
-    """What modules log quotes files, too."""
+def _tell_visibly() -> None:
+    """What modules log quotes files, and so does the traceback of a fault of ours."""
 
     class Visibly(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -126,6 +128,13 @@ def _log_visibly() -> None:
 
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Visibly())
+    sys.excepthook = _trace
+
+
+def _trace(
+    kind: type[BaseException], error: BaseException, where: types.TracebackType | None
+) -> None:
+    say_lines("".join(traceback.format_exception(kind, error, where)).rstrip(), error=True)
 
 
 def _told(error: Exception) -> str:
