@@ -40,8 +40,8 @@ from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.world import World
 from rabbit_holes.demonstrations import Showing, demonstrate, pair_split
 from rabbit_holes.path import Path as Walk
+from train_lm.checked.inside import is_plain
 from train_lm.files import beside, move_folder, remove_folder, replacing_folder, write_json
-from train_lm.inside import is_plain
 from train_lm.outputs import holds_json
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from rabbit_holes.export import minari_name
 from rabbit_holes.imports import lines
 from rabbit_holes.imports.lines import read_lines
 from rabbit_holes.imports.tally import Tally
+from train_lm.checked.inside import inside
 from train_lm.checkpoint import restore_checkpoint
 from train_lm.cli import main as train_lm
 from train_lm.files import write_json
-from train_lm.inside import inside
 
 OUTSIDE = ["../x", "..", ".", "", "/etc/passwd", "a/../../x", "a/b", "..\\x", "x\0", None, 7, ["x"]]
 

@@ -18,8 +18,8 @@ import pytest
 
 from kncl_env.world.world import World
 from rabbit_holes.cli import main as rabbit_holes
+from train_lm.checked.model_folder import opened_as_data
 from train_lm.cli import main as train_lm
-from train_lm.model_folder import opened_as_data
 
 torch = pytest.importorskip("torch")
 
@@ -206,7 +206,7 @@ def test_a_model_of_the_hub_is_held_to_the_same(model: Path, tmp_path: Path) -> 
     (place / "snapshots").mkdir()
     model.rename(place / "snapshots" / ("0" * 40))
     code = (
-        "from train_lm.model_folder import opened_as_data\n"
+        "from train_lm.checked.model_folder import opened_as_data\n"
         "try:\n    opened_as_data('owner/name')\n"
         "except ValueError as error:\n    print(error)\n"
     )

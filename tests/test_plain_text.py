@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -243,6 +244,19 @@ def test_an_interruption_and_a_log_line_are_told_harmlessly(
     told = capsys.readouterr().err
     assert harmless(told)
     assert told.splitlines()[-1] == f"interrupted: the last good checkpoint is {seen}"
+
+
+def test_a_fault_of_ours_is_traced_harmlessly() -> None:
+    code = (
+        "from train_lm.command_line import run\n"
+        "def fails():\n    raise KeyError('\\x1b[31m') from RuntimeError('\\x1b[31mred\\x07')\n"
+        "run(fails)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert harmless(done.stderr)
+    assert "Traceback" in done.stderr
+    assert done.stderr.startswith("RuntimeError: [31mred\n")
 
 
 @pairs

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from train_lm.checked.arrays import digest_of, load_tensors, reason
 from train_lm.checked.digests import read_sealed, sealed
+from train_lm.checked.inside import inside
 from train_lm.checked.records import Fields
 from train_lm.files import read_json, replacing, write_json
-from train_lm.inside import inside
 from train_lm.outputs import MADE_BY, SETTINGS
 from train_lm.parallel import Parallel
 from train_lm.trainer import Trainer, save_snapshot

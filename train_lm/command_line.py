@@ -16,9 +16,10 @@ import shlex
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 from train_lm.allocator import keep_freed_memory
@@ -112,7 +113,7 @@ def run(action: Callable[[], int | None]) -> int:
         away (`| head`) is a success: it has seen what it wanted.
     """
     keep_freed_memory()
-    _log_visibly()
+    _tell_visibly()
     try:
         with _signals():
             code = action() or 0
@@ -245,8 +246,8 @@ def say_lines(text: str, error: bool = False) -> None:
         say(line, error=error)
 
 
-def _log_visibly() -> None:
-    """What modules log quotes files, too."""
+def _tell_visibly() -> None:
+    """What modules log quotes files, and so does the traceback of a fault of ours."""
 
     class Visibly(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -254,6 +255,11 @@ def _log_visibly() -> None:
 
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Visibly())
+    sys.excepthook = _trace
+
+
+def _trace(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    say_lines("".join(traceback.format_exception(kind, error, where)).rstrip(), error=True)
 
 
 def _told(error: Exception) -> str:

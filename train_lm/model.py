@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train_lm.checked.model_folder import opened_as_data
 from train_lm.files import replacing_folder
-from train_lm.model_folder import opened_as_data
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

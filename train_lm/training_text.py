@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from train_lm.checked.arrays import load_array, told
 from train_lm.checked.digests import read_sealed, sealed, verify
+from train_lm.checked.inside import check_links
 from train_lm.curriculum import Curriculum
 from train_lm.files import (
     Json,
@@ -28,7 +29,6 @@ from train_lm.files import (
     sweep,
     write_json,
 )
-from train_lm.inside import check_links
 from train_lm.token_files import STARTS, TOKENS, TRAIN, Ids, Ints, TokenFiles
 from train_lm.tokenizer import id_type
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from train_lm.checked.digests import unsealed
+from train_lm.checked.inside import check_links, is_plain
 from train_lm.checked.records import Fields, is_number
 from train_lm.files import Json, hash_json, read_json
-from train_lm.inside import check_links, is_plain
 
 WORLD_FORMAT = 1
 

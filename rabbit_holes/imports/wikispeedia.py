@@ -17,7 +17,7 @@ from rabbit_holes.imports.lines import read_lines
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.link_map import LinkMap
 from rabbit_holes.path import MetaValue, Path, StrPath, Visit
-from train_lm.inside import checked
+from train_lm.checked.inside import checked
 
 SOURCE = "wikispeedia"
 LICENCE = "Wikispeedia navigation paths, SNAP: cite West et al. 2009 and West & Leskovec 2012"

@@ -437,8 +437,8 @@ def load_language_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+    from train_lm.checked.model_folder import opened_as_data
     from train_lm.model import PRESETS
-    from train_lm.model_folder import opened_as_data
 
     folder = Path(place)
     if place in PRESETS and not folder.is_dir():

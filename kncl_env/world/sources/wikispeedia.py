@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kncl_env.world.corpus import Article, Corpus, Tally
 from kncl_env.world.sources.archive import Archive, Progress, fetch
-from train_lm.inside import checked, inside
+from train_lm.checked.inside import checked, inside
 
 GRAPH_DIR = "wikispeedia_paths-and-graph"
 TEXT_DIR = "plaintext_articles"
