@@ -6,12 +6,15 @@ It knows no network; what to do on a miss is passed in.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import sqlite3
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -147,7 +150,7 @@ class PageCache:
     def put(self, asked: str, page: Page) -> None:
         """Store the page that `asked` led to, under its own title as well."""
         record = json.dumps(asdict(page), ensure_ascii=True)
-        with self._lock, self._base:
+        with self._writing():
             self._base.execute("INSERT OR REPLACE INTO page VALUES (?, ?)", (page.title, record))
             self._base.execute("DELETE FROM alias WHERE asked = ?", (asked,))
             if asked != page.title:
@@ -161,11 +164,21 @@ class PageCache:
         return None if licence == "unknown" else licence
 
     def put_licence(self, licence: str) -> None:
-        with self._lock, self._base:
+        with self._writing():
             self._base.execute(
                 "INSERT OR REPLACE INTO site VALUES ('site', ?)",
                 (json.dumps({"licence": licence}),),
             )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; raises OSError with the file's name where the disk is full or broken."""
+        try:
+            with self._lock, self._base:
+                yield
+        except sqlite3.OperationalError as error:
+            number = errno.ENOSPC if "full" in str(error) else errno.EIO
+            raise OSError(number, os.strerror(number), str(self.file)) from None
 
     def close(self) -> None:
         with self._lock:
