@@ -363,8 +363,9 @@ class PathWriter:
         self._sync()
 
     def _sync(self) -> None:
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        with naming(self.file):
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
 
     def write(self, path: Path) -> None:
         """Append one path; on return it is on the disk.
@@ -380,8 +381,11 @@ class PathWriter:
         self.ids.add(path.id)
 
     def close(self) -> None:
-        self._stream.close()
-        self._hold.release()
+        try:
+            with naming(self.file):
+                self._stream.close()
+        finally:
+            self._hold.release()
 
     def __enter__(self) -> PathWriter:
         return self

@@ -117,7 +117,8 @@ class Journal:
         self._stale = True
 
     def close(self) -> None:
-        self._stream.close()
+        with naming(self.file):
+            self._stream.close()
         self._rewrite()
 
     def _forgive(self, walk: str) -> None:

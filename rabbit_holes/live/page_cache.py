@@ -6,9 +6,11 @@ It knows no network; what to do on a miss is passed in.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import sqlite3
 import threading
@@ -213,6 +215,16 @@ class PageCache:
                 "INSERT OR REPLACE INTO site VALUES ('site', ?)",
                 (json.dumps(sealed({"licence": licence})),),
             )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; raises OSError with the file's name where the disk is full or broken."""
+        try:
+            with self._lock, self._base:
+                yield
+        except sqlite3.OperationalError as error:
+            number = errno.ENOSPC if "full" in str(error) else errno.EIO
+            raise OSError(number, os.strerror(number), str(self.file)) from None
 
     def close(self) -> None:
         with self._lock:
