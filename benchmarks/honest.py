@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -45,7 +46,7 @@ WORLD = (
 API = "https://example.org/w/api.php"
 
 
-def ready() -> None:
+def ready(quick: bool = False) -> None:
     """Import what readers need, so that each fork finds it there."""
     import faiss  # noqa: F401
     import pyarrow.parquet  # noqa: F401
@@ -53,11 +54,18 @@ def ready() -> None:
     import sklearn.feature_extraction.text  # noqa: F401
     import tokenizers  # noqa: F401
     import torch
-    import transformers.models.llama.modeling_llama  # noqa: F401
 
+    import policies.curiosity
     import train_lm.checkpoint  # noqa: F401
 
     torch.set_num_threads(1)
+    if not quick:
+        import transformers.models.llama.modeling_llama  # noqa: F401
+
+        import policies.learn.ppo
+        import policies.play.closed_loop
+        import policies.play.evaluation
+        import policies.play.recording  # noqa: F401
 
 
 def identity(*parts: object) -> str:
@@ -75,118 +83,109 @@ def identity(*parts: object) -> str:
     return digest.hexdigest()
 
 
-def kinds_in(folder: Path) -> list[Kind]:
-    """Every kind, its honest files made in a folder."""
-    ready()
+def kinds_in(folder: Path, quick: bool = False) -> list[Kind]:
+    """Every kind, its honest files made in a folder.
+
+    Args:
+        quick: Only kinds that are made and read in a moment.
+    """
+    ready(quick)
     os.environ["KNCL_CACHE"] = str(folder / "cache")
-    told = in_a_child(lambda: _make(folder), 600)
+    told = in_a_child(lambda: _make(folder, quick), 600)
     if told["how"] != "value":
         raise RuntimeError(f"honest files could not be made: {told}")
-    cache = folder / "cache"
-    nucleus = next(cache.glob("nucleus-*"))
-    text = next(cache.glob("text-*"))
-    world = folder / "world"
-    kinds = [Kind(f"world: {n}", world, n, READERS[n], form) for n, form in WORLD]
-    kinds += [
+    kinds = [*_of_worlds(folder / "world"), *_of_policies(folder / "policy"), *_others(folder)]
+    return kinds if quick else [*kinds, *_of_runs(folder), *_of_caches(folder)]
+
+
+def _of_worlds(world: Path) -> list[Kind]:
+    honest = [Kind(f"world: {n}", world, n, READERS[n], form) for n, form in WORLD]
+    resealed = [
         Kind(f"hostile: {n}", world, n, READERS[n], form, reseal_world, loose=True)
         for n, form in WORLD
     ]
-    policy = folder / "policy"
+    return [*honest, *resealed]
+
+
+def _of_policies(policy: Path) -> list[Kind]:
+    kinds = []
     for n, form in (("policy.json", "json"), ("policy.safetensors", "safetensors")):
         kinds.append(Kind(f"policy: {n}", policy, n, read_policy, form))
         kinds.append(Kind(f"hostile: {n}", policy, n, read_policy, form, reseal_policy, loose=True))
-    kinds += [
-        Kind("taste", folder / "small", "taste.json", read_taste, "json"),
-        Kind("surrogate", folder / "small", "surrogate.json", read_surrogate, "json"),
-        Kind("recorded episodes", folder / "small", "record.jsonl", read_recorded, "jsonl"),
+    return kinds
+
+
+def _others(folder: Path) -> list[Kind]:
+    small, text = folder / "small", next((folder / "cache").glob("text-*")).name
+    (pages,) = (folder / "pages").glob("*.sqlite")
+    kinds = [
+        Kind("taste", small, "taste.json", read_taste, "json"),
+        Kind("surrogate", small, "surrogate.json", read_surrogate, "json"),
+        Kind("curriculum", small, "curriculum.jsonl", read_order, "jsonl"),
+        Kind("paths", small, "paths.jsonl", read_walks, "jsonl", loose=True),
+        Kind("page cache", folder / "pages", pages.name, read_pages, "bytes"),
         Kind(
-            "evaluation: episodes",
-            folder / "evaluation",
-            "episodes.jsonl",
-            _evaluate(world),
+            "journal of a collection",
+            small,
+            "w.jsonl.journal",
+            read_journal,
             "jsonl",
+            grows=True,
         ),
-        Kind(
-            "evaluation: config.json",
-            folder / "evaluation",
-            "config.json",
-            _evaluate(world),
-            "json",
-        ),
-        Kind(
-            "evaluation: scores.json",
-            folder / "evaluation",
-            "scores.json",
-            _evaluate(world),
-            "json",
-        ),
+        Kind("clickstream", small, "clicks.tsv", _clicks("clicks.tsv"), "text", loose=True),
+        Kind("clickstream, packed", small, "c.tsv.gz", _clicks("c.tsv.gz"), "bytes", loose=True),
+        Kind("llm games", small, "games.jsonl", read_llm_games, "jsonl", loose=True),
     ]
+    for name in ("articles", "links", "paths_finished", "paths_unfinished"):
+        file = f"wikispeedia_paths-and-graph/{name}.tsv"
+        kinds.append(
+            Kind(f"wikispeedia: {name}", folder / "snap", file, read_snap, "text", loose=True)
+        )
+    read = _text(folder / "world")
+    for file in ("card.json", "tokens.npy", "starts.npy", "row_of.npy"):
+        form = file.split(".")[1]
+        kinds.append(Kind(f"text: {file}", folder / "cache", f"{text}/{file}", read, form))
+    return kinds
+
+
+def _of_runs(folder: Path) -> list[Kind]:
+    world, evaluation = folder / "world", folder / "evaluation"
+    small = folder / "small"
+    kinds = [Kind("recorded episodes", small, "record.jsonl", read_recorded, "jsonl", grows=True)]
+    for file in ("episodes.jsonl", "config.json", "scores.json"):
+        form = file.split(".")[1]
+        kinds.append(Kind(f"evaluation: {file}", evaluation, file, _evaluate(world), form))
     for name, read in (("train", read_ppo), ("train-lm", read_run), ("run", _read_loop(world))):
         root = folder / name
         newest = sorted(f.name for f in root.glob("checkpoint*.safetensors"))[-1]
         kinds.append(Kind(f"{name}: checkpoint.json", root, "checkpoint.json", read, "json"))
         kinds.append(Kind(f"{name}: checkpoint", root, newest, read, "safetensors"))
-    phase = _nucleus(world)
-    for file, form in (
-        ("card.json", "json"),
-        ("times_read.npy", "npy"),
-        ("nucleus.safetensors", "safetensors"),
-        (next(nucleus.glob("reference-*")).name, "json"),
-    ):
-        kinds.append(Kind(f"nucleus: {file[:19]}", cache, f"{nucleus.name}/{file}", phase, form))
+    return kinds
+
+
+def _of_caches(folder: Path) -> list[Kind]:
+    world, cache = folder / "world", folder / "cache"
+    nucleus = next(cache.glob("nucleus-*"))
+    reference = next(nucleus.glob("reference-*")).name
+    kinds = []
+    for file in ("card.json", "times_read.npy", "nucleus.safetensors", reference):
+        name, form = file.split("-")[0].split(".")[0], file.split(".")[1]
+        place = f"{nucleus.name}/{file}"
+        kinds.append(Kind(f"nucleus: {name}", cache, place, _nucleus(world), form))
     for name in ("traits", "titles"):
-        file = next(cache.glob(f"{name}-*"))
-        kinds.append(Kind(f"{name} cache", cache, file.name, _traits(world), file.suffix[1:]))
-    for file, form in (
-        ("card.json", "json"),
-        ("tokens.npy", "npy"),
-        ("starts.npy", "npy"),
-        ("row_of.npy", "npy"),
-    ):
-        kinds.append(Kind(f"text: {file}", cache, f"{text.name}/{file}", _text(world), form))
-    (pages,) = (folder / "pages").glob("*.sqlite")
-    kinds += [
-        Kind("curriculum", folder / "small", "curriculum.jsonl", read_order, "jsonl"),
-        Kind("paths", folder / "small", "paths.jsonl", read_walks, "jsonl", loose=True),
-        Kind("page cache", folder / "pages", pages.name, read_pages, "bytes"),
-        Kind("journal of a collection", folder / "small", "w.jsonl.journal", read_journal, "jsonl"),
-        Kind(
-            "clickstream", folder / "small", "clicks.tsv", _clicks("clicks.tsv"), "text", loose=True
-        ),
-        Kind(
-            "clickstream, packed",
-            folder / "small",
-            "c.tsv.gz",
-            _clicks("c.tsv.gz"),
-            "bytes",
-            loose=True,
-        ),
-        Kind("llm games", folder / "small", "games.jsonl", read_llm_games, "jsonl", loose=True),
-    ]
-    tables = "wikispeedia_paths-and-graph"
-    for file in ("articles.tsv", "links.tsv", "paths_finished.tsv", "paths_unfinished.tsv"):
-        kinds.append(
-            Kind(
-                f"wikispeedia: {file}",
-                folder / "snap",
-                f"{tables}/{file}",
-                read_snap,
-                "text",
-                loose=True,
-            )
-        )
+        found = next(cache.glob(f"{name}-*"))
+        kinds.append(Kind(f"{name} cache", cache, found.name, _traits(world), found.suffix[1:]))
     return kinds
 
 
 # --- how they are made ------------------------------------------------------------------------
 
 
-def _make(folder: Path) -> str:
+def _make(folder: Path, quick: bool) -> str:
     import torch
 
     from kncl_env.world.build import BuildConfig, build_world
     from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-    from policies.play.closed_loop import run_closed_loop
 
     torch.set_num_threads(1)
     config = BuildConfig(scenario="focused", region="region.3", vocab_size=300, passage_bytes=200)
@@ -196,31 +195,32 @@ def _make(folder: Path) -> str:
         folder / "policy"
     )
     _make_small(folder / "small", world)
-    _evaluate(folder / "world")(folder / "evaluation")
-    run_closed_loop(world, "random", SETTINGS, folder / "run", seed=3, save_every=2)
-    for extra in ("model", "tensorboard"):
-        _remove(folder / "run" / extra)
-    read_ppo(folder / "train")
-    _remove(folder / "train" / "tensorboard")
-    (folder / "train-lm").mkdir()
-    read_run(folder / "train-lm")
-    _traits(folder / "world")(folder / "cache")
     _text(folder / "world")(folder / "cache")
     _make_walks(folder)
+    if not quick:
+        _make_runs(folder, world)
     return "made"
 
 
-def _remove(folder: Path) -> None:
-    import shutil
+def _make_runs(folder: Path, world: Any) -> None:
+    from policies.play.closed_loop import run_closed_loop
+    from policies.play.recording import RecordingPlan, record
 
-    shutil.rmtree(folder, ignore_errors=True)
+    record(world, SETTINGS, RecordingPlan(["random"], 3, probes=4), folder / "small/record.jsonl")
+    _evaluate(folder / "world")(folder / "evaluation")
+    run_closed_loop(world, "random", SETTINGS, folder / "run", seed=3, save_every=2)
+    read_ppo(folder / "train")
+    for extra in ("run/model", "run/tensorboard", "train/tensorboard"):
+        shutil.rmtree(folder / extra)
+    (folder / "train-lm").mkdir()
+    read_run(folder / "train-lm")
+    _traits(folder / "world")(folder / "cache")
 
 
 def _make_small(folder: Path, world: Any) -> None:
     from kncl_env.passage_traits import LEVELS, TRAITS
     from kncl_env.surrogate import Dynamics, Surrogate
     from kncl_env.taste import TASTE_FORMAT, Taste
-    from policies.play.recording import RecordingPlan, record
     from train_lm.checked.digests import sealed
     from train_lm.curriculum import write_curriculum
 
@@ -233,7 +233,6 @@ def _make_small(folder: Path, world: Any) -> None:
     Surrogate(world.hash, SETTINGS.to_json(), Dynamics(), 4.0, start, fall, fall / n, {}).save(
         folder / "surrogate.json"
     )
-    record(world, SETTINGS, RecordingPlan(["random"], 3, probes=4), folder / "record.jsonl")
     write_curriculum(
         folder / "curriculum.jsonl", world.hash, 256, [1, -1, 5], [[3, 4], [0], [7, 9, 11]]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.digests import SEAL, sealed, unsealed
 from train_lm.checked.records import Fields, parse_json
 from train_lm.files import hash_file, replacing
 
 BOM = b"\xef\xbb\xbf"
+BODY = "steps_sha256"  # of the header: the digest of all lines after it
 
 Ints = NDArray[np.int64]
 
@@ -62,26 +64,33 @@ def read_curriculum(file: Path) -> Curriculum:
     """
     if not file.is_file():
         raise FileNotFoundError(f"expected a curriculum at {file}, found none")
-    world = ""
+    header: Fields | None = None
     steps: list[CurriculumStep] = []
+    body = hashlib.sha256()
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             place = f"{file}:{number}"
             # Some editors put a byte order mark at the top of a file.
             found = parse_json(line.removeprefix(BOM) if number == 1 else line, place)
             record = Fields.of(found, place, "not a step of a curriculum")
-            unsealed(found, place)
-            if number == 1:
+            if header is None:
                 if (found.get("format"), found.get("version")) != ("kncl-curriculum", 1):
                     raise ValueError(
                         f"{place}: expected the header of a kncl-curriculum, version 1"
                     )
-                world = record.text("world")
+                header = record
             else:
                 steps.append(_step(record, number))
-    if not steps:
+                body.update(line)
+    if header is None or not steps:
         raise ValueError(f"expected steps in curriculum {file}, got none")
-    return Curriculum(file, world, tuple(steps), hash_file(file))
+    unsealed(dict(header.values), header.place)
+    if BODY in header and header.text(BODY) != body.hexdigest():
+        raise ValueError(
+            f"expected the steps that {file} was written with, got others: if they were changed on "
+            f"purpose, take {BODY} and {SEAL} out of its first line"
+        )
+    return Curriculum(file, header.text("world"), tuple(steps), hash_file(file))
 
 
 def write_curriculum(
@@ -108,8 +117,10 @@ def write_curriculum(
         {"topics": [t] if t >= 0 else [], "passages": list(p), "tokens": tokens_per_step}
         for t, p in zip(topics, passages, strict=True)
     ]
+    body = "".join(json.dumps(step) + "\n" for step in steps).encode()
+    first = sealed({**header, BODY: hashlib.sha256(body).hexdigest()})
     with replacing(file, durable=durable) as part:
-        part.write_text("".join(json.dumps(sealed(line)) + "\n" for line in [header, *steps]))
+        part.write_bytes(json.dumps(first).encode() + b"\n" + body)
 
 
 def _step(record: Fields, line: int) -> CurriculumStep:

@@ -117,8 +117,8 @@ class PassageIndex:
         found = Fields.of(read_json(card), card, "rebuild the world").text("corpus_hash")
         if found != corpus_hash:
             raise ValueError(
-                f"expected an index of corpus {corpus_hash[:12]}, got one of corpus {found[:12]}: "
-                "rebuild the world"
+                f"expected an index of corpus {corpus_hash[:12]} in {card}, got one of corpus "
+                f"{found[:12]}: rebuild the world"
             )
         file = folder / "passages.faiss"
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from kncl_env.settings import Settings
@@ -17,6 +18,8 @@ from train_lm.checkpoint import differences
 from train_lm.files import Json, append_line, replacing
 
 log = logging.getLogger(__name__)
+
+NUMBER = "line"  # the key under which a line keeps its number, from 1 on
 
 REMEDY = "remove the line to have its episode played again"
 
@@ -42,9 +45,12 @@ class Journal:
         self.header: Line = json.loads(json.dumps({**header, **(about or {})}))
         self.lines: dict[Key, Line] = {}
         if file.is_file() and (whole := _whole_lines(file)):
-            self._check(whole[0], json.loads(json.dumps(header)))
-            self.header = whole[0]
-            self.lines = {_key_at(file, n, line): line for n, line in enumerate(whole[1:], 2)}
+            self.header, *lines = (_without_number(line) for line in whole)
+            self._check(self.header, json.loads(json.dumps(header)))
+            self.lines = {_key_at(file, n, line): line for n, line in enumerate(lines, 2)}
+            if _moved(whole):
+                log.warning("%s: numbered anew: a line was lost, doubled or moved", file)
+                self._rewrite()
         else:
             self._begin()
         if not file.read_bytes().endswith(b"\n"):  # torn: it must not run into the next line
@@ -53,12 +59,12 @@ class Journal:
     def append(self, line: Line) -> None:
         """Add a line; it counts from the moment that it is whole."""
         self.lines[key_of(line)] = line
-        append_line(self.file, sealed(line))
+        append_line(self.file, _written(line, len(self.lines) + 1))
 
     def _begin(self) -> None:
         # What a kill, or a power cut, may have left of our own first line is written again.
         left = self.file.read_bytes() if self.file.is_file() else b""
-        if not json.dumps(sealed(self.header)).encode().startswith(left):
+        if not json.dumps(_written(self.header, 1)).encode().startswith(left):
             raise ValueError(
                 f"expected a file of {self.header['format']} at {self.file}, got another kind of "
                 "file: name another --out"
@@ -68,8 +74,8 @@ class Journal:
 
     def _rewrite(self) -> None:
         with replacing(self.file) as part:
-            lines = [self.header, *self.lines.values()]
-            part.write_text("".join(json.dumps(sealed(line)) + "\n" for line in lines))
+            lines = enumerate([self.header, *self.lines.values()], 1)
+            part.write_text("".join(json.dumps(_written(line, n)) + "\n" for n, line in lines))
 
     def _check(self, found: Line, wanted: Line) -> None:
         if found.get("format") != wanted["format"]:
@@ -103,7 +109,26 @@ def read_lines(file: Path, format: str) -> tuple[Line, list[Line]]:
     whole = _whole_lines(file)
     if not whole or whole[0].get("format") != format:
         raise ValueError(f"expected a file of {format} at {file}, got another kind of file")
+    if number := _moved(whole):
+        raise ValueError(
+            f"expected every line of {file} in its place, got another one at {file}:{number}: a "
+            "line was lost, doubled or moved; the command that wrote it plays again what is missing"
+        )
     return whole[0], whole[1:]
+
+
+def _written(line: Line, number: int) -> Line:
+    return sealed({**line, NUMBER: number})
+
+
+def _without_number(line: Line) -> Line:
+    return {name: value for name, value in line.items() if name != NUMBER}
+
+
+def _moved(lines: Sequence[Line]) -> int:
+    """The first line that says to be another one; 0 where none does."""
+    wrong = (n for n, line in enumerate(lines, 1) if line.get(NUMBER, n) != n)
+    return next(wrong, 0)
 
 
 def _key_at(file: Path, number: int, line: Line) -> Key:

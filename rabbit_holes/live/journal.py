@@ -150,6 +150,8 @@ class Journal:
         # Every whole line ends with a newline: what follows the last one was cut short by a kill.
         # Never the first: a journal appears with it.
         self._stale = bool(rest)
+        if rest and lines:
+            logger.warning("%s: left out, visit again: an unfinished last line", self.file)
         for number, line in enumerate(lines or [rest], start=1):
             try:
                 record = self._record(line, number)

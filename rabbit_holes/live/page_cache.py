@@ -31,6 +31,11 @@ from train_lm.checked.records import Fields, parse_json
 _SCHEMA_VERSION = 2
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+OF_THE_DISK = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
 
 LISTS = ("links", "disambiguations")
 
@@ -126,7 +131,10 @@ class PageCache:
             except sqlite3.DatabaseError as again:
                 raise self._unusable(again) from None
 
-    def _unusable(self, error: sqlite3.Error) -> ValueError:
+    def _unusable(self, error: sqlite3.DatabaseError) -> Exception:
+        number = OF_THE_DISK.get(error.sqlite_errorcode & 0xFF)
+        if number is not None:
+            return OSError(number, os.strerror(number), str(self.file))
         return ValueError(
             f"expected a page cache in {self.file}, got {error}: delete it or name another "
             "folder with --cache"
@@ -186,7 +194,7 @@ class PageCache:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A transaction; a damaged file is not worth a run."""
+        """A transaction; a damaged file is not worth a run, a full disk ends it."""
         try:
             with self._lock, self._base:
                 yield
@@ -215,16 +223,6 @@ class PageCache:
                 "INSERT OR REPLACE INTO site VALUES ('site', ?)",
                 (json.dumps(sealed({"licence": licence})),),
             )
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """A transaction; raises OSError with the file's name where the disk is full or broken."""
-        try:
-            with self._lock, self._base:
-                yield
-        except sqlite3.OperationalError as error:
-            number = errno.ENOSPC if "full" in str(error) else errno.EIO
-            raise OSError(number, os.strerror(number), str(self.file)) from None
 
     def close(self) -> None:
         with self._lock:
