@@ -104,6 +104,7 @@ def run(action: Callable[[], int | None]) -> int:
         away (`| head`) is a success: it has seen what it wanted.
     """
     keep_freed_memory()
+    threading.excepthook = _silent_of_files
     try:
         with _signals():
             code = action() or 0
@@ -121,6 +122,12 @@ def run(action: Callable[[], int | None]) -> int:
     except KeyboardInterrupt as interrupt:
         print(_last_line(interrupt), file=sys.stderr)
         return exit_status(interrupt)
+
+
+def _silent_of_files(told: threading.ExceptHookArgs) -> None:
+    """What a library's thread could not write is told once, by whoever waits for that thread."""
+    if not issubclass(told.exc_type, OSError):
+        threading.__excepthook__(told)
 
 
 def exit_status(interrupt: KeyboardInterrupt) -> int:

@@ -33,7 +33,15 @@ from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolic
 from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
 from train_lm.checkpoint import claim_run, cut_metrics
-from train_lm.files import Json, append_line, hash_json, read_json, write_json, write_tensors
+from train_lm.files import (
+    Json,
+    append_line,
+    hash_json,
+    naming,
+    read_json,
+    write_json,
+    write_tensors,
+)
 
 MADE_BY = "kncl-policy train"
 
@@ -333,7 +341,8 @@ def train_ppo(
         for key, value in figures.items():
             model.logger.record(f"kncl/{key}", value)
         model.logger.record("kncl/most_expanded", _most_expanded(infos))
-        model.logger.dump(model.num_timesteps)
+        with naming(out / "tensorboard"):
+            model.logger.dump(model.num_timesteps)
         append_line(out / "metrics.jsonl", figures, durable=False)
         _save_checkpoint(out, policy, env, iteration + 1)
         on_iteration(figures)
