@@ -256,10 +256,17 @@ def _tell_visibly() -> None:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Visibly())
     sys.excepthook = _trace
+    threading.excepthook = _silent_of_files
 
 
 def _trace(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     say_lines("".join(traceback.format_exception(kind, error, where)).rstrip(), error=True)
+
+
+def _silent_of_files(told: threading.ExceptHookArgs) -> None:
+    """What a library's thread could not write is told once, by whoever waits for that thread."""
+    if told.exc_value is not None and not isinstance(told.exc_value, OSError):
+        _trace(told.exc_type, told.exc_value, told.exc_traceback)
 
 
 def _told(error: Exception) -> str:

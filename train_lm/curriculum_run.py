@@ -23,7 +23,7 @@ from train_lm.checkpoint import (
     save_checkpoint,
 )
 from train_lm.curriculum import Curriculum, read_curriculum
-from train_lm.files import append_line, hash_file
+from train_lm.files import append_line, hash_file, naming
 from train_lm.model import PRESETS, check_seed, open_model, save_model
 from train_lm.outputs import Hold, alone
 from train_lm.parallel import Accelerated, Alone, Parallel, whole
@@ -229,13 +229,15 @@ class _Run:
                 line = {"update": update + 1, "tokens": tokens, "loss": loss, "learning_rate": rate}
                 append_line(self.out / "metrics.jsonl", line, durable=False)
                 assert writer is not None
-                writer.add_scalar("loss [nats per token]", loss, update + 1)
-                writer.add_scalar("learning rate", rate, update + 1)
+                with naming(self.out / "tensorboard"):
+                    writer.add_scalar("loss [nats per token]", loss, update + 1)
+                    writer.add_scalar("learning rate", rate, update + 1)
                 on_update({**line, "updates": self.updates})
             if (update + 1) % self.machine.save_every == 0 or update + 1 == self.updates:
                 save_checkpoint(self.out, self.trainer, self.parallel)
         if writer is not None:
-            writer.close()
+            with naming(self.out / "tensorboard"):
+                writer.close()
         return self._save_model()
 
     def _claim(self, config: RunConfig, curriculum: Curriculum, places: _Places) -> None:

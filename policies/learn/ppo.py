@@ -34,7 +34,7 @@ from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
 from train_lm.checked.arrays import reason
 from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics
-from train_lm.files import Json, append_line, hash_json
+from train_lm.files import Json, append_line, hash_json, naming
 from train_lm.plain_text import in_markdown
 
 MADE_BY = "kncl-policy train"
@@ -334,7 +334,8 @@ def train_ppo(
         for key, value in figures.items():
             model.logger.record(f"kncl/{key}", value)
         model.logger.record("kncl/most_expanded", in_markdown(_most_expanded(infos)))
-        model.logger.dump(model.num_timesteps)
+        with naming(out / "tensorboard"):
+            model.logger.dump(model.num_timesteps)
         append_line(out / "metrics.jsonl", figures, durable=False)
         _save_checkpoint(out, policy, env, iteration + 1)
         on_iteration(figures)

@@ -27,7 +27,7 @@ from train_lm.checked.arrays import rng_state
 from train_lm.checked.records import Fields, is_whole
 from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
-from train_lm.files import Json, append_line, hash_json, write_json
+from train_lm.files import Json, append_line, hash_json, naming, write_json
 from train_lm.model import save_model
 from train_lm.outputs import alone
 from train_lm.plain_text import in_markdown
@@ -107,11 +107,13 @@ class _Loop:
         while not self.episode.over:
             line = self._step()
             append_line(self.out / "metrics.jsonl", line, durable=False)
-            _write_events(writer, line)
+            with naming(self.out / "tensorboard"):
+                _write_events(writer, line)
             if line["step"] % save_every == 0 or self.episode.over:
                 self._save()
             on_step(line)
-        writer.close()
+        with naming(self.out / "tensorboard"):
+            writer.close()
 
     def _step(self) -> Line:
         entropy = self._entropy()
