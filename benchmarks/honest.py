@@ -49,6 +49,7 @@ API = "https://example.org/w/api.php"
 def ready(quick: bool = False) -> None:
     """Import what readers need, so that each fork finds it there."""
     import faiss  # noqa: F401
+    import pyarrow.dataset
     import pyarrow.parquet  # noqa: F401
     import scipy.sparse.linalg  # noqa: F401
     import sklearn.feature_extraction.text  # noqa: F401
