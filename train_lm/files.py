@@ -80,7 +80,8 @@ def _told_of(path: Path, temporary: Path, error: OSError) -> OSError:
 def write_json(path: Path, value: Any) -> None:
     with replacing(path) as temporary:
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        # Half a letter, as a folder's name may hold, is written as JSON spells it.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
