@@ -20,7 +20,7 @@ from test_sources_wikispeedia import Snap, unpacked
 from kncl_env.cli import main as kncl_env
 from kncl_env.world.sources import archive
 from kncl_env.world.sources.archive import Archive, fetch
-from kncl_env.world.sources.wikispeedia import GRAPH_DIR, TEXT_DIR
+from kncl_env.world.sources.wikispeedia import GRAPH_DIR, TEXT_DIR, read_wikispeedia
 from kncl_env.world.world import World
 from policies.learn.ppo import _load_checkpoint
 from rabbit_holes.cli import main as rabbit_holes
@@ -125,6 +125,15 @@ def test_a_text_that_is_far_too_large_is_refused_before_it_is_read(
     out = tmp_path / "world"
     assert kncl_env(["build", "wikispeedia", str(folder), "--out", str(out)]) == 2
     assert f"bytes in {file}, got 1,099,511,627,776" in capsys.readouterr().err
+
+
+def test_a_pipe_in_the_place_of_a_text_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    folder = unpacked(tmp_path / "wikispeedia")
+    file = next((folder / TEXT_DIR).glob("*.txt"))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match=f"expected a file at {file}, got something else"):
+        read_wikispeedia(folder)
 
 
 # -- archives ------------------------------------------------------------------------------------

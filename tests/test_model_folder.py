@@ -171,6 +171,27 @@ def test_a_model_that_is_more_than_data_is_refused_by_name(
     assert sys.stdin.read(2) == "y\n", "it asked"
 
 
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [
+        ("config.json", {"dtype": "\x1b[31mred"}),
+        ("tokenizer_config.json", {"chat_template": "{{\x1b[31mred"}),
+        ("tokenizer_config.json", {"chat_template": "{{ nothing.of.the.kind }}"}),
+        ("tokenizer_config.json", {"model_max_length": "\x1b[31mred"}),
+    ],
+)
+def test_what_a_model_says_of_itself_is_tried_before_a_walk_begins(
+    small_world: World, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    file: str, entries: dict[str, str],
+) -> None:  # fmt: skip
+    edit(model / file, **entries)
+    capsys.readouterr()
+    assert rabbit_holes(words("generate", small_world, model, tmp_path / "out.jsonl")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: expected a causal language model at {model}, got: ")
+    assert line.isprintable()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_sound_directory_is_opened_without_a_request(
     small_world: World, model: Path, witness: Path, tmp_path: Path, no_network: list[str],

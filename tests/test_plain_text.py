@@ -38,6 +38,7 @@ from rabbit_holes.live.settings import Report
 from rabbit_holes.path import write_paths
 from rabbit_holes.walkers.prompts import chat_prompt, plain_prompt
 from train_lm.command_line import command, run, say
+from train_lm.files import read_json, write_json
 from train_lm.plain_text import (
     content_policy,
     in_csv,
@@ -152,6 +153,12 @@ def test_json_reads_as_it_was_and_drives_no_terminal(title: str, seen: str) -> N
     assert in_json({"title": "Åland"}) == '{\n "title": "Åland"\n}'
 
 
+@pytest.mark.parametrize("text", [*TITLES, "half \ud800 a letter", "\udcff"])
+def test_json_on_file_reads_as_it_was(tmp_path: Path, text: str) -> None:
+    write_json(tmp_path / "x.json", {text: [text]})
+    assert read_json(tmp_path / "x.json") == {text: [text]}
+
+
 @pairs
 def test_a_page_shows_the_title_and_nothing_of_it_is_markup(title: str, seen: str) -> None:
     own = title.replace("\n", " ")
@@ -231,9 +238,12 @@ def test_an_interruption_and_a_log_line_are_told_harmlessly(
     title: str, seen: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import logging
+    import warnings
 
     def stopped() -> int:
         logging.getLogger("of nobody").warning("a line of %s is left out", title)
+        text = warnings.formatwarning(title, UserWarning, "file.py", 1, title)
+        assert harmless(text)
         raise KeyboardInterrupt(f"the last good checkpoint is {title}")
 
     handlers, logging.root.handlers = logging.root.handlers, []
@@ -243,6 +253,7 @@ def test_an_interruption_and_a_log_line_are_told_harmlessly(
         logging.root.handlers = handlers
     told = capsys.readouterr().err
     assert harmless(told)
+    assert visible_lines(title) in told
     assert told.splitlines()[-1] == f"interrupted: the last good checkpoint is {seen}"
 
 

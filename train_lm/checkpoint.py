@@ -19,7 +19,7 @@ from torch import Tensor
 from train_lm.checked.arrays import digest_of, load_tensors, reason
 from train_lm.checked.digests import read_sealed, sealed
 from train_lm.checked.inside import inside
-from train_lm.checked.records import Fields
+from train_lm.checked.records import Fields, parse_json
 from train_lm.files import read_json, replacing, write_json
 from train_lm.outputs import MADE_BY, SETTINGS
 from train_lm.parallel import Parallel
@@ -245,7 +245,7 @@ def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
     found, kept = file.read_bytes(), 0
     for line in found.splitlines(keepends=True):
         try:
-            if not line.endswith(b"\n") or json.loads(line)[unit] > done:
+            if not line.endswith(b"\n") or parse_json(line, file)[unit] > done:
                 break
         except (ValueError, KeyError, TypeError):
             break

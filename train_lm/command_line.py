@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
@@ -24,7 +25,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from train_lm.allocator import keep_freed_memory
 from train_lm.outputs import told_command
-from train_lm.plain_text import visible
+from train_lm.plain_text import visible, visible_lines
 from train_lm.provenance import version
 
 # What `add_subparsers` gives; argparse names it with an underscore.
@@ -246,17 +247,25 @@ def say_lines(text: str, error: bool = False) -> None:
         say(line, error=error)
 
 
+class _VisibleRecord(logging.LogRecord):
+    def getMessage(self) -> str:  # noqa: N802
+        return visible_lines(super().getMessage())
+
+
 def _tell_visibly() -> None:
-    """What modules log quotes files, and so does the traceback of a fault of ours."""
-
-    class Visibly(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return visible(super().format(record))
-
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(Visibly())
+    """What modules and libraries log or warn of quotes files; so does a fault of our own."""
+    logging.setLogRecordFactory(_VisibleRecord)
+    if warnings.formatwarning.__module__ != __name__:
+        warnings.formatwarning = _warning(warnings.formatwarning)
     sys.excepthook = _trace
     threading.excepthook = _silent_of_files
+
+
+def _warning(form: Callable[..., str]) -> Callable[..., str]:
+    def visibly(*args: Any, **more: Any) -> str:
+        return visible_lines(form(*args, **more))
+
+    return visibly
 
 
 def _trace(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:

@@ -254,7 +254,8 @@ def _told_of(path: Path, part: Path, error: Exception) -> Exception:
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     with replacing(path, durable=durable) as temporary:
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        # Half a letter, as a folder's name may hold, is written as JSON spells it.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_tensors(

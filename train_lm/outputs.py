@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from train_lm.checked.records import parse_json
 from train_lm.files import Json, is_litter, remove_folder, sweep
 
 # Whether what stands at a place was made by the command that asks.
@@ -188,8 +189,8 @@ def alone(out: Path) -> Iterator[Hold]:
 def holds_json(file: Path, /, **fields: object) -> bool:
     """Whether a file holds a JSON object with these fields; no error, whatever it is."""
     try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(file.read_bytes(), file)
+    except (OSError, ValueError):
         return False
     return isinstance(found, dict) and all(found.get(k, fields) == v for k, v in fields.items())
 

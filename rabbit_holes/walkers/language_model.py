@@ -434,7 +434,6 @@ def load_language_model(
             and its tokenizer do not fit together.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     from train_lm.checked.model_folder import opened_as_data
@@ -460,8 +459,9 @@ def load_language_model(
             cut: Any = AutoTokenizer.from_pretrained(place, **as_data)
         else:
             cut = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        why = str(error).strip().split("\n")[0]
+        _try_out(cut)
+    except Exception as error:  # transformers raises whatever its file formats raise
+        why = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ValueError(f"expected a causal language model at {place}, got: {why}") from None
     rows = model.get_input_embeddings().num_embeddings
     if len(cut) > rows:
@@ -477,6 +477,13 @@ def load_language_model(
         )
     name = folder.resolve().name if folder.is_dir() else place
     return LanguageModel(name, model, cut)
+
+
+def _try_out(tokenizer: Any) -> None:
+    """Cut a text and fill in the chat template; what is wrong with either shows here."""
+    tokenizer("a", add_special_tokens=False, split_special_tokens=True)
+    if getattr(tokenizer, "chat_template", None):
+        tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
 
 
 def _is_causal(model: Any) -> bool:

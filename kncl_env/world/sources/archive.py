@@ -24,7 +24,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
-from train_lm.files import replacing
+from train_lm.checked.records import Fields
+from train_lm.files import read_json, replacing
 
 # Called with the archive's name, bytes so far, and bytes in all where the server says so.
 Progress = Callable[[str, int, "int | None"], None]
@@ -87,9 +88,9 @@ def fetch(archive: Archive, into: Path, progress: Progress | None = None) -> Pat
     entry = _checked(archive, part)
     _unpack(archive, part, into)
     record = into / RECORD
-    entries = json.loads(record.read_text()) if record.exists() else {}
+    entries = Fields.of(read_json(record), record).values if record.exists() else {}
     with replacing(record) as written:
-        text = json.dumps(entries | {archive.name: entry}, indent=2, sort_keys=True)
+        text = json.dumps({**entries, archive.name: entry}, indent=2, sort_keys=True)
         written.write_text(text + "\n")
     part.unlink()
     return folder

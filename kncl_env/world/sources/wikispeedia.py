@@ -303,6 +303,8 @@ def _title(name: str) -> str:
 
 def _text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"expected a file at {path}, got something else")
         if path.stat().st_size > LARGEST:
             raise ValueError(
                 f"expected at most {LARGEST:,} bytes in {path}, got {path.stat().st_size:,}: it is "
