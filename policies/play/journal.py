@@ -114,7 +114,8 @@ def read_lines(file: Path, format: str) -> tuple[Line, list[Line]]:
             f"expected every line of {file} in its place, got another one at {file}:{number}: a "
             "line was lost, doubled or moved; the command that wrote it plays again what is missing"
         )
-    return whole[0], whole[1:]
+    header, *lines = map(_without_number, whole)
+    return header, lines
 
 
 def _written(line: Line, number: int) -> Line:
