@@ -23,13 +23,14 @@ from kncl_env.world.sources import archive
 from kncl_env.world.sources.archive import Archive, fetch
 from kncl_env.world.sources.wikispeedia import GRAPH_DIR, TEXT_DIR, read_wikispeedia
 from kncl_env.world.world import World
+from policies.cli.runs import begin
 from policies.learn.ppo import _load_checkpoint
 from rabbit_holes.cli import main as rabbit_holes
 from rabbit_holes.export import minari_name
 from rabbit_holes.imports import lines
 from rabbit_holes.imports.lines import read_lines
 from rabbit_holes.imports.tally import Tally
-from train_lm.checkpoint import restore_checkpoint
+from train_lm.checkpoint import claim_run, restore_checkpoint
 from train_lm.cli import main as train_lm
 from train_lm.files import write_json
 from train_lm.inside import inside
@@ -368,6 +369,21 @@ def test_a_card_names_no_checkpoint_outside_its_run(tmp_path: Path, restore) -> 
     write_json(run / "checkpoint.json", {"updates": 3, "file": "../other.safetensors"})
     with pytest.raises(ValueError, match=r"'\.\./other\.safetensors' from checkpoint\.json"):
         restore(run, None, None)
+
+
+@pytest.mark.parametrize("claim", [lambda out: claim_run(out, {}), lambda out: begin(out, False)])
+def test_a_run_that_was_prepared_to_write_elsewhere_is_not_gone_on_with(
+    tmp_path: Path, claim: Callable[[Path], None]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write_json(run / "config.json", {})
+    claim(run)
+    (tmp_path / "mine").write_text("mine")
+    (run / "metrics.jsonl").symlink_to("../mine")
+    with pytest.raises(ValueError, match=f"expected {run / 'metrics.jsonl'} to lie in {run}"):
+        claim(run)
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize("table", ["articles", "links", "paths_finished", "paths_unfinished"])

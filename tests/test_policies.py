@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import ClockedLearner
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
+from policies.arms.registry import arm_of
 from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.cloning import CloningConfig, click_losses, click_places, clone, places
 from policies.learn.potentials import Shaped
@@ -392,3 +393,14 @@ def test_the_figures_of_training_tell_what_was_paid_and_what_was_read(tmp_path: 
     written = next((tmp_path / "run" / "tensorboard").glob("events*")).read_bytes()
     assert b"kncl/learner_share" in written
     assert b"Topic " in written
+
+
+def test_a_policy_that_dots_stand_for_is_called_as_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16))).save(folder)
+    (folder / "notes").mkdir()
+    for here, spec in ((folder, "."), (folder / "notes", ".."), (tmp_path, "./mine/")):
+        monkeypatch.chdir(here)
+        assert arm_of(spec).name == "mine"

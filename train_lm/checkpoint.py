@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from train_lm.files import read_json, replacing, write_json
-from train_lm.inside import inside
+from train_lm.inside import check_links, inside
 from train_lm.parallel import Parallel
 from train_lm.trainer import Trainer, load_snapshot, save_snapshot
 
@@ -73,9 +73,11 @@ def claim_run(
 
     Raises:
         FileExistsError: The folder holds something else.
-        ValueError: Its run has other settings.
+        ValueError: Its run has other settings, or a link in it leads out of it.
     """
     file = run / "config.json"
+    if run.is_dir():
+        check_links(run)  # what is appended to would lie elsewhere
     if file.is_file():
         found, wanted = read_json(file), json.loads(json.dumps(settings))
         found = _filled(found, json.loads(json.dumps(defaults or {})))

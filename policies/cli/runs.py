@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from train_lm.inside import check_links
+
 
 def begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
     """A run of ours is gone on with, or begun again with --force; nothing else is touched.
@@ -15,6 +17,8 @@ def begin(out: Path, force: bool, needed: Iterable[Path] = ()) -> None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
+    if out.is_dir():
+        check_links(out)
     if not any((out / part / "config.json").is_file() for part in (".", "practice")):
         raise FileExistsError(
             f"expected a new place or a run to go on with for --out, got {out}: name another"
