@@ -29,7 +29,7 @@ from rabbit_holes.imports import lines
 from rabbit_holes.imports.lines import read_lines
 from rabbit_holes.imports.tally import Tally
 from train_lm.checked.inside import inside
-from train_lm.checkpoint import restore_checkpoint
+from train_lm.checkpoint import claim_run, restore_checkpoint
 from train_lm.cli import main as train_lm
 from train_lm.files import write_json
 
@@ -368,6 +368,17 @@ def test_a_card_names_no_checkpoint_outside_its_run(tmp_path: Path, restore) -> 
     write_json(run / "checkpoint.json", card)
     with pytest.raises(ValueError, match=r"'\.\./other\.safetensors' from checkpoint\.json"):
         restore(run, None, None)
+
+
+def test_a_run_that_was_prepared_to_write_elsewhere_is_not_gone_on_with(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for _ in range(2):
+        claim_run(run, {}, made_by="a test")
+    (tmp_path / "mine").write_text("mine")
+    (run / "metrics.jsonl").symlink_to("../mine")
+    with pytest.raises(ValueError, match=f"expected {run / 'metrics.jsonl'} to lie in {run}"):
+        claim_run(run, {}, made_by="a test")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize("table", ["articles", "links", "paths_finished", "paths_unfinished"])

@@ -19,6 +19,7 @@ from kncl_env.learner import ClockedLearner
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
 from kncl_env.settings import Settings
 from kncl_env.world.world import World
+from policies.arms.registry import arm_of
 from policies.curiosity import CLOSED, CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.cloning import CloningConfig, click_losses, click_places, clone, places
 from policies.learn.potentials import Shaped
@@ -431,3 +432,14 @@ def test_a_training_pays_the_potentials_that_its_config_names(
     assert told == [("iteration", 1)] * 2
     assert "shaping/novelty" not in shaped["plain"]
     assert shaped["shaped"]["shaping/novelty"] != 0
+
+
+def test_a_policy_that_dots_stand_for_is_called_as_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16))).save(folder)
+    (folder / "notes").mkdir()
+    for here, spec in ((folder, "."), (folder / "notes", ".."), (tmp_path, "./mine/")):
+        monkeypatch.chdir(here)
+        assert arm_of(spec).name == "mine"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from train_lm.checked.arrays import digest_of, load_tensors, reason
 from train_lm.checked.digests import read_sealed, sealed
-from train_lm.checked.inside import inside
+from train_lm.checked.inside import check_links, inside
 from train_lm.checked.records import Fields, parse_json
 from train_lm.files import read_json, replacing, write_json
 from train_lm.outputs import MADE_BY, SETTINGS
@@ -207,9 +207,11 @@ def claim_run(
 
     Raises:
         FileExistsError: The folder holds something else.
-        ValueError: Its run has other settings.
+        ValueError: Its run has other settings, or a link in it leads out of it.
     """
     file, settings = run / SETTINGS, {MADE_BY: made_by, **settings}
+    if run.is_dir():
+        check_links(run)  # what is appended to would lie elsewhere
     if file.is_file():
         found, wanted = read_json(file), json.loads(json.dumps(settings))
         found = _filled(found, json.loads(json.dumps(defaults or {})))
