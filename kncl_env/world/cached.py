@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,6 @@ from train_lm.checked.arrays import Shape, load_arrays
 from train_lm.files import cache_folder, hash_json, replacing, sweep
 
 log = logging.getLogger(__name__)
-
-ONLY = "array"  # its name in its file
 
 
 def cached_array(
@@ -32,8 +32,7 @@ def cached_array(
     sweep(file.parent, file.name)
     if file.is_file():
         try:
-            # A zip has a checksum of its own.
-            return load_arrays(file, {ONLY: ("iufb", shape)})[ONLY]
+            return _loaded(file, shape)
         except ValueError as error:
             log.warning("made again: %s", error)
     found = make()
@@ -41,5 +40,17 @@ def cached_array(
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file, durable=False) as part, part.open("wb") as stream:
-            np.savez(stream, array=found)
+            np.savez(stream, array=found, sha256=np.array(_digest(found)))
     return found
+
+
+def _loaded(file: Path, shape: Shape) -> NDArray[Any]:
+    """Raises: ValueError where it is not the array that was written."""
+    found = load_arrays(file, {"array": ("iufb", shape), "sha256": ("U", ())})
+    if _digest(found["array"]) != str(found["sha256"]):
+        raise ValueError(f"expected {file} as it was written, got another array")
+    return found["array"]
+
+
+def _digest(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

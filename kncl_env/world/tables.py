@@ -51,7 +51,8 @@ def read_passages(file: Path, n_topics: int) -> Any:
 def _read(file: Path, columns: dict[str, str]) -> Any:
     import pyarrow.parquet as pq
 
-    head = pq.read_metadata(file)
+    opened = pq.ParquetFile(file)
+    head = opened.metadata
     size = file.stat().st_size
     unpacked = sum(head.row_group(i).total_byte_size for i in range(head.num_row_groups))
     if head.num_rows < 1 or head.num_rows > ROWS_PER_BYTE * size or unpacked > PACKED * size:
@@ -59,7 +60,7 @@ def _read(file: Path, columns: dict[str, str]) -> Any:
             f"expected the rows of a file of {size:,} bytes, got {head.num_rows:,} rows of "
             f"{unpacked:,} bytes"
         )
-    table = pq.read_table(file)
+    table = opened.read()
     # The name of a list's elements differs between versions of Arrow.
     found = {f.name: re.sub(r"<\w+: ", "<", str(f.type)) for f in table.schema}
     if found != columns:

@@ -10,7 +10,7 @@ import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
@@ -47,10 +47,9 @@ def load_array(
 
     def read() -> NDArray[Any]:
         with file.open("rb") as stream:
-            _check_size(stream, file.stat().st_size)
-        found = np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
+            found = _array_in(stream, file.stat().st_size, file if mmap else None)
         check_array(found, kinds, shape, finite=not mmap)
-        return np.asarray(found) if not mmap else found
+        return found
 
     return told(file, read, advice)
 
@@ -69,14 +68,14 @@ def load_arrays(
     """
 
     def read() -> dict[str, NDArray[Any]]:
+        found = {}
         with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
+            for name in wanted:
+                entry = archive.getinfo(f"{name}.npy")
                 if entry.file_size > DEFLATED * (entry.compress_size + 1):
                     raise ValueError(f"{entry.filename!r} claims {entry.file_size:,} bytes")
                 with archive.open(entry) as stream:
-                    _check_size(stream, entry.file_size)
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in wanted}
+                    found[name] = _array_in(stream, entry.file_size)
         for name, (kinds, shape) in wanted.items():
             check_array(found[name], kinds, shape, name=name)
         return found
@@ -126,20 +125,35 @@ def check_array(
         raise ValueError(f"numbers{what} that are not finite")
 
 
-def _check_size(stream: IO[bytes], size: int) -> None:
-    """Raises: whatever numpy does of a damaged head; ValueError where the data are not as many."""
+def _array_in(stream: IO[bytes], size: int, mapped: Path | None = None) -> NDArray[Any]:
+    """The array of a stream of so many bytes; memory is taken once its head agrees with them.
+
+    Args:
+        mapped: The file, where its numbers stay there.
+
+    Raises:
+        Exception: Whatever numpy does of a damaged head; ValueError where data are not as many.
+    """
     version = npy.read_magic(stream)
     if version == (1, 0):
-        shape, _, kind = npy.read_array_header_1_0(stream)
+        shape, fortran, kind = npy.read_array_header_1_0(stream)
     elif version == (2, 0):
-        shape, _, kind = npy.read_array_header_2_0(stream)
+        shape, fortran, kind = npy.read_array_header_2_0(stream)
     else:
         raise ValueError(f"version {version} of numpy's format")
     if kind.hasobject or any(n < 0 for n in shape):
         raise ValueError(f"an array of {kind} and shape {shape}")
-    wanted = math.prod(shape) * kind.itemsize
-    if size - stream.tell() != wanted:
-        raise ValueError(f"{size - stream.tell():,} bytes of data where its head says {wanted:,}")
+    first, wanted = stream.tell(), math.prod(shape) * kind.itemsize
+    if size - first != wanted:
+        raise ValueError(f"{size - first:,} bytes of data where its head says {wanted:,}")
+    order: Literal["C", "F"] = "F" if fortran else "C"
+    if mapped is not None and wanted:
+        return np.memmap(mapped, kind, "r", first, shape, order)
+    # To its end, where an archive compares its checksum; a copy can be written to.
+    data = bytearray(stream.read())
+    if len(data) != wanted:
+        raise ValueError(f"{len(data):,} bytes of data where its head says {wanted:,}")
+    return np.frombuffer(data, kind).reshape(shape, order=order)
 
 
 def rng_state(found: object) -> dict[str, Any]:

@@ -57,14 +57,14 @@ def read_sealed(file: Path, advice: str = ADVICE) -> Fields:
 def verify(file: Path, sha256: str) -> bool:
     """Whether a file has the digest that it should have.
 
-    It is read once: that it was found whole is remembered in the cache folder, by place, size, time
-    and inode.
+    It is read once: that it was found whole is remembered in the cache folder, by size, time and
+    inode.
 
     Raises:
         OSError: It cannot be read.
     """
     stat = file.stat()
-    known = [str(file.resolve()), sha256, stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    known = [sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino]
     name = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     mark = cache_folder() / "whole" / name[:32]
     if mark.exists():
