@@ -33,7 +33,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIM = Path(__file__).with_suffix(".c")
-SKIP = "/tensorboard/"  # written by a thread of its own; no result depends on it
+# Written by a thread of its own, and marks that name times: no result depends on them.
+SKIP = re.compile(r"/tensorboard/|/cache/whole/")
 COUNT, KILL, FULL = range(3)  # as in faults.c
 
 # Modules that commands import as they run; a fork that finds them there starts at once.
@@ -221,7 +222,7 @@ class Bench:
             name = str(file.relative_to(self.trial))
             if re.search(r"\.part\b|\.lock$|\.tmp|-journal$", name):
                 litter.append(name)
-            elif file.is_file() and SKIP not in f"/{name}" and not name.endswith(".sqlite"):
+            elif file.is_file() and not SKIP.search(f"/{name}") and not name.endswith(".sqlite"):
                 files[name] = _timeless(name, file.read_bytes())
         return files, litter
 
@@ -233,7 +234,7 @@ def _timeless(name: str, data: bytes) -> bytes:
         clocks = ("seconds", "steps_per_second", "learner_share")
         return json.dumps([{k: v for k, v in x.items() if k not in clocks} for x in kept]).encode()
     if name.startswith("out/c"):  # a collection: when its pages came
-        return re.sub(rb'"(time|began|started|ended|seconds)":[^,}]*', b"", data)
+        return re.sub(rb'"(time|began|started|ended|seconds|seal)":[^,}]*', b"", data)
     return data
 
 
