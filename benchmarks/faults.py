@@ -33,8 +33,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIM = Path(__file__).with_suffix(".c")
-# Written by a thread of its own, and marks that name times: no result depends on them.
-SKIP = re.compile(r"/tensorboard/|/cache/whole/")
+SKIP = "/tensorboard/"  # written by a thread of its own; no result depends on it
+MARKS = "/cache/whole/"  # of files that were found whole, by the time of each
 COUNT, KILL, FULL = range(3)  # as in faults.c
 
 # Modules that commands import as they run; a fork that finds them there starts at once.
@@ -222,9 +222,13 @@ class Bench:
             name = str(file.relative_to(self.trial))
             if re.search(r"\.part\b|\.lock$|\.tmp|-journal$", name):
                 litter.append(name)
-            elif file.is_file() and not SKIP.search(f"/{name}") and not name.endswith(".sqlite"):
+            elif file.is_file() and not _of_no_matter(f"/{name}"):
                 files[name] = _timeless(name, file.read_bytes())
         return files, litter
+
+
+def _of_no_matter(name: str) -> bool:
+    return SKIP in name or MARKS in name or name.endswith(".sqlite")
 
 
 def _timeless(name: str, data: bytes) -> bytes:
