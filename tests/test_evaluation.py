@@ -15,7 +15,7 @@ from kncl_env.observation import CANDIDATE_FEATURES
 from kncl_env.settings import Settings
 from kncl_env.world.world import World
 from policies.arms.baselines import BASELINES
-from policies.arms.registry import arm_of
+from policies.arms.registry import arm_of, check_arms
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.play import episodes
@@ -145,6 +145,19 @@ def test_two_at_once_give_what_one_gives(small_world: World, tmp_path: Path) -> 
         for n in (1, 2)
     )
     assert one.arms == two.arms
+
+
+def test_a_policy_is_called_as_its_folder_is_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=8))).save(tmp_path / "learned")
+    (tmp_path / "learned" / "inside").mkdir()
+    for here, spec in (("learned", "."), ("learned/inside", ".."), (".", "learned/")):
+        monkeypatch.chdir(tmp_path / here)
+        assert arm_of(spec).name == "learned"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="expected a policy directory at"):
+        check_arms(["uniform", "."])
 
 
 @pytest.mark.parametrize(

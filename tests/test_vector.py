@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import gymnasium as gym
@@ -116,3 +117,19 @@ def test_sb3_sees_the_members_that_its_own_vector_of_them_would_show(small_world
         assert mine[1].tolist() == [step == 2] * 2
         assert ("terminal_observation" in mine[2][0]) == (step == 2)
         assert not mine[2][0]["TimeLimit.truncated"]
+
+
+def test_closing_frees_the_threads(small_world: World) -> None:
+    def ours() -> set[threading.Thread]:
+        return {t for t in threading.enumerate() if t.name.startswith(("member", "bank"))}
+
+    before = ours()
+    env = topic_expansions(small_world, 2, **SETTINGS)
+    env.reset(seed=0)
+    env.step(np.zeros(2, dtype=np.int64))
+    opened = ours() - before
+    assert opened
+    env.close()
+    for thread in opened:
+        thread.join(5)
+    assert not ours() & opened
