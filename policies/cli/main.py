@@ -149,18 +149,19 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
-    from policies.arms.registry import check_arms, name_of, place_of
+    from policies.arms.registry import check_arms, place_of
     from policies.play.evaluation import check_nothing_lost, evaluate
     from policies.play.plan import Plan
     from policies.verdict.table import table
 
     torch.set_num_threads(1)
     settings = settings_of(args)
-    learned = [name_of(spec) for spec in args.policies if Path(spec).is_dir()]
+    arms = check_arms(args.policies)
+    pairs = zip(args.policies, arms, strict=True)
+    learned = [arm.name for name, arm in pairs if Path(name).is_dir()]
     plan = Plan(
         args.policies, args.seeds, args.inits, args.learners, learned[-1] if learned else None
     )
-    arms = check_arms(plan.arms)
     begin(args.out, args.force, [args.world, *map(place_of, plan.arms)])
     check_nothing_lost(args.out, [arm.name for arm in arms], plan.seeds)
     world = World.open(args.world)
