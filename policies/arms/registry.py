@@ -53,7 +53,7 @@ def arm_of(spec: str) -> Arm:
     taste = CuriosityPolicy.load(place).taste if Path(place).is_dir() else load_taste(Path(place))
     if taste is None:
         raise ValueError(f"expected a policy with a taste in {place}, got one that reads anything")
-    name = f"{arm.name}+{Path(name_of(place)).stem}"
+    name = f"{arm.name}+{Path(_name_of(place)).stem}"
     return Arm(name, arm.begin, taste, arm.origin)
 
 
@@ -79,20 +79,6 @@ def place_of(spec: str) -> Path:
     return Path(spec if Path(spec).is_dir() else spec.partition("+")[2] or spec)
 
 
-def name_of(place: str) -> str:
-    """What a policy's folder or a taste's file is called; `.` and `..` as what they mean.
-
-    Raises:
-        ValueError: It has no name to tell it by in tables and file names.
-    """
-    name = Path(place).name
-    if name in ("", ".."):
-        name = Path(place).resolve().name
-    if not name:
-        raise ValueError(f"expected a policy in a folder with a name, got {place}: move it")
-    return name
-
-
 def _alone(spec: str) -> Arm | None:
     if spec in BASELINES:
         # The source belongs to it: what an edited baseline played is not taken for its own.
@@ -112,7 +98,21 @@ def _policy(place: str) -> Arm:
         return policy.predict(seen, action_masks=env.action_masks())[0]
 
     weights = hash_file(Path(place) / "policy.safetensors")
-    return Arm(name_of(place), expands(choose), policy.taste, weights)
+    return Arm(_name_of(place), expands(choose), policy.taste, weights)
+
+
+def _name_of(place: str) -> str:
+    """What a folder or file is called; `.` and `..` are called as the folders that they mean.
+
+    Raises:
+        ValueError: It has no name to tell it by in tables and file names.
+    """
+    name = Path(place).name
+    if name in ("", ".."):
+        name = Path(place).resolve().name
+    if not name:
+        raise ValueError(f"expected a policy in a folder with a name, got {place}: move it")
+    return name
 
 
 def _announced() -> dict[str, str]:
