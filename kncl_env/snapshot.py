@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEARNER = "learner."
+BESIDE = "beside"  # text in the head of the file
 
 
 def packed(
@@ -38,7 +39,8 @@ def packed(
 
     tensors = {LEARNER + name: value for name, value in snapshot.learner.items()}
     tensors |= {n: torch.from_numpy(a) for n, a in _arrays(snapshot.episode).items()}
-    return tensors, {"rng": json.dumps(snapshot.rng), "about": json.dumps(about)}
+    # One text: safetensors puts several into an order of its own, another one each time.
+    return tensors, {BESIDE: json.dumps({"rng": snapshot.rng, "about": dict(about)})}
 
 
 def unpacked(
@@ -61,16 +63,17 @@ def unpacked(
             raise ValueError(f"expected finite numbers as {name} in {file}, got others")
         else:
             learner[name.removeprefix(LEARNER)] = value
-    texts = Fields.of(head, file, "the checkpoint is damaged")
-    rng, about = (parse_json(texts.text(name), file) for name in ("rng", "about"))
+    advice = "the checkpoint is damaged"
+    text = Fields.of(head, file, advice).text(BESIDE)
+    beside = Fields.of(parse_json(text, file), file, advice)
     try:
         _check(arrays, env)
-        snapshot = EnvSnapshot(learner, _episode(arrays, env), rng_state(rng))
+        snapshot = EnvSnapshot(learner, _episode(arrays, env), rng_state(beside.values.get("rng")))
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"expected a snapshot of this environment in {file}, got {reason(error)}"
         ) from None
-    return snapshot, dict(Fields.of(about, file).values)
+    return snapshot, dict(beside.inner("about").values)
 
 
 # Kind of each array, and what its length is: topics (N), windows (W), 1, or anything (None).

@@ -91,6 +91,18 @@ def test_the_first_snapshot_of_an_episode_survives_its_file_too(
     assert found["candidates"].tobytes() == observation["candidates"].tobytes()
 
 
+def test_a_snapshot_has_the_same_bytes_each_time_that_it_is_written(
+    small_world: World, tmp_path: Path
+) -> None:
+    env = env_of(small_world, **SETTINGS)
+    env.reset(seed=5)
+    written = set()
+    for _ in range(8):
+        through_a_file(env.snapshot(), tmp_path, env, {"more": 1})
+        written.add((tmp_path / "checkpoint-0000001.safetensors").read_bytes())
+    assert len(written) == 1
+
+
 def test_what_a_policy_chose_is_what_an_evaluation_would_have_played(
     small_world: World, policy: str, tmp_path: Path
 ) -> None:
