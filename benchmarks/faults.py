@@ -1,7 +1,7 @@
 """What survives where every command is killed at each k-th thing that it does to a disk.
 
     python benchmarks/faults.py --every 3 --out faults.json
-    python benchmarks/faults.py --full --every 5
+    python benchmarks/faults.py --how full --every 5
 
 `faults.c` counts what a process does to files below a folder and makes one operation fail: SIGKILL
 in its place, after half of it where it is a write, or no room from then on. The same command then
@@ -36,6 +36,7 @@ SHIM = Path(__file__).with_suffix(".c")
 SKIP = "/tensorboard/"  # written by a thread of its own; no result depends on it
 MARKS = "/cache/whole/"  # of files that were found whole, by the time of each
 COUNT, KILL, FULL = range(3)  # as in faults.c
+MODES = {"kill": (KILL,), "full": (FULL,), "both": (KILL, FULL)}
 
 # Modules that commands import as they run; a fork that finds them there starts at once.
 NEEDED = (
@@ -308,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--every", type=int, default=3, help="disturb each k-th operation (3)")
     found.add_argument("--points", type=int, help="at most so many of a case, drawn evenly (all)")
     found.add_argument("--only", default="", help="cases whose name holds this pattern (all)")
-    found.add_argument("--full", action="store_true", help="fill the disk instead of killing")
+    found.add_argument("--how", choices=MODES, default="kill", help="kill, fill the disk (kill)")
     found.add_argument("--cold", action="store_true", help="with an empty cache only")
     found.add_argument("--seed", type=int, default=0, help="of which operations come first (0)")
     found.add_argument("--seconds", type=float, default=1e9, help="begin no case later (any time)")
@@ -324,7 +325,6 @@ def main() -> int:
     _import_everything()
     began = time.monotonic()
     rows: list[Row] = []
-    mode = FULL if args.full else KILL
     rng = np.random.default_rng(args.seed)
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kncl-faults-")))
@@ -335,20 +335,21 @@ def main() -> int:
                 name = f"{case.title}, warm" if warm else case.title
                 if not re.search(args.only, name) or time.monotonic() - began > args.seconds:
                     continue
-                operations = _whole(bench, case, warm)[1][mode == FULL]
+                counts = _whole(bench, case, warm)[1]
                 if case.cache and not warm:
                     shutil.rmtree(bench.kept, ignore_errors=True)
                     shutil.copytree(bench.trial / "cache", bench.kept)
-                first = int(rng.integers(args.every))
-                points = np.arange(first, operations, args.every) + 1
-                if args.points is not None and len(points) > args.points:
-                    points = points[np.linspace(0, len(points) - 1, args.points).astype(int)]
-                rows.append(Row(name, operations))
-                disturb(bench, case, points.tolist(), mode, rows[-1], warm)
-                print(_line(rows[-1]), flush=True)
-                for line in rows[-1].told[:12]:
-                    print(f"    {line}", file=sys.stderr, flush=True)
-                _write(args.out, rows)
+                for mode in MODES[args.how]:
+                    operations = counts[mode == FULL]
+                    points = np.arange(int(rng.integers(args.every)), operations, args.every) + 1
+                    if args.points is not None and len(points) > args.points:
+                        points = points[np.linspace(0, len(points) - 1, args.points).astype(int)]
+                    rows.append(Row(f"{name}: full" if mode == FULL else name, operations))
+                    disturb(bench, case, points.tolist(), mode, rows[-1], warm)
+                    print(_line(rows[-1]), flush=True)
+                    for line in rows[-1].told[:12]:
+                        print(f"    {line}", file=sys.stderr, flush=True)
+                    _write(args.out, rows)
     total = Row("all", sum(r.operations for r in rows))
     for what in ("points", "refused", "different", "litter", "unclear"):
         setattr(total, what, sum(getattr(r, what) for r in rows))
