@@ -59,6 +59,6 @@ def test_the_harness_tells_each_outcome_apart(tmp_path: Path) -> None:
     assert outcome("open(place / 'a.json').read()") == "error"
     assert outcome("open('elsewhere').read()") == "unnamed"
     assert outcome("{}['a']") == "raw"
-    assert outcome("kill(os.getpid(), 11)") == "abort"
+    assert outcome("kill(os.getpid(), 9)") == "abort"
     assert outcome("np.ones(10**8).sum() and 1") == "memory"
     assert outcome("np.ones(10**13).sum() and 1") == "memory"
