@@ -132,7 +132,10 @@ class PassageIndex:
             raise ValueError(
                 f"expected a whole passage index in {folder}, got {reason}: rebuild the world"
             ) from None
-        opened = cls(index, passages, found)
+        try:
+            opened = cls(index, passages, found)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
             opened.index = faiss.index_cpu_to_all_gpus(index)
         return opened
