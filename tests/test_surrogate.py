@@ -214,6 +214,14 @@ def test_a_recording_says_what_was_read_and_what_was_measured(
     assert episodes[0]["steps"][0]["topic"] >= 0 > episodes[1]["steps"][0]["topic"]
 
 
+def test_a_recording_without_an_episode_is_named(recorded: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text(recorded.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(ValueError, match=f"expected an episode or more in {empty}, got none"):
+        read_episodes([empty])
+    assert read_episodes([empty, recorded])[1]
+
+
 def test_a_recording_that_was_stopped_goes_on(
     recorded: Path, small_world: World, tmp_path: Path
 ) -> None:

@@ -214,10 +214,11 @@ def read_episodes(files: Iterable[Path]) -> tuple[Json, list[Json]]:
     """The header and all episodes; an unfinished last line of a file is left out.
 
     Raises:
-        ValueError: Not recorded episodes, or of different worlds or settings.
+        ValueError: Not recorded episodes, none at all, or of different worlds or settings.
     """
     header: Json | None = None
     episodes: list[Json] = []
+    files = list(files)
     for file in files:
         try:
             first, rest = read_lines(file, FORMAT)
@@ -230,6 +231,11 @@ def read_episodes(files: Iterable[Path]) -> tuple[Json, list[Json]]:
         episodes += rest
     if header is None:
         raise ValueError("expected at least one file of episodes, got none")
+    if not episodes:
+        raise ValueError(
+            f"expected an episode or more in {', '.join(map(str, files))}, got none: record them "
+            "with `kncl-policy record`, which goes on there"
+        )
     return header, episodes
 
 
