@@ -158,7 +158,7 @@ def test_content_is_checked_whatever_the_digests_say(
 
 def learnt(stage: Stage) -> list[bytes]:
     assert stage.nucleated is not None
-    weights = [v.numpy().tobytes() for _, v in sorted(stage.nucleated.items())]
+    weights = [v.cpu().numpy().tobytes() for _, v in sorted(stage.nucleated.items())]
     return [*weights, stage.reading_list.times_read.tobytes(), repr(stage.reducible).encode()]
 
 

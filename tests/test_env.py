@@ -268,7 +268,7 @@ def test_the_nucleus_phase_is_done_once_and_found_again(
     assert updates == []
     assert second.stage.reducible == first.stage.reducible
     a, b = first.learner.nucleated, second.learner.nucleated
-    assert all((a[k] == b[k]).all() for k in a)
+    assert all((a[k].cpu() == b[k].cpu()).all() for k in a)
 
 
 def test_info_has_the_same_keys_after_reset_and_after_a_step() -> None:

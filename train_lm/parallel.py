@@ -115,7 +115,11 @@ class Accelerated:
         return gathered.to(value.device)
 
     def wait(self) -> None:
-        self.accelerator.wait_for_everyone()
+        if self.size > 1 and self.device.type == "cpu":
+            # Accelerate's own names a GPU by the process' number, if the machine has any.
+            torch.distributed.barrier()
+        else:
+            self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
         """Leave the process group; without it a process warns at its exit."""
