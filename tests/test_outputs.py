@@ -416,6 +416,7 @@ def test_a_signal_is_one_line_at_any_moment(
 ) -> None:
     words = ["evaluate", "--world", str(inputs / "world"), "--policies", "uniform,random"]
     long = ["--nucleus-updates", "100000", "--nucleus-topics", "6", "--model", "xxs"]
+    long += ["--slots", "6"]
     process = started("kncl-policy", *words, "--out", str(tmp_path / "r"), *long)
     while not _catches(process.pid, signal.SIGTERM):  # before that, Python itself starts up
         time.sleep(0.001)
@@ -423,7 +424,7 @@ def test_a_signal_is_one_line_at_any_moment(
     process.send_signal(number)
     began = time.monotonic()
     _, said = process.communicate(timeout=30)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # on idle cores it is forced after three
     assert process.returncode == code, said
     assert said.strip().splitlines()[-1].startswith(f"{word}: "), said
     assert "Traceback" not in said
