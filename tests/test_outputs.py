@@ -415,8 +415,7 @@ def test_a_signal_is_one_line_at_any_moment(
     number: signal.Signals, code: int, word: str, delay: float, inputs: Path, tmp_path: Path
 ) -> None:
     words = ["evaluate", "--world", str(inputs / "world"), "--policies", "uniform,random"]
-    long = ["--nucleus-updates", "100000", "--nucleus-topics", "6", "--model", "xxs"]
-    long += ["--slots", "6"]
+    long = [*TINY, "--nucleus-updates", "100000"]
     process = started("kncl-policy", *words, "--out", str(tmp_path / "r"), *long)
     while not _catches(process.pid, signal.SIGTERM):  # before that, Python itself starts up
         time.sleep(0.001)
