@@ -21,7 +21,7 @@ demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/kncl-policy demo
 
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 lint: install
 	$(BIN)/ruff check .
