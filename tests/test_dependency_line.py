@@ -40,7 +40,7 @@ DOORS = {
         "kncl_env/world/build.py",
         "kncl_env/world/tables.py",
     ),
-    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/topics.py"),
+    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/names.py"),
 }
 HEAVY = (
     "numpy",

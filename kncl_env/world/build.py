@@ -7,7 +7,7 @@ end, and moved there whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,11 @@ from kncl_env.world.splits import (
 )
 from kncl_env.world.topics import (
     check_target,
-    clusters,
+    cluster_labels,
+    connected,
     farthest_region,
     fitting_regions,
     has_held_out,
-    nearest_neighbours,
     regions_of,
     target_of,
     transfer_regions,
@@ -122,6 +122,10 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         topic_vectors, passage_vectors = _embed(part, draft, config)
         say("linking")
         graph = _link(part, draft, topic_vectors, config)
+        shape = graph.shape()
+        say(f"  {shape}")
+        if shape.warning:
+            say(f"  warning: {shape.warning}")
         say("indexing")
         corpus_hash = hash_passages(draft.passages)
         trained = np.array([i for i, p in enumerate(draft.passages) if p.split == "train"])
@@ -133,7 +137,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
             "citation": corpus.citation,
             "source_sha256": reading.sha256,
             "corpus_hash": corpus_hash,
-            "settings": asdict(config),
+            "settings": config.to_json(),
             "scenario": _scenario(draft, graph, topic_vectors, corpus, config),
             "counts": {
                 "topics": draft.n_topics,
@@ -148,6 +152,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
                     bool(p.noise) or draft.is_noise[p.topic] for p in draft.passages
                 ),
             },
+            "graph": shape.to_json(),
             "source_counts": corpus.counts,
             "hash": "",
         }
@@ -305,11 +310,10 @@ def _link(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    graph = TopicGraph.from_links(draft.n_topics, draft.links)
-    if graph.n_edges == 0:
-        graph = nearest_neighbours(vectors, k=10)
+    training = [(p.topic, p.text) for p in draft.training]
+    graph = connected(draft.links, draft.titles, vectors, training, config)
     if not any(draft.labels):
-        draft.labels = clusters(vectors, config.seed)
+        draft.labels = cluster_labels(vectors, training, config.seed)
     with (part / "graph.npz").open("wb") as stream:
         np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
     table = pa.table(
