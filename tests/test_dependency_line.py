@@ -28,6 +28,7 @@ DOORS = {
     "transformers": (
         "train_lm/model.py",
         "train_lm/tokenizer.py",
+        "train_lm/text_vectors.py",
         "rabbit_holes/walkers/language_model.py",
     ),
     "tokenizers": ("train_lm/tokenizer.py",),

@@ -71,7 +71,7 @@ def test_a_corpus_is_connected_as_it_is_asked_for() -> None:
     link, similar, mention = (LINK_TYPES.index(k) for k in ("link", "similar", "mention"))
 
     def rows(config: BuildConfig, own: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
-        graph = connected(own, titles, vectors, texts, config)
+        graph = connected(TopicGraph.from_links(4, own), titles, vectors, texts, config)
         kinds = np.split(graph.types, graph.indptr[1:-1])
         return [list(zip(graph.out(i).tolist(), kinds[i].tolist(), strict=True)) for i in range(4)]
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.card import WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Article, Corpus, Reading
-from kncl_env.world.embedding import Embedder
+from kncl_env.world.gathered import gathered
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.world.index import PassageIndex
+from kncl_env.world.spaces import check_embedder, fit_space, load_space
 from kncl_env.world.splits import (
     SPLITS,
     Passage,
@@ -106,7 +107,9 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         raise FileExistsError(
             f"expected another place than the current folder, got {out}: it would be replaced"
         )
+    check_embedder(config)
     with alone(out), replacing_folder(out, over=True) as part:
+        corpus = gathered(corpus, config, say)
         say("cutting and splitting")
         reading = corpus.read()
         draft = _cut(corpus, reading, config, say)
@@ -153,6 +156,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
                 ),
             },
             "graph": shape.to_json(),
+            "embedder": load_space(part / "embedder.npz").stated,
             "source_counts": corpus.counts,
             "hash": "",
         }
@@ -296,7 +300,7 @@ def _embed(
     texts = [
         f"{title}\n" + "\n".join(parts) for title, parts in zip(draft.titles, of_topic, strict=True)
     ]
-    embedder = Embedder.fit(texts, config.dimensions, config.max_terms, config.seed)
+    embedder = fit_space(texts, config)
     embedder.save(part / "embedder.npz")
     topic_vectors = embedder(texts)
     np.save(part / "topic_vectors.npy", topic_vectors)
@@ -311,7 +315,8 @@ def _link(
     import pyarrow.parquet as pq
 
     training = [(p.topic, p.text) for p in draft.training]
-    graph = connected(draft.links, draft.titles, vectors, training, config)
+    own = TopicGraph.from_links(draft.n_topics, draft.links)
+    graph = connected(own, draft.titles, vectors, training, config)
     if not any(draft.labels):
         draft.labels = cluster_labels(vectors, training, config.seed)
     with (part / "graph.npz").open("wb") as stream:

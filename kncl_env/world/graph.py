@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,12 @@ class TopicGraph:
         """Topics joined with `topic` by a link in either direction, ascending."""
         indptr, indices = self._undirected
         return indices[indptr[topic] : indptr[topic + 1]]
+
+    def rows(self) -> list[list[tuple[int, int]]]:
+        """`(target, type index)` of each topic's links, as `from_links` takes them."""
+        links = list(zip(self.indices.tolist(), self.types.tolist(), strict=True))
+        ends = self.indptr.tolist()
+        return [links[i:j] for i, j in pairwise(ends)]
 
     def has_edge(self, source: int, target: int) -> bool:
         return bool(np.any(self.out(source) == target))

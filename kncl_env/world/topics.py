@@ -18,12 +18,11 @@ from kncl_env.world.splits import HELD_OUT, SPLITS
 
 TOGETHER = 4096  # [topics] whose neighbours are looked for at a time
 
-Links = list[tuple[int, int]]  # (target, link type) of one topic, in reading order
 Regions = dict[str, NDArray[np.int64]]  # name -> topics, ascending
 
 
 def connected(
-    own: Sequence[Links],
+    own: TopicGraph,
     titles: Sequence[str],
     vectors: NDArray[np.float32],
     training: Iterable[tuple[int, str]],
@@ -32,24 +31,28 @@ def connected(
     """The graph: the corpus's own links, titles mentioned in training text, nearest neighbours.
 
     Args:
-        own: (N,) links that the corpus states.
+        own: Links that the corpus states, between N topics.
+        titles: (N,) of the topics.
         vectors: (N, D) unit rows; zero where nothing is known of a topic.
         training: `(topic, text)` of the training passages, in reading order.
 
     Raises:
         ValueError: The connections that were asked for are none.
     """
-    kinds = config.connect or (("links",) if any(own) else ("mentions", "similar"))
-    rows: list[Links] = [list(row) if "links" in kinds else [] for row in own]
-    if "mentions" in kinds:
-        mention = LINK_TYPES.index("mention")
-        for row, mentioned in zip(rows, mentions(titles, training), strict=True):
-            row += [(target, mention) for target in mentioned]
-    if "similar" in kinds:
-        similar = LINK_TYPES.index("similar")
-        for row, nearest in zip(rows, nearest_topics(vectors, config.neighbours), strict=True):
-            row += [(int(target), similar) for target in nearest]
-    graph = TopicGraph.from_links(len(titles), rows)
+    kinds = config.connect or (("links",) if own.n_edges else ("mentions", "similar"))
+    if kinds == ("links",):
+        graph = own
+    else:
+        rows = own.rows() if "links" in kinds else [[] for _ in titles]
+        if "mentions" in kinds:
+            mention = LINK_TYPES.index("mention")
+            for row, mentioned in zip(rows, mentions(titles, training), strict=True):
+                row += [(target, mention) for target in mentioned]
+        if "similar" in kinds:
+            similar = LINK_TYPES.index("similar")
+            for row, nearest in zip(rows, nearest_topics(vectors, config.neighbours), strict=True):
+                row += [(int(target), similar) for target in nearest]
+        graph = TopicGraph.from_links(len(titles), rows)
     if config.connect and graph.n_edges == 0:
         raise ValueError(
             f"expected topics connected by {', '.join(kinds)}, got not one link: add similar to "

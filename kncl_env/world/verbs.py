@@ -129,6 +129,7 @@ def _show_world(world: World) -> None:
         say(f"target: {world.target_region}, {len(world.target_topics())} topics")
     for name, value in card["counts"].items():
         say(f"  {name.replace('_', ' ')}: {value:,}")
+    say(f"vectors: {_embedder(world)}")
     shape = world.graph.shape()
     say(f"graph: {shape}")
     if shape.warning:
@@ -140,6 +141,12 @@ def _show_world(world: World) -> None:
         )
     central = (-world.graph.pagerank).argsort(kind="stable")[:10]
     say(f"most central: {_titles(world, central)}")
+
+
+def _embedder(world: World) -> str:
+    stated = world.embedder.stated
+    digest = f", digest {str(stated['sha256'])[:12]}" if "sha256" in stated else ""
+    return f"{stated['name']}, {stated['dimensions']} dimensions{digest}"
 
 
 def _titles(world: World, topics: Iterable[int]) -> str:
