@@ -169,9 +169,6 @@ def _build(args: argparse.Namespace) -> int:
     with alone(args.out) as hold:
         hold.begin_anew(args.force, is_world, [args.place])
         corpus = _corpus(args)
-        say(f"{args.source}: {len(corpus.articles):,} articles read", error=True)
-        for loss in corpus.losses():
-            say(f"  {loss}", error=True)
         world = build_world(corpus, args.out, config, lambda stage: say(stage, error=True))
     counts = world.card["counts"]
     region = f", target {world.target_region}" if world.target_region else ""
