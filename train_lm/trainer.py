@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from train_lm.checked.arrays import load_tensors
 from train_lm.compiling import compile_for
 from train_lm.files import write_tensors
-from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of
+from train_lm.optimizers import OPTIMIZERS
 from train_lm.parallel import Alone, Parallel, put, whole
 from train_lm.schedule import Schedule
+from train_lm.updates import FULL, Updates, build_steps
 
 PRECISIONS = ("fp32", "bf16")
 MEASURED_AT_ONCE = 64  # [windows] of a forward pass without gradients
@@ -40,6 +41,7 @@ class TrainerConfig:
         accumulate: Pieces that a batch is cut into where it does not fit into memory at once.
         precision: `fp32`, or `bf16` for matrix products in bfloat16 under autocast.
         optimizer: `adamw` or `muon`.
+        updates: Which part of a gradient becomes a step; with `adamw` alone.
     """
 
     learning_rate: float = 2e-3
@@ -51,6 +53,7 @@ class TrainerConfig:
     accumulate: int = 1
     precision: str = "fp32"
     optimizer: str = "adamw"
+    updates: Updates = FULL
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or self.batch < 1 or not 0 <= self.warmup < 1:
@@ -66,6 +69,11 @@ class TrainerConfig:
             raise ValueError(
                 f"expected a precision among {PRECISIONS} and an optimizer among {OPTIMIZERS}, "
                 f"got {self.precision!r} and {self.optimizer!r}"
+            )
+        if self.updates.rule != "full" and self.optimizer != "adamw":
+            raise ValueError(
+                f"expected the optimizer adamw where updates are {self.updates.rule}, got "
+                f"{self.optimizer!r}: take one of the two"
             )
 
 
@@ -101,7 +109,8 @@ class Trainer:
         self.parallel = parallel or Alone()
         self._called = self.parallel.wrap(self.model)
         self._named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        self.optimizers = build_optimizers(self._named, config)
+        self._steps = build_steps(self._named, config)
+        self.optimizers = self._steps.optimizers
         self._mean_loss = compile_for(self.device)(self._loss_of) if compile else self._loss_of
         self.updates = 0
         self.schedule = Schedule(config.learning_rate, config.warmup, config.final)
@@ -151,10 +160,7 @@ class Trainer:
         if not math.isfinite(value) or not math.isfinite(norm):
             self._drop_gradients()
             raise FloatingPointError(not_finite(value, norm, self.updates, self.learning_rate()))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-            optimizer.step()
+        self._steps.step(self.learning_rate())
         self._drop_gradients()
         self.updates += 1
         return value
@@ -210,8 +216,8 @@ class Trainer:
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of weights, moments and the place in the schedule; later training leaves it."""
         taken = {f"model.{n}": whole(p) for n, p in self._named}
-        for name, parameter in self._named:
-            for key, value in state_of(self.optimizers, parameter).items():
+        for name, _ in self._named:
+            for key, value in self._steps.state_of(name).items():
                 taken[f"{key}.{name}"] = whole(value)
         schedule = self.schedule
         taken["schedule"] = torch.tensor(
@@ -227,7 +233,7 @@ class Trainer:
             ValueError: The snapshot is of another architecture or optimiser; nothing is changed.
         """
         check_snapshot(snapshot, {n: tuple(p.shape) for n, p in self._named})
-        states = {n: state_of(self.optimizers, p) for n, p in self._named}
+        states = {n: self._steps.state_of(n) for n, _ in self._named}
         for name, state in states.items():
             for key, value in state.items():
                 found = snapshot.get(f"{key}.{name}")

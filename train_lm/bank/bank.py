@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from train_lm.bank.programs import compiled, plain
+from train_lm.bank.row_updates import RowUpdates
 from train_lm.bank.stacks import stack_of, trainable
 from train_lm.optimizers import BETAS
 from train_lm.schedule import Schedule
@@ -78,10 +79,10 @@ class LearnerBank:
         self._programs = compiled(stack, self.device) if compile else plain(stack)
 
         self._weights = torch.stack([self._row(m) for m in models])  # (N, P)
-        self._mean = torch.zeros_like(self._weights)
-        self._square = torch.zeros_like(self._weights)
-        decays = [torch.full((math.prod(s),), float(len(s) >= 2)) for s in self._shapes.values()]
-        self._decays = torch.cat(decays).to(self.device)[None]  # (1, P)
+        self._rule = RowUpdates(self._shapes, self.configs[0].updates, self.n, self.device)
+        self._mean = self._weights.new_zeros(self.n, self._rule.low)
+        self._square = torch.zeros_like(self._mean)
+        self._decays = self._rule.decays().to(self.device)
         self._steps = np.zeros(self.n, dtype=np.int64)
         self.updates = np.zeros(self.n, dtype=np.int64)
         self.schedules = [Schedule(c.learning_rate, c.warmup, c.final) for c in self.configs]
@@ -171,18 +172,34 @@ class LearnerBank:
                 for k, i in enumerate(inside)
             ]
         for rows, own, k in parts:
-            self._programs.step(
-                self._weights[rows],
-                gradient[own],
-                self._mean[rows],
-                self._square[rows],
-                self._decays,
-                norm[own],
-                scalars[k],
-            )
+            self._step(rows, gradient[own], norm[own], scalars[k])
         self._steps[inside] += 1
         self.updates[inside] += 1
         return np.asarray(values[:, 0])
+
+    def _step(self, rows: slice, gradient: Tensor, norm: Tensor, scalars: Tensor) -> None:
+        """One step of the rows by their (c, P) gradients, as the update rule has it."""
+        weights, moments = self._weights[rows], (self._mean[rows], self._square[rows])
+        rule = self._rule.updates.rule
+        if rule == "full":
+            self._programs.step(weights, gradient, *moments, self._decays, norm, scalars)
+            return
+        # Clipped before it is reduced: what is left out is remembered as it would have counted.
+        gradient = gradient * (scalars[:, 3:] / (norm + 1e-6)).clamp(max=1.0)
+        scalars = scalars.clone()
+        scalars[:, 3] = math.inf
+        if rule == "topk":
+            gradient, keep = self._rule.truncated(rows, gradient)
+            moved = (weights, *moments)
+            before = [value.clone() for value in moved]
+            self._programs.step(weights, gradient, *moments, self._decays, norm, scalars)
+            for value, was in zip(moved, before, strict=True):
+                value.copy_(torch.where(keep, value, was))
+            return
+        fresh = self._steps[rows] % self._rule.updates.refresh == 0
+        small, gradient = self._rule.lowered(rows, fresh, weights, gradient)
+        self._programs.step(small, gradient, *moments, self._decays, norm, scalars)
+        self._rule.raise_(rows, small, weights, scalars[:, 0])
 
     def nll(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
         """(n, m) negative log-likelihood [nats] summed over each of (n, m, T + 1) windows."""
@@ -208,10 +225,7 @@ class LearnerBank:
 
     def snapshot(self, learner: int) -> dict[str, Tensor]:
         """Copies of one learner's weights, moments and place in its schedule, as a trainer's."""
-        taken: dict[str, Tensor] = {}
-        for kind, rows in self._rows().items():
-            copied = self._named(rows[learner].clone())
-            taken.update({f"{kind}.{name}": value for name, value in copied.items()})
+        taken = {name: value.clone() for name, value in self._state_of(learner).items()}
         for name in self._shapes:
             taken[f"step.{name}"] = torch.tensor(float(self._steps[learner]), device=self.device)
         plan = self.schedules[learner]
@@ -227,16 +241,17 @@ class LearnerBank:
             ValueError: The snapshot is of another architecture or optimiser; nothing is changed.
         """
         check_snapshot(snapshot, self._shapes)
-        kinds = ("step", *self._rows())
-        missing = [f"{k}.{n}" for n in self._shapes for k in kinds if f"{k}.{n}" not in snapshot]
-        if missing:
-            raise ValueError(
-                f"expected optimiser state {missing[0]}, got nothing: the snapshot is of another "
-                "optimiser"
-            )
-        for kind, rows in self._rows().items():
-            for name, value in self._named(rows[learner]).items():
-                value.copy_(snapshot[f"{kind}.{name}"])
+        state = self._state_of(learner)
+        for name, value in [*state.items(), *((f"step.{n}", None) for n in self._shapes)]:
+            found = snapshot.get(name)
+            if found is None or (value is not None and found.shape != value.shape):
+                got = "nothing" if found is None else tuple(found.shape)
+                raise ValueError(
+                    f"expected optimiser state {name}, got {got}: the snapshot is of another "
+                    "optimiser"
+                )
+        for name, value in state.items():
+            value.copy_(snapshot[name])
         self._steps[learner] = int(snapshot[f"step.{next(iter(self._shapes))}"])
         updates, start, length, decays = snapshot["schedule"].tolist()
         self.updates[learner] = updates
@@ -257,13 +272,16 @@ class LearnerBank:
             raise ValueError("expected models of one architecture, got several")
         return torch.cat([p.detach().flatten().to(self.device, torch.float32) for _, p in named])
 
-    def _rows(self) -> dict[str, Tensor]:
-        """The (N, P) arrays, by the names that a trainer's snapshot gives them."""
-        return {"model": self._weights, "exp_avg": self._mean, "exp_avg_sq": self._square}
-
-    def _named(self, row: Tensor) -> dict[str, Tensor]:
-        parts = row.split([math.prod(s) for s in self._shapes.values()])
-        return {n: p.view(s) for (n, s), p in zip(self._shapes.items(), parts, strict=True)}
+    def _state_of(self, learner: int) -> dict[str, Tensor]:
+        """Views of one learner's numbers, by the names that a trainer's snapshot gives them."""
+        rows = {"model": self._weights, "exp_avg": self._mean, "exp_avg_sq": self._square}
+        found: dict[str, Tensor] = {}
+        for kind, row in rows.items():
+            shapes = self._shapes if kind == "model" else self._rule.moments
+            parts = row[learner].split([math.prod(s) for s in shapes.values()])
+            named = zip(shapes.items(), parts, strict=True)
+            found |= {f"{kind}.{name}": part.view(shape) for (name, shape), part in named}
+        return found | self._rule.state_of(learner)
 
     def _scalars(self, learners: list[int], rates: Floats) -> Tensor:
         """(n, 4) of the given learners; see `adamw_`."""
@@ -322,6 +340,8 @@ def _checked_configs(
     shared = {(c.batch, c.precision) for c in configs}
     if len(shared) > 1:
         raise ValueError(f"expected one batch and precision for all learners, got {shared}")
+    if len({c.updates for c in configs}) > 1:
+        raise ValueError("expected one update rule for all learners of a bank, got several")
     if any(c.accumulate > 1 or c.optimizer != "adamw" for c in configs):
         raise ValueError(
             "expected AdamW and batches in one piece, got other settings: use a trainer for them"
