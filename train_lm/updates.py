@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from train_lm.optimizers import OptimizerConfig, build_optimizers, is_hidden, state_of
+from train_lm.steps.optimizers import OptimizerConfig, build_optimizers, is_hidden, state_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
