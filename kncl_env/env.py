@@ -160,7 +160,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             self.stage.reading_list.copy(),
             Measurements(len(self.stage.table)),
             Watched(self.rules.watched),
-            lot=int(hash_json(self.np_random.bit_generator.state)[:16], 16),
+            lot=self._lot(),
             taste=taste,
         )
         self.episode.measurements.loss.append(self.learner.held_out_loss())
@@ -250,6 +250,12 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         read = reading_list.times_read > 0
         solid = cache(self._solid_windows)
         return Past(list(reading_list.pools), solid, read, self.learner.losses, lot)
+
+    def _lot(self) -> int:
+        """What the reservoir's lots are of: the episode's seed decides it, and nothing is drawn."""
+        if self.settings.memory.choice != "reservoir":
+            return 0
+        return int(hash_json(self.np_random.bit_generator.state)[:16], 16) | 1  # never 0
 
     def _solid_windows(self) -> list[Ints]:
         """Windows of each solid topic: a seed's own, and what was retrieved for an expanded one."""

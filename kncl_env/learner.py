@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.world import World
-from train_lm.tokenizer import bytes_per_token
+from train_lm.files import hash_json
+from train_lm.tokenizer import bytes_per_token, end_of_text
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class MeasuredText:
         self.store = store
         self.target = target
         self._bytes = bytes_per_token(world.tokenizer)
+        self.end_of_text = end_of_text(world.tokenizer)
         self._windows: dict[tuple[str, int], Ints] = {}
         self._neighbourhoods: dict[int, Ints] = {}
         self.probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])  # (N,)
@@ -165,7 +167,23 @@ class WorldLearner:
         self.trainer.begin_phase(tokens // per_update, decay=True)
 
     def train(self, windows: Ints) -> None:
-        self.trainer.train(self.text.store.read(windows))
+        self.trainer.train(self._tokens(windows))
+
+    def _tokens(self, windows: Ints) -> Ints:
+        """(n, T + 1) token ids; the learner, as it is before it trains, writes what is missing."""
+        own = windows < 0
+        if not own.any():
+            return self.text.store.read(windows)
+        from train_lm.writing import write_text
+
+        length = self.text.store.context + 1
+        tokens = np.empty((len(windows), length), dtype=np.int64)
+        tokens[~own] = self.text.store.read(windows[~own])
+        # The step decides the seed, so that a copy of the learner writes the same text.
+        seed = int(hash_json([self.trainer.updates, windows.tolist()])[:15], 16)
+        end = self.text.end_of_text
+        tokens[own] = write_text(self.trainer.model, int(own.sum()), length, end, seed)
+        return tokens
 
     def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
         """Loss on a fixed sample of the target mix, every topic alike [bits per byte]."""

@@ -166,6 +166,11 @@ def memory_of(settings: MemorySettings) -> Memory:
     return choices[settings.choice]
 
 
+def stored(windows: Ints) -> Ints:
+    """Those of (n,) windows that are of the store, without text that the learner wrote itself."""
+    return windows[windows != OWN]
+
+
 def by_lot(pools: Sequence[Ints], n: int, rng: np.random.Generator) -> Ints:
     """(n,) windows, each of an evenly drawn pool, there by lot; none of the pools is empty."""
     which = rng.integers(len(pools), size=n)

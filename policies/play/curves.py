@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.memory import stored
 from policies.arms.arm import Turn
 from train_lm.checked.records import Fields, is_whole
 from train_lm.files import Json
@@ -79,7 +80,7 @@ class _CurveWatch:
         self.passages: list[list[int]] = []
 
     def after(self, turn: Turn) -> None:
-        read = self.env.stage.store.document[turn.info["windows"]]
+        read = self.env.stage.store.document[stored(turn.info["windows"])]
         self.tokens.append(turn.info["tokens"])
         self.loss.append(self.env.learner.held_out_loss("select"))
         self.topics.append(int(turn.info["topic"]))
