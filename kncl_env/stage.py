@@ -139,7 +139,7 @@ def open_stage(
     focused = settings.region is not None or world.target_region is not None
     goal = Goal(table, target) if focused else None
     text = MeasuredText(world, store, target)
-    reading_list = ReadingList(store, settings.reading.replay)
+    reading_list = ReadingList(store, settings.replay_share)
     phase = _NucleusPhase(world, settings, seeds, text, reading_list)
     nucleated, reducible = phase.run(progress)
     return Stage(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.memory import stored
 from policies.arms.arm import Turn
 from train_lm.checked.records import Fields, is_whole
 from train_lm.files import Json
@@ -110,7 +111,7 @@ class _CurveWatch:
         self._measure(0)
 
     def after(self, turn: Turn) -> None:
-        read = self.env.stage.store.document[turn.info["windows"]]
+        read = self.env.stage.store.document[stored(turn.info["windows"])]
         self.topics.append(int(turn.info["topic"]))
         self.passages.append(np.unique(read).tolist())
         self.junk += int(self.env.stage.world.passage_is_noise[read].sum())

@@ -40,7 +40,6 @@ from policies.verdict.summary import (
     Summary,
 )
 
-
 LEVEL = 0.95  # of all intervals
 
 
