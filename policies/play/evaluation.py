@@ -22,7 +22,7 @@ from policies.play.journal import Journal
 from policies.play.plan import Plan
 from policies.play.results import write_results
 from policies.play.seeds import EVALUATION
-from policies.verdict.summary import Summary
+from policies.verdict.summary import TEST, Summary
 from train_lm.checked.records import Fields
 from train_lm.checkpoint import claim_run
 from train_lm.files import read_json
@@ -63,7 +63,9 @@ def evaluate(
     run |= {"versions": versions, "compiled": compiled}
     with alone(out) as hold:
         hold.begin_run(COMMAND, force=False)
-        claim_run(out, run, defaults={"settings": Settings().to_json()}, made_by=COMMAND)
+        # What will count is fixed before the first episode.
+        claimed, usual = {**run, "primary": TEST}, {"settings": Settings().to_json()}
+        claim_run(out, claimed, defaults={**usual, "primary": TEST}, made_by=COMMAND)
         journal = Journal(out / "episodes.jsonl", {"format": FORMAT, **run})
         records = play_all(
             world,

@@ -37,7 +37,9 @@ def write_results(
     names = list(dict.fromkeys(record.arm for record in records))
     oracle = "oracle" if "oracle" in names else None
     rival = "random" if "random" in names else None
-    summary = summarise(runs, "uniform", oracle, rival, rng=np.random.default_rng(0))
+    summary = summarise(
+        runs, "uniform", oracle, rival, subject=plan.subject, rng=np.random.default_rng(0)
+    )
     info = _run_info(world, settings, plan, records, out)
     write_json(
         out / "scores.json",
