@@ -96,8 +96,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     State: `snapshot()` and `restore()` capture it exactly.
 
     `waited` [s] is how long the learner waited in the latest step for what it reads. With a queue
-    it is in `info`, too; without one `info` is a function of seed and actions, as Gymnasium's checker
-    would have it, and a clock is none.
+    it is in `info`, too; without one `info` is a function of seed and actions alone, as Gymnasium's
+    checker would have it.
 
     Example:
         env = gym.make("kncl_env/TopicExpansion-v0", world="worlds/pydoc")
