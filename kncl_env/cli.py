@@ -90,7 +90,8 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         metavar="N",
         help="size of a passage, about, in bytes of UTF-8, 50 or more (default: "
-        + ", ".join(f"{source.passage_bytes} for {name}" for name, source in SOURCES.items())
+        + ", ".join(f"{SOURCES[name].passage_bytes} for {name}" for name in ("pydoc", "synthetic"))
+        + ", 600 for wikispeedia and every other source"
         + ")",
     )
     how.add_argument(

@@ -28,7 +28,7 @@ DOORS = {
     "transformers": (
         "train_lm/model.py",
         "train_lm/tokenizer.py",
-        "train_lm/text_vectors.py",
+        "train_lm/pretrained/text_vectors.py",
         "rabbit_holes/walkers/language_model.py",
     ),
     "tokenizers": ("train_lm/tokenizer.py",),
@@ -40,8 +40,12 @@ DOORS = {
         "train_lm/training_text.py",
         "kncl_env/world/build.py",
         "kncl_env/world/tables.py",
+        "kncl_env/world/sources/parquet.py",
     ),
-    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/names.py"),
+    "datasets": ("kncl_env/world/sources/hf.py",),
+    "libzim": ("kncl_env/world/sources/zim.py",),
+    "zstandard": ("kncl_env/world/sources/packed.py",),
+    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/text/names.py"),
 }
 HEAVY = (
     "numpy",

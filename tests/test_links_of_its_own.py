@@ -14,10 +14,10 @@ from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.world.index import k_means
-from kncl_env.world.mentions import TitleFinder, mentions
-from kncl_env.world.names import group_names
+from kncl_env.world.text.mentions import TitleFinder, mentions
+from kncl_env.world.text.names import group_names
+from kncl_env.world.text.words import terms_of, without_spaces, words_of
 from kncl_env.world.topics import cluster_labels, connected, nearest_topics
-from kncl_env.world.words import terms_of, without_spaces, words_of
 from kncl_env.world.world import World
 
 SMALL = BuildConfig(vocab_size=300, passage_bytes=200)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.world.index import PassageIndex, k_means
-from kncl_env.world.mentions import mentions
-from kncl_env.world.names import group_names
 from kncl_env.world.splits import HELD_OUT, SPLITS
+from kncl_env.world.text.mentions import mentions
+from kncl_env.world.text.names import group_names
 
 TOGETHER = 4096  # [topics] whose neighbours are looked for at a time
 
@@ -79,7 +79,7 @@ def nearest_topics(vectors: NDArray[np.float32], k: int) -> list[NDArray[np.int6
 
 def cluster_labels(
     vectors: NDArray[np.float32], training: Iterable[tuple[int, str]], seed: int
-) -> list[list[str]]:
+) -> list[tuple[str, ...]]:
     """One region label per topic by k-means, for a corpus without labels; named by its words.
 
     Args:
@@ -88,7 +88,7 @@ def cluster_labels(
     cluster = k_means(vectors, int(np.clip(len(vectors) // 20, 1, 100)), seed)
     names = group_names(_Regrouped(training, cluster), int(cluster.max()) + 1)
     # A dot would make a region of its own of what stands before it.
-    return [[f"cluster.{names[c].replace('.', '_')}"] for c in cluster]
+    return [(f"cluster.{names[c].replace('.', '_')}",) for c in cluster]
 
 
 @dataclass(frozen=True)

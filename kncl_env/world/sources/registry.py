@@ -6,7 +6,9 @@ The rows are light, so that help is, too: a source's file is imported when the s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,8 @@ from train_lm.command_line import say
 
 if TYPE_CHECKING:
     from kncl_env.world.corpus import Corpus
+    from kncl_env.world.sources.documents import Wanted
+    from kncl_env.world.sources.rows import Columns
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,42 @@ OPTIONS = {
     "--topics": Option(
         "topics of the generated world (default: 120)", "the size of a generated world", "N", int
     ),
+    **{
+        f"--{part}-column": Option(
+            f"name of the column with {about} (default: {part}{', where there is one' * may_lack})",
+            f"a column's name, {part}",
+            "NAME",
+        )
+        for part, about, may_lack in (
+            ("id", "ids, which links may name", True),
+            ("title", "titles", False),
+            ("text", "texts", False),
+            ("links", "lists of linked ids or titles", True),
+            ("section", "names of sections; rows in turn with one id or title are one text", True),
+            ("labels", "lists of regions, dots between their levels", True),
+        )
+    },
+    "--split": Option("split of the data set (default: train)", "a split of a data set", "NAME"),
+    "--subset": Option(
+        "configuration of the data set, where it has several (default: the only one)",
+        "a part of a data set",
+        "NAME",
+    ),
+    "--links": Option(
+        "file of further links: two columns, from and to, ids or titles, .tsv or .csv, plain or "
+        "packed (default: none)",
+        "a file of links between documents",
+        "FILE",
+        Path,
+    ),
+    "--limit": Option(
+        "documents to read, at most (default: all)", "a number of documents to read", "N", int
+    ),
+    "--licence": Option(
+        "licence of the texts, for the world's card (default: what the source states, if it does)",
+        "the licence of your own texts",
+        "TEXT",
+    ),
     "--download": Option(
         "fetch the archives from SNAP into PLACE first (default: no)",
         "to fetch Wikispeedia's files",
@@ -96,6 +136,83 @@ def _tell_download(name: str, done: int, total: int | None) -> None:
     say(f"{name}: {done / 1e6:.0f}{size} MB", end=end, error=True)
 
 
+def _jsonl(args: argparse.Namespace) -> Corpus:
+    from kncl_env.world.sources.jsonl import read_jsonl
+
+    return read_jsonl(Path(_place(args)), _columns(args), _wanted(args), bars)
+
+
+def _parquet(args: argparse.Namespace) -> Corpus:
+    from kncl_env.world.sources.parquet import read_parquet
+
+    return read_parquet(Path(_place(args)), _columns(args), _wanted(args), bars)
+
+
+def _hf(args: argparse.Namespace) -> Corpus:
+    from kncl_env.world.sources.hf import read_hf
+
+    return read_hf(
+        _place(args),
+        _columns(args),
+        _wanted(args),
+        bars,
+        split=args.split,
+        subset=args.subset,
+    )
+
+
+def _place(args: argparse.Namespace) -> str:
+    if args.place is None:
+        wanted = SOURCES[args.source].place
+        raise ValueError(f"expected {wanted} as PLACE after {args.source}, got none: name it")
+    return str(args.place)
+
+
+def _wanted(args: argparse.Namespace) -> Wanted:
+    from kncl_env.world.sources.documents import Wanted
+
+    return Wanted(args.links, args.limit, args.licence or "")
+
+
+def _columns(args: argparse.Namespace) -> Columns:
+    from kncl_env.world.sources.rows import Columns
+
+    names = ("id", "title", "text", "links", "section", "labels")
+    return Columns(**{name: getattr(args, f"{name}_column") for name in names})
+
+
+@contextmanager
+def bars(what: str, size: int | None) -> Iterator[Callable[[int], None]]:
+    """Bytes read of all bytes and the time left, on a terminal; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=size)
+        yield lambda done: bar.update(task, completed=done)
+
+
+OF_DOCUMENTS = ("--links", "--limit", "--licence")
+OF_TABLES = (*(name for name in OPTIONS if name.endswith("-column")), *OF_DOCUMENTS)
+
 SOURCES = {
     "pydoc": Source("this Python's own documentation", _pydoc, passage_bytes=300),
     "synthetic": Source("a generated world", _synthetic, passage_bytes=300, options=("--topics",)),
@@ -104,6 +221,18 @@ SOURCES = {
         _wikispeedia,
         place="the folder with Wikispeedia's files",
         options=("--download",),
+    ),
+    "jsonl": Source(
+        "JSON Lines of your own", _jsonl, "a .jsonl file or a folder of them", options=OF_TABLES
+    ),
+    "parquet": Source(
+        "Parquet of your own", _parquet, "a .parquet file or a folder of them", options=OF_TABLES
+    ),
+    "hf": Source(
+        "a data set of Hugging Face's `datasets`",
+        _hf,
+        "a data set's folder, or its id on the hub",
+        options=(*OF_TABLES, "--split", "--subset"),
     ),
 }
 

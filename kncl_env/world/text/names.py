@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.world.words import terms_of
+from kncl_env.world.text.words import terms_of
 
 WORDS = 3  # of a name
 MORE = 6  # at most, where names would be the same

@@ -22,7 +22,7 @@ from kncl_env.world.embedding import Stated, unit_rows
 from train_lm.checked.arrays import load_arrays
 from train_lm.checked.records import Fields
 from train_lm.files import cache_folder, read_json, replacing, write_json
-from train_lm.text_vectors import TextModel, model_digest
+from train_lm.pretrained.text_vectors import TextModel, model_digest
 
 log = logging.getLogger(__name__)
 

@@ -22,17 +22,22 @@ def fit_space(texts: Sequence[str], config: BuildConfig) -> TextSpace:
     """
     if config.embedder == TFIDF:
         return Embedder.fit(texts, config.dimensions, config.max_terms, config.seed)
-    from kncl_env.world.model_space import ModelSpace
+    from kncl_env.world.text.model_space import ModelSpace
 
     return ModelSpace.fit(Path(config.embedder), texts, config.dimensions)
 
 
-def check_embedder(config: BuildConfig) -> None:
-    """Raises: ValueError where the embedder is no directory of a model; before any long stage."""
-    if config.embedder != TFIDF:
-        from train_lm.text_vectors import model_digest
+def embedder_digest(config: BuildConfig) -> str:
+    """Digest of the pretrained model that the settings name; empty where there is none.
 
-        model_digest(Path(config.embedder))
+    Raises:
+        ValueError: The embedder is no directory of a model.
+    """
+    if config.embedder == TFIDF:
+        return ""
+    from train_lm.pretrained.text_vectors import model_digest
+
+    return model_digest(Path(config.embedder))
 
 
 def load_space(path: Path) -> TextSpace:
@@ -47,7 +52,7 @@ def load_space(path: Path) -> TextSpace:
             return archive.namelist()
 
     if "axes.npy" in told(path, names, "rebuild it"):
-        from kncl_env.world.model_space import ModelSpace
+        from kncl_env.world.text.model_space import ModelSpace
 
         return ModelSpace.load(path)
     return Embedder.load(path)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kncl_env.world.words import words_of, written_words
+from kncl_env.world.text.words import words_of, written_words
 
 # `Mercury (planet)` is called Mercury in a text, where no other title is.
 _IN_BRACKETS = re.compile(r"\s*\([^()]*\)\s*$")

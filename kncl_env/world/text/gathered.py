@@ -20,8 +20,8 @@ from kncl_env.world.build_config import AUTO, BuildConfig
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.embedding import TextSpace
 from kncl_env.world.index import k_means
-from kncl_env.world.names import group_names
-from kncl_env.world.spaces import fit_space
+from kncl_env.world.text.names import group_names
+from kncl_env.world.text.spaces import fit_space
 
 FITTED_ON = 20_000_000  # [characters] of documents that vectors are fitted on, about
 AT_ONCE = 256_000_000  # [characters] of documents that are held in memory, about
