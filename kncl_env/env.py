@@ -7,6 +7,7 @@ real ones, and nobody takes an environment apart.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -107,6 +108,10 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
 
     State: `snapshot()` and `restore()` capture it exactly.
 
+    `waited` [s] is how long the learner waited in the latest step for what it reads. With a queue
+    it is in `info`, too; without one `info` is a function of seed and actions alone, as Gymnasium's
+    checker would have it.
+
     Example:
         env = gym.make("kncl_env/TopicExpansion-v0", world="worlds/pydoc")
         observation, info = env.reset(seed=0)
@@ -146,6 +151,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         )
         self.action_space = spaces.Discrete(slots + 1)
         self.episode: Episode | None = None
+        self.waited = 0.0
 
     # --- the rules ---------------------------------------------------------------------------
 
@@ -154,6 +160,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
         taste = _taste(options)
+        self.waited = 0.0
         self.learner.begin(self.settings.tokens_per_episode)
         self.episode = Episode(
             Nucleus(self.stage.table.graph, self.stage.seeds),
@@ -173,7 +180,10 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     ) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         topic = self._topic_in_slot(int(action))
         self._require_budget()
+        began = time.perf_counter()
         windows = self._rehearse() if topic is None else self._expand(topic)
+        self.waited = time.perf_counter() - began
+        self._look_ahead()
         reward = self._learn(windows, topic)
         self._settle(topic)
         self._fill_slots()
@@ -208,6 +218,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
                 f"expected a step's {self.settings.windows_per_step} windows, got {len(windows)}"
             )
         self._require_budget()
+        self.waited = 0.0
         reward = self._learn(windows, None)
         truncated = self._now.steps >= self.rules.steps
         return reward.total, truncated, self._info(None, reward, windows)
@@ -345,15 +356,35 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     def _fill_slots(self) -> None:
         """Draw K frontier topics evenly, and probe those never measured, or longest ago."""
         now = self._now
-        frontier = now.nucleus.frontier
-        n = min(self.rules.slots, len(frontier))
-        now.slots = np.sort(self.np_random.choice(frontier, n, replace=False)) if n else frontier
+        now.slots = self._draw_slots(self.np_random)
         # Ties are broken by lot: the lowest numbers, often the alphabet, must not be favoured.
         shuffled = self.np_random.permutation(now.slots)
         age = now.measurements.measured_at[shuffled]
         oldest = shuffled[np.argsort(age, kind="stable")][: self.rules.probes]
         if len(oldest):
             self._probe(oldest)
+
+    def _draw_slots(self, rng: np.random.Generator) -> Ints:
+        frontier = self._now.nucleus.frontier
+        n = min(self.rules.slots, len(frontier))
+        return np.sort(rng.choice(frontier, n, replace=False)) if n else frontier
+
+    def _look_ahead(self) -> None:
+        """Tell the queue what is likely next, while the learner trains: the next slots first.
+
+        The generator is as it will be when they are drawn; only a topic that turns solid meanwhile
+        changes them, and then most of them come from the frontier as it is. Nothing is drawn here.
+        """
+        if self.stage.queue is not None:
+            slots = self._draw_slots(copy.deepcopy(self.np_random))
+            rest = np.setdiff1d(self._now.nucleus.frontier, slots)
+            self.stage.queue.expect(np.concatenate([slots, rest]), self._now.taste)
+
+    def close(self) -> None:
+        """End what works ahead; everything else needs no end."""
+        if self.stage.queue is not None:
+            self.stage.queue.close()
+        super().close()
 
     def _probe(self, topics: Ints) -> Floats:
         found = self.learner.probe(topics)
@@ -389,7 +420,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         loss = now.measurements.loss[-1]
         weight = self.rules.backward_weight
         reward = reward or Reward(loss, loss, self.stage.reducible, 0.0, weight)
-        return {
+        clock = {} if self.stage.queue is None else {"waited": self.waited}
+        return clock | {
             "action_mask": self.action_masks(),
             "tokens": now.steps * self.settings.tokens_per_step,
             "held_out_loss": loss,

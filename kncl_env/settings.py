@@ -212,13 +212,19 @@ class ReadingSettings:
     Attributes:
         breadth: Passages per retrieved neighbourhood.
         replay: Share of an expansion's windows that is old text, where the memory has any.
+        queue: Topics whose neighbourhood is retrieved ahead while the learner trains; what is read
+            does not depend on it.
     """
 
     breadth: int = _setting(512, "passages per retrieved neighbourhood")
     replay: float = _setting(0.5, "share of an expansion that is old text (replay, self), 0 to 1")
+    queue: int = _setting(
+        0, "likely next topics that are retrieved while the learner trains; changes no result"
+    )
 
     def __post_init__(self) -> None:
         _at_least(1, self, "breadth")
+        _at_least(0, self, "queue")
         if not 0 <= self.replay < 1:
             raise ValueError(f"expected a replay share of 0 <= replay < 1, got {self.replay}")
 
