@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from fakes import env_of, through_a_file
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.forgetting import LossMatrix
 from kncl_env.settings import Settings
 from kncl_env.stage import open_stage
 from kncl_env.vector import fits_a_bank, side_by_side
 from kncl_env.world.world import World
+from policies.cli.main import main
+from train_lm.checked.records import Fields
 
 SETTINGS: dict[str, Any] = {
     "model": "xxs",
@@ -26,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "slots": 6,
     "learning_rate": 1e-3,
 }
+OPTIONS = [part for k, v in SETTINGS.items() for part in (f"--{k.replace('_', '-')}", str(v))]
 CHANGES: dict[str, dict[str, Any]] = {
     "topk": {"updates": "topk", "updates_share": 0.05},
     "lowrank": {"updates": "lowrank", "updates_rank": 4},
@@ -148,3 +153,21 @@ def test_a_bank_holds_what_one_program_can_train() -> None:
         (False, {"memory": "self"}),
     ):
         assert fits_a_bank(Settings.of(**settings)) == fits
+
+
+@pytest.mark.parametrize("words", ["--updates topk --updates-share 0.1"])
+def test_a_policy_is_trained_and_evaluated(small_world: World, tmp_path: Path, words: str) -> None:
+    world, learned, out = (str(x) for x in (small_world.path, tmp_path / "p", tmp_path / "run"))
+    settings = [*OPTIONS, "--steps", "3", "--watched", "4", *words.split()]
+    train = ["train", "--world", world, "--out", learned, "--iterations", "1"]
+    assert main([*train, "--episodes", "2", "--learners", "2", *settings]) == 0
+    figures = json.loads((tmp_path / "p" / "metrics.jsonl").read_text())
+    assert figures["memory/forgetting"] != 0
+    run = ["evaluate", "--world", world, "--policies", f"uniform,{learned}", "--seeds", "2"]
+    assert main([*run, "--out", out, *settings]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("kept: its first seed") == 2
+    assert "<rect class='cell worse'" in page or "<rect class='cell better'" in page
+    line = json.loads((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()[-1])
+    kept = LossMatrix.from_json(Fields.of(line, "a line").inner("kept"))
+    assert kept.stages == 3
