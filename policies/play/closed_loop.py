@@ -7,7 +7,7 @@ ends with the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ class _Loop:
             "entropy": entropy,
             "topic": topic,
             "title": turn.info["title"],
+            **_of_memory(turn.info["memory"]),
         }
 
     def _entropy(self) -> float | None:
@@ -204,6 +205,13 @@ def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) ->
     }
 
 
+def _of_memory(found: Mapping[str, float]) -> Line:
+    """What a line says of watched topics and of text that the learner wrote, where there is any."""
+    watched = ("backward_transfer", "forgetting") if found["watched"] else ()
+    own = ("own_tokens", "own_flops") if found["own_tokens"] else ()
+    return {name: found[name] for name in (*watched, *own)}
+
+
 def _events(folder: Path, done: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -217,7 +225,10 @@ def _write_events(writer: Any, line: Line) -> None:
         ("reward", "reward"),
         ("policy entropy [nats]", "entropy"),
         ("topic", "topic"),
+        ("backward transfer [bits per byte]", "backward_transfer"),
+        ("forgetting [bits per byte]", "forgetting"),
+        ("tokens that the learner wrote itself", "own_tokens"),
     ):
-        if line[key] is not None:
+        if line.get(key) is not None:
             writer.add_scalar(name, line[key], step)
     writer.add_text("topic", in_markdown(line["title"] or "(rehearsal or no topic)"), step)

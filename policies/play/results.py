@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kncl_env.forgetting import LossMatrix
 from kncl_env.picture import positions, thinned_edges
 from kncl_env.settings import Settings
 from kncl_env.stage import seed_topics
@@ -55,7 +56,8 @@ def write_results(
     _write_curves(records, settings.tokens_per_step, out / "curves.csv")
     _write_curricula(world, settings, records, out / "curricula")
     growth = _growth(world, settings, records)
-    write_report(out / "report.html", summary, runs, info, growth, subject=plan.subject)
+    page = out / "report.html"
+    write_report(page, summary, runs, info, growth, subject=plan.subject, kept=_kept(records))
     return summary
 
 
@@ -122,6 +124,13 @@ def _write_curricula(
         file = folder / f"{in_file_name(record.arm)}-{record.seed}.jsonl"
         curve = record.measured
         write_curriculum(file, world.hash, settings.tokens_per_step, curve.topics, curve.passages)
+
+
+def _kept(records: Sequence[EpisodeRecord[Curve]]) -> dict[str, LossMatrix]:
+    """What became of watched topics in the first seed's episode of every arm, if any was."""
+    first = min(record.seed for record in records)
+    found = {r.arm: r.measured.kept for r in records if r.seed == first}
+    return {arm: matrix for arm, matrix in found.items() if matrix is not None}
 
 
 def _growth(world: World, settings: Settings, records: Sequence[EpisodeRecord[Curve]]) -> Growth:
