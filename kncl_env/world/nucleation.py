@@ -6,6 +6,7 @@ covering. It trains nothing.
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,7 +70,12 @@ def nearest_to_text(world: World, text: str, n: int, allowed: NDArray[np.bool_])
     Raises:
         ValueError: A phrase has no word that the world knows.
     """
-    phrases = comma_separated(text)
+    try:
+        phrases = comma_separated(text)
+    except ArgumentTypeError:
+        raise ValueError(
+            f"expected phrases by comma as a nucleus text, got {text!r}: say what it is about"
+        ) from None
     vectors = world.embed(phrases)  # (phrases, D)
     for phrase, vector in zip(phrases, vectors, strict=True):
         if not vector.any():
