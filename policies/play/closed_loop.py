@@ -189,7 +189,7 @@ class _Loop:
             "select_after": self.learner.held_out_loss("select"),
         }
         write_json(self.out / "summary.json", summary)
-        model = self.learner.trainer.model  # type: ignore[union-attr]
+        model = self.env.stage.whole_model(self.learner)
         tokenizer = as_transformers(self.world.tokenizer, self.settings.learner.context)
         return save_model(self.out / "model", model, tokenizer)
 
