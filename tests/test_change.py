@@ -11,7 +11,7 @@ import pytest
 from fakes import env_of, through_a_file
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.forgetting import LossMatrix
+from kncl_env.forgetting import LossMatrix, backward_transfer
 from kncl_env.settings import Settings
 from kncl_env.stage import open_stage
 from kncl_env.vector import fits_a_bank, side_by_side
@@ -208,9 +208,12 @@ def test_a_policy_is_trained_and_evaluated(small_world: World, tmp_path: Path, w
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("kept: its first seed") == 2
     assert "<rect class='cell worse'" in page or "<rect class='cell better'" in page
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert all(len(scores["kept"][arm]["forgetting"]) == 2 for arm in ("uniform", "p"))
     line = json.loads((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()[-1])
     kept = LossMatrix.from_json(Fields.of(line, "a line").inner("kept"))
     assert kept.stages == 3
+    assert scores["kept"]["p"]["backward_transfer"][-1] == backward_transfer(kept)
 
 
 STOPPED = 3
@@ -244,5 +247,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes_and_one_whole_model(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "model")
     stage = open_stage(small_world, Settings.of(**SETTINGS))
     learner = stage.learner(Trainer(model, TrainerConfig()))
-    told = json.loads(found[-1])["select_after"]
+    summary = json.loads(found[-1])
+    told = summary["select_after"]
+    assert 0 < summary["parameters_changed"] < summary["parameters"]
+    assert summary["optimizer_bytes"] > 0
     assert learner.held_out_loss("select") == pytest.approx(told, rel=1e-5)
