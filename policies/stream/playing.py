@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policies.stream.cells import StreamRecord, StreamTask
 from policies.stream.course import open_course
 from policies.stream.sequential import Keep, play_sequential
+from train_lm.checked.arrays import load_tensors
 from train_lm.files import write_tensors
 from train_lm.plain_text import in_file_name
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Floats = NDArray[np.float64]
 
 
 def play(task: StreamTask) -> list[StreamRecord]:
@@ -36,6 +42,23 @@ def play(task: StreamTask) -> list[StreamRecord]:
 def kept_in(folder: Path, method: str, rate: float, seed: int) -> Path:
     """Where a cell's weights are kept, a file for each stage."""
     return folder / in_file_name(f"{method.replace('/', '_')} {rate:g} {seed}")
+
+
+def measured_again(task: StreamTask, folder: Path) -> Floats:
+    """(T + 1, T + 1) losses of the weights that a cell kept, as its record has them.
+
+    Raises:
+        FileNotFoundError: The weights of a stage are missing.
+        ValueError: They are damaged, or of another model.
+    """
+    course = open_course(task.world, task.settings, task.layout, task.seed)
+    trainer = course.trainer(course.config(task.rate))
+    rows = [course.losses(course.nll(trainer))]
+    for number in range(len(course)):
+        weights, _ = load_tensors(folder / f"stage-{number + 1}.safetensors")
+        trainer.restore({**trainer.snapshot(), **weights})
+        rows.append(course.losses(course.nll(trainer)))
+    return np.stack(rows)
 
 
 def _keeper(task: StreamTask) -> Keep | None:
