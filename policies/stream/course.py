@@ -18,11 +18,12 @@ from kncl_env.learner import MeasuredText
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage, open_stage, seed_topics
 from kncl_env.world.world import World
+from policies.stream.methods import Method
 from policies.stream.neighbourhoods import Neighbourhood, neighbourhoods
 from train_lm.files import Json
 
 if TYPE_CHECKING:
-    from train_lm.trainer import Snapshot, Trainer, TrainerConfig
+    from train_lm.trainer import Snapshot, Trainer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -176,22 +177,20 @@ class Course:
         own = [self.world.passages_of(int(topic)) for topic in self.stage.seeds]
         return self.stage.store.windows_of(np.concatenate(own))
 
-    def config(self, rate: float) -> TrainerConfig:
-        """How a stage is trained at a learning rate."""
-        from train_lm.trainer import TrainerConfig
-
-        return TrainerConfig(learning_rate=rate, batch=self.settings.learner.batch)
-
     def weights(self) -> Snapshot:
         """The nucleated learner's weights, by their names in a snapshot."""
         nucleated = self.stage.nucleated
         assert nucleated is not None
         return {name: value for name, value in nucleated.items() if name.startswith("model.")}
 
-    def trainer(self, config: TrainerConfig) -> Trainer:
+    def trainer(self, method: Method, rate: float) -> Trainer:
         """A trainer of the nucleated weights. Its moments are fresh, whatever rule it steps by."""
-        from train_lm.trainer import Trainer
+        from train_lm.trainer import Trainer, TrainerConfig
+        from train_lm.updates import Updates
 
+        updates = Updates(method.rule, share=method.kept, rank=method.rank)
+        batch = self.settings.learner.batch
+        config = TrainerConfig(learning_rate=rate, batch=batch, updates=updates)
         trainer = Trainer(self.stage.trainer().model, config)
         trainer.restore({**trainer.snapshot(), **self.weights()})
         return trainer

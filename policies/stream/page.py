@@ -85,12 +85,12 @@ SHORT = ("accuracy", "backward_transfer", "forward_transfer", "learning")  # of 
 def table(summary: StreamSummary) -> str:
     """One line per method, at the rate where it ends best."""
     titles = {name: (title, show) for name, title, show in COLUMNS}
-    head = f"{'method':14s} {'rate':>8s}" + "".join(f"{titles[n][0]:>26s}" for n in SHORT)
-    lines = [head + f"{'forgetting at equal learning, minus half replay':>52s}"]
+    head = f"{'method':14s} {'rate':>8s}" + "".join(f"{titles[n][0]:>27s}" for n in SHORT)
+    lines = [head + f"{'forgetting at equal learning, minus half replay':>50s}"]
     for name, found in summary.methods.items():
         best = found.rates[found.best]
-        cells = "".join(f"{_span(best.figures[n], titles[n][1]):>26s}" for n in SHORT)
-        lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_gaps(found):>52s}")
+        cells = "".join(f"{_span(best.figures[n], titles[n][1]):>27s}" for n in SHORT)
+        lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_gaps(found):>50s}")
     lines.append(
         f"{len(summary.seeds)} seeds (learner, order of neighbourhoods and of text); bits per "
         "byte, each method at its best rate; 95 % intervals in brackets"

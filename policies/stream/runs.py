@@ -19,7 +19,7 @@ from policies.play.journal import REMEDY, Journal, key_of
 from policies.stream.cells import StreamRecord, StreamTask
 from policies.stream.course import SPLIT, Layout, parts_of
 from policies.stream.methods import Method, methods_of
-from policies.stream.playing import kept_in, measured_again, play
+from policies.stream.playing import kept_in, measured_again, play, prepare
 from policies.stream.workers import played
 from train_lm.checkpoint import claim_run
 from train_lm.files import Json
@@ -95,6 +95,9 @@ def run_stream(
         tasks = tasks_of(world, settings, layout, plan, out)
         found = _found(journal, tasks, on_record)
         waiting = [left for task in tasks if (left := _left(task, found)) is not None]
+        learners = {task.settings.learner.seed: task for task in waiting}
+        for _ in played(list(learners.values()), prepare, plan.workers):
+            pass
         for _, records in played(waiting, play, plan.workers):
             for record in records:
                 line = record.to_json()
@@ -168,10 +171,10 @@ def check_kept(
     by_key = {key_of(record.key): record for record in records}
     for task in tasks_of(world, settings, layout, plan, out):
         for method, key in zip(task.methods, map(key_of, task.keys), strict=True):
-            folder = kept_in(Path(task.keep), method.name, task.rate, task.seed)
+            folder = kept_in(task)
             if not folder.is_dir():
                 continue
-            found = measured_again(task, folder)
+            found = measured_again(task, method)
             if not np.array_equal(found, by_key[key].losses):
                 raise ValueError(
                     f"expected the losses in {out} to come out again from {folder}, got others "

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from kncl_env.reading_list import ReadingList
 from policies.stream.cells import Cost, StreamRecord, StreamTask
-from policies.stream.cost import effective_rank, share_changed
 from policies.stream.course import Course
 from policies.stream.methods import Method
 from train_lm.windows import draw_least_read
@@ -25,8 +24,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 READING = 22  # joins the seed in the generator of what is read, the same for all methods
+IMPORTANT = 64  # [windows] that a stage's importance is measured on
 
-# Told the number of stages that are done, and the learner's weights then.
+# Told the number of the stage that is done, and a snapshot of the learner then.
 Keep = Callable[[int, "Mapping[str, Tensor]"], None]
 
 
@@ -61,35 +61,74 @@ class Reading:
         return self.rng.permutation(np.concatenate(drawn))
 
 
-def play_sequential(course: Course, task: StreamTask, keep: Keep | None = None) -> StreamRecord:
+class Elastic:
+    """Holds weights where they matter to what was learned: online elastic weight consolidation.
+
+    Schwarz et al. 2018 (arXiv 1805.06370): importances of all stages so far are summed, and the
+    anchor moves to where the last one ended. The nucleus is the first stage.
+    """
+
+    def __init__(self, course: Course, strength: float, seed: int) -> None:
+        self.course, self.strength = course, strength
+        self.rng = np.random.default_rng([seed, READING, 1])
+        self.importance: dict[str, Tensor] = {}
+
+    def hold(self, trainer: Trainer, windows: Ints) -> None:
+        """Keep what was just learned from these windows."""
+        from train_lm.steps.anchors import Anchor
+
+        chosen = self.rng.choice(windows, min(IMPORTANT, len(windows)), replace=False)
+        tokens = self.course.stage.store.read(np.sort(chosen))
+        for name, value in trainer.importance(tokens, seed=self.course.seed).items():
+            before = self.importance.get(name)
+            self.importance[name] = value if before is None else before + value
+        trainer.anchor(Anchor(trainer.weights(), self.importance, self.strength))
+
+
+def play_sequential(course: Course, task: StreamTask, keep: Keep) -> StreamRecord:
     """All stages in turn; what the learner loses of every neighbourhood is measured after each."""
     method = task.training
-    trainer = course.trainer(course.config(task.rate))
+    trainer = course.trainer(method, task.rate)
     reading = Reading(course, method, task.seed)
-    begun = weights_of(trainer)
+    elastic = Elastic(course, method.strength, task.seed) if method.memory == "ewc" else None
     rows = [course.losses(course.nll(trainer))]
     seconds = 0.0
+    windows = course.nucleus_windows
     for number in range(len(course)):
-        tokens = course.stage.store.read(reading.stage(number))
         began = time.perf_counter()
+        if elastic is not None:
+            elastic.hold(trainer, windows)
+        if method.adapter == "relora" and number:
+            trainer.merge_and_reset()
+        windows = reading.stage(number)
         trainer.begin_phase(course.layout.updates, decay=True)
-        trainer.train(tokens)
+        trainer.train(course.stage.store.read(windows))
         seconds += time.perf_counter() - began
         rows.append(course.losses(course.nll(trainer)))
-        if keep is not None:
-            keep(number + 1, weights_of(trainer))
-    ended = weights_of(trainer)
-    cost = Cost(
-        changed=share_changed(begun, ended),
-        rank=effective_rank(begun, ended),
-        trained=trainer.n_parameters,
-        optimizer_bytes=0,
-        tokens=len(course) * course.tokens_per_stage,
-    )
+        keep(number + 1, trainer.snapshot())
+    cost = cost_of(course, trainer)
     return StreamRecord(task.keys[0], course.names, np.stack(rows), cost, seconds)
 
 
-def weights_of(trainer: Trainer) -> dict[str, Tensor]:
-    """Copies of the weights alone, by their names in a snapshot."""
-    taken = trainer.snapshot()
-    return {name: value for name, value in taken.items() if name.startswith("model.")}
+def cost_of(course: Course, trainer: Trainer) -> Cost:
+    """What a trainer changed of the course's nucleated learner, and what that took."""
+    found = trainer.cost(course.weights())
+    return Cost(
+        changed=(found.parameters_changed or 0) / found.parameters,
+        rank=found.effective_rank or 0.0,
+        trained=found.trained,
+        optimizer_bytes=found.optimizer_bytes,
+        tokens=len(course) * course.tokens_per_stage,
+    )
+
+
+def sequential_again(
+    course: Course, task: StreamTask, kept: Callable[[int], Mapping[str, Tensor]]
+) -> Floats:
+    """(T + 1, T + 1) losses of snapshots that `play_sequential` kept."""
+    trainer = course.trainer(task.training, task.rate)
+    rows = [course.losses(course.nll(trainer))]
+    for number in range(len(course)):
+        trainer.restore(kept(number + 1))
+        rows.append(course.losses(course.nll(trainer)))
+    return np.stack(rows)
