@@ -290,7 +290,7 @@ DOORS = {
     "rabbit_holes/path.py": "PathWriter",
     "rabbit_holes/live/journal.py": "the journal of a collection",
     "rabbit_holes/live/collector.py": "an old journal goes",
-    "rabbit_holes/live/page_cache.py": "SQLite",
+    "kncl_env/world/sources/wiki/page_cache.py": "SQLite",
     # Downloads go on where they were, under a name that is not the final one:
     "kncl_env/world/sources/archive.py": "a download",
 }

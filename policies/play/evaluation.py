@@ -7,6 +7,7 @@ an interrupted evaluation goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from kncl_env.learner import MEASURED_WINDOWS
@@ -16,7 +17,7 @@ from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
 from policies.arms.registry import check_arms
-from policies.play.curves import Curve, CurveMeter
+from policies.play.curves import Curve
 from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
 from policies.play.journal import Journal
 from policies.play.plan import Plan
@@ -60,7 +61,7 @@ def evaluate(
     compiled = begun.flag("compiled") if "compiled" in begun else worth_compiling(updates)
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS, "traits": TRAITS_VERSION}
     run = {"world": world.hash, "settings": settings.to_json(), "inits": plan.inits}
-    run |= {"versions": versions, "compiled": compiled}
+    run |= {"versions": versions, "compiled": compiled, "curve": asdict(plan.meter)}
     with alone(out) as hold:
         hold.begin_run(COMMAND, force=False)
         # What will count is fixed before the first episode.
@@ -106,7 +107,7 @@ def _tasks(world: World, settings: Settings, plan: Plan) -> list[EpisodeTask[Cur
             arm=arm,
             seed=seed,
             choices=EVALUATION.choices,
-            meter=CurveMeter(),
+            meter=plan.meter,
         )
         for seed in seeds
         for arm in plan.arms

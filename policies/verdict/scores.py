@@ -40,6 +40,8 @@ from policies.verdict.summary import (
     Summary,
 )
 
+LEVEL = 0.95  # of all intervals
+
 
 @dataclass(frozen=True, eq=False)
 class ArmRun:
@@ -187,7 +189,6 @@ def summarise(
     subject: str | None = None,
     rng: np.random.Generator,
     reps: int = 2000,
-    level: float = 0.95,
 ) -> Summary:
     """Everything that the score table says.
 
@@ -217,7 +218,7 @@ def summarise(
         _check_comparable(arm, by_seed, seeds, base, notes)
     rows = {arm: [by_seed[seed] for seed in seeds] for arm, by_seed in table.items()}
     finals = {arm: [run.test_after for run in row] for arm, row in rows.items()}
-    estimate = _Estimates(rng, reps, level)
+    estimate = _Estimates(rng, reps)
     others = [arm for arm in rows if arm != reference]
     differences = dict(
         zip(
@@ -259,7 +260,7 @@ def summarise(
     contest = None if subject is None else _contest(subject, finals, oracle, estimate)
     budget = float(max(run.tokens[-1] for run in base))
     return Summary(
-        reference, oracle, rival, tuple(seeds), budget, level, reps, tuple(notes), arms, contest
+        reference, oracle, rival, tuple(seeds), budget, LEVEL, reps, tuple(notes), arms, contest
     )
 
 
@@ -269,7 +270,7 @@ class _Estimates:
 
     rng: np.random.Generator
     reps: int
-    level: float
+    level: float = LEVEL
 
     def middle(self, values: Sequence[float]) -> Interval:
         low, high = stratified_bootstrap_ci(values, iqm, self.rng, self.reps, self.level)
