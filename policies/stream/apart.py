@@ -20,8 +20,8 @@ from policies.stream.sequential import Keep, Reading, cost_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from train_lm.adapters import Adapter
 
+    from train_lm.adapters import Adapter
     from train_lm.trainer import Trainer
 
 Floats = NDArray[np.float64]
@@ -110,4 +110,6 @@ class Together:
         return np.asarray(alone[adapter, np.arange(alone.shape[1])])
 
     def _merged(self, how: str, adapters: Sequence[Adapter]) -> Floats:
-        raise NotImplementedError(how)
+        if len(adapters) == 1:
+            return np.asarray(self.alone[0])
+        return self.course.nll(self.course.merged(adapters, how))

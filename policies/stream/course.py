@@ -23,10 +23,21 @@ from policies.stream.neighbourhoods import Neighbourhood, neighbourhoods
 from train_lm.files import Json
 
 if TYPE_CHECKING:
+    from train_lm.adapters import Adapter
     from train_lm.trainer import Snapshot, Trainer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+# peft's name of each way of merging, and the weight of an adapter; their share of all, if None.
+# `ties` takes means of its own.
+MERGING: dict[str, tuple[str, float | None]] = {
+    "linear": ("linear", None),
+    "ties": ("ties", 1.0),
+    "dare": ("dare_linear", None),
+    "svd": ("svd", None),
+    "cat": ("cat", None),
+}
 
 SPLIT = "test"  # what is measured; no method chooses anything by it
 
@@ -191,9 +202,35 @@ class Course:
         updates = Updates(method.rule, share=method.kept, rank=method.rank)
         batch = self.settings.learner.batch
         config = TrainerConfig(learning_rate=rate, batch=batch, updates=updates)
-        trainer = Trainer(self.stage.trainer().model, config)
-        trainer.restore({**trainer.snapshot(), **self.weights()})
+        model = self.stage.trainer().model
+        if method.adapter == "none":
+            trainer = Trainer(model, config)
+            trainer.restore({**trainer.snapshot(), **self.weights()})
+            return trainer
+        from train_lm.adapters import AdapterConfig
+
+        shape = AdapterConfig(method.rank, alpha=2.0 * method.rank)
+        trainer = Trainer(model, config, adapter=shape)
+        assert self.stage.nucleated is not None
+        trainer.adopt(self.stage.nucleated)
         return trainer
+
+    def measurable(self, adapter: Adapter) -> Trainer:
+        """The nucleated learner with an adapter beside it, whatever its rank."""
+        from train_lm.adapters import with_adapter
+        from train_lm.trainer import Trainer, TrainerConfig
+
+        base = self.trainer(Method("none"), rate=1.0).model
+        return Trainer(with_adapter(base, adapter), TrainerConfig())
+
+    def merged(self, adapters: Sequence[Adapter], how: str) -> Trainer:
+        """The nucleated learner with several adapters made one; each has the same say."""
+        from train_lm.adapters import merge_adapters
+
+        rule, weight = MERGING[how]
+        base = self.trainer(Method("none"), rate=1.0).model
+        weights = [weight or 1.0 / len(adapters)] * len(adapters)
+        return self.measurable(merge_adapters(base, adapters, weights, rule, seed=self.seed))
 
 
 def parts_of(world: World, settings: Settings, layout: Layout) -> tuple[Neighbourhood, ...]:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.memory import OWN, by_lot
 from kncl_env.reading_list import ReadingList
 from policies.stream.cells import Cost, StreamRecord, StreamTask
 from policies.stream.course import Course
 from policies.stream.methods import Method
+from policies.stream.own_text import written
 from train_lm.windows import draw_least_read
 
 if TYPE_CHECKING:
@@ -35,23 +37,23 @@ class Reading:
 
     Args:
         course: What is learned.
-        method: Its memory; only `replay` reads anything but the stage's own text here.
+        method: Its memory; `replay` and `self` read more than the stage's own text.
     """
 
     def __init__(self, course: Course, method: Method, seed: int) -> None:
         self.course, self.method = course, method
         self.rng = np.random.default_rng([seed, READING])
-        share = method.share if method.memory == "replay" else 0.0
+        share = method.share if method.memory in ("replay", "self") else 0.0
         self.list = ReadingList(course.stage.store, share)
         # The nucleus is the first of what there is to look back on.
         self.list.pools.append(course.nucleus_windows)
 
     def stage(self, number: int) -> Ints:
-        """Windows of one stage, by number, in the order in which they are read."""
+        """Windows of one stage in the order in which they are read; `OWN` is the learner's own."""
         course = self.course
         n = course.windows_per_stage
         if not self.method.joint:
-            return self.list.expand(course.passages(number), n, self.rng)
+            return self.list.expand(course.passages(number), n, self.rng, self._recall)
         pools = [course.stage.store.windows_of(course.passages(i)) for i in range(len(course))]
         counts = np.diff(np.linspace(0, n, len(pools) + 1).round().astype(int))
         drawn = [
@@ -59,6 +61,24 @@ class Reading:
             for pool, count in zip(pools, counts, strict=True)
         ]
         return self.rng.permutation(np.concatenate(drawn))
+
+    def _recall(self, n: int, rng: np.random.Generator) -> Ints:
+        """Old text: the nucleus or an earlier stage by lot, then one of its windows."""
+        if self.method.memory == "self":
+            return np.full(n, OWN, dtype=np.int64)
+        drawn: Ints = by_lot(self.list.pools, n, rng)
+        return drawn
+
+    def tokens(self, windows: Ints, trainer: Trainer) -> Ints:
+        """(n, T + 1) tokens of a stage's windows; the learner, as it is now, writes its own."""
+        store, own = self.course.stage.store, windows == OWN
+        found = store.read(np.where(own, 0, windows))
+        if own.any():
+            # One token each of old text is where it begins.
+            first = store.read(by_lot(self.list.pools[:-1], int(own.sum()), self.rng))[:, 0]
+            seed = int(self.rng.integers(2**31))
+            found[own] = written(trainer, first, found.shape[1], seed)
+        return found
 
 
 class Elastic:
@@ -101,8 +121,9 @@ def play_sequential(course: Course, task: StreamTask, keep: Keep) -> StreamRecor
         if method.adapter == "relora" and number:
             trainer.merge_and_reset()
         windows = reading.stage(number)
+        tokens = reading.tokens(windows, trainer)
         trainer.begin_phase(course.layout.updates, decay=True)
-        trainer.train(course.stage.store.read(windows))
+        trainer.train(tokens)
         seconds += time.perf_counter() - began
         rows.append(course.losses(course.nll(trainer)))
         keep(number + 1, trainer.snapshot())
