@@ -6,7 +6,7 @@ end, and moved there whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.card import WORLD_FORMAT, world_hash
-from kncl_env.world.corpus import Corpus
+from kncl_env.world.corpus import Article, Corpus, Reading
 from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.world.index import PassageIndex
@@ -108,7 +108,8 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         )
     with alone(out), replacing_folder(out, over=True) as part:
         say("cutting and splitting")
-        draft = _cut(corpus, config, say)
+        reading = corpus.read()
+        draft = _cut(corpus, reading, config, say)
         if config.scenario == "noisy":
             say("mixing in noise")
             _mix_noise(draft, config)
@@ -130,7 +131,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
             "source": corpus.source,
             "licence": corpus.licence,
             "citation": corpus.citation,
-            "source_sha256": corpus.sha256,
+            "source_sha256": reading.sha256,
             "corpus_hash": corpus_hash,
             "settings": asdict(config),
             "scenario": _scenario(draft, graph, topic_vectors, corpus, config),
@@ -165,10 +166,14 @@ def is_world(path: Path) -> bool:
     return isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, "world.json"}
 
 
-def _cut(corpus: Corpus, config: BuildConfig, say: Say) -> Draft:
+def _cut(corpus: Corpus, reading: Reading, config: BuildConfig, say: Say) -> Draft:
     """Passages and their splits, proved not to overlap; refuses a target that cannot be one."""
     passages: list[Passage] = []
-    for topic, article in enumerate(corpus.articles):
+    articles = tuple(reading)
+    say(f"{corpus.source}: {reading.n:,} articles read")
+    for loss in corpus.losses():
+        say(f"  {loss}")
+    for topic, article in enumerate(articles):
         texts = cut_passages(article.paragraphs, config.passage_bytes)
         splits = split_article(article, len(texts), config.held_out, config.seed)
         passages += [Passage(topic, s, t) for s, t in zip(splits, texts, strict=True)]
@@ -177,14 +182,14 @@ def _cut(corpus: Corpus, config: BuildConfig, say: Say) -> Draft:
         first, reason = next(iter(doomed.items()))
         say(
             f"{len(doomed):,} held-out passages left out, the first of "
-            f"{corpus.articles[passages[first].topic].title!r}: it {reason}: "
+            f"{articles[passages[first].topic].title!r}: it {reason}: "
             f"{_begin(passages[first].text)}"
         )
     draft = Draft(
-        titles=[a.title for a in corpus.articles],
-        labels=[list(a.labels) for a in corpus.articles],
-        is_noise=[a.is_noise for a in corpus.articles],
-        links=_numbered_links(corpus, say),
+        titles=[a.title for a in articles],
+        labels=[list(a.labels) for a in articles],
+        is_noise=[a.is_noise for a in articles],
+        links=_numbered_links(articles, say),
         passages=[p for i, p in enumerate(passages) if i not in doomed],
         overlapping=len(doomed),
     )
@@ -196,9 +201,9 @@ def _cut(corpus: Corpus, config: BuildConfig, say: Say) -> Draft:
     return draft
 
 
-def _numbered_links(corpus: Corpus, say: Say) -> list[list[tuple[int, int]]]:
-    number = {a.title: i for i, a in enumerate(corpus.articles)}
-    lost = [(a.title, t) for a in corpus.articles for t, _ in a.links if t not in number]
+def _numbered_links(articles: Sequence[Article], say: Say) -> list[list[tuple[int, int]]]:
+    number = {a.title: i for i, a in enumerate(articles)}
+    lost = [(a.title, t) for a in articles for t, _ in a.links if t not in number]
     if lost:
         say(
             f"{len(lost):,} links left out that lead to no article, the first from "
@@ -206,7 +211,7 @@ def _numbered_links(corpus: Corpus, say: Say) -> list[list[tuple[int, int]]]:
         )
     return [
         [(number[t], LINK_TYPES.index(kind)) for t, kind in a.links if t in number]
-        for a in corpus.articles
+        for a in articles
     ]
 
 

@@ -7,13 +7,14 @@ ends with the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.memory import stored
 from kncl_env.settings import Settings
 from kncl_env.snapshot import packed, unpacked
 from kncl_env.stage import NUCLEUS_VERSION, open_stage
@@ -119,7 +120,7 @@ class _Loop:
         entropy = self._entropy()
         turn = self.episode.step()
         topic = int(turn.info["topic"])
-        documents = self.env.stage.store.document[turn.info["windows"]]
+        documents = self.env.stage.store.document[stored(turn.info["windows"])]
         self.record["topics"].append(topic)
         self.record["passages"].append(np.unique(documents).tolist())
         return {
@@ -130,6 +131,7 @@ class _Loop:
             "entropy": entropy,
             "topic": topic,
             "title": turn.info["title"],
+            **_of_memory(turn.info["memory"]),
         }
 
     def _entropy(self) -> float | None:
@@ -203,6 +205,13 @@ def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) ->
     }
 
 
+def _of_memory(found: Mapping[str, float]) -> Line:
+    """What a line says of watched topics and of text that the learner wrote, where there is any."""
+    watched = ("backward_transfer", "forgetting") if found["watched"] else ()
+    own = ("own_tokens", "own_flops") if found["own_tokens"] else ()
+    return {name: found[name] for name in (*watched, *own)}
+
+
 def _events(folder: Path, done: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -216,7 +225,10 @@ def _write_events(writer: Any, line: Line) -> None:
         ("reward", "reward"),
         ("policy entropy [nats]", "entropy"),
         ("topic", "topic"),
+        ("backward transfer [bits per byte]", "backward_transfer"),
+        ("forgetting [bits per byte]", "forgetting"),
+        ("tokens that the learner wrote itself", "own_tokens"),
     ):
-        if line[key] is not None:
+        if line.get(key) is not None:
             writer.add_scalar(name, line[key], step)
     writer.add_text("topic", in_markdown(line["title"] or "(rehearsal or no topic)"), step)

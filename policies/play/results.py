@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kncl_env.forgetting import LossMatrix
 from kncl_env.picture import positions, thinned_edges
 from kncl_env.settings import Settings
 from kncl_env.stage import seed_topics
@@ -37,7 +38,9 @@ def write_results(
     names = list(dict.fromkeys(record.arm for record in records))
     oracle = "oracle" if "oracle" in names else None
     rival = "random" if "random" in names else None
-    summary = summarise(runs, "uniform", oracle, rival, rng=np.random.default_rng(0))
+    summary = summarise(
+        runs, "uniform", oracle, rival, subject=plan.subject, rng=np.random.default_rng(0)
+    )
     info = _run_info(world, settings, plan, records, out)
     write_json(
         out / "scores.json",
@@ -50,10 +53,11 @@ def write_results(
             "command": info.command,
         },
     )
-    _write_curves(records, out / "curves.csv")
+    _write_curves(records, settings.tokens_per_step, out / "curves.csv")
     _write_curricula(world, settings, records, out / "curricula")
     growth = _growth(world, settings, records)
-    write_report(out / "report.html", summary, runs, info, growth, subject=plan.subject)
+    page = out / "report.html"
+    write_report(page, summary, runs, info, growth, subject=plan.subject, kept=_kept(records))
     return summary
 
 
@@ -95,15 +99,20 @@ def _run_info(
     )
 
 
-def _write_curves(records: Sequence[EpisodeRecord[Curve]], file: Path) -> None:
+def _write_curves(
+    records: Sequence[EpisodeRecord[Curve]], tokens_per_step: int, file: Path
+) -> None:
+    """A row per step; the loss is empty where it was not measured."""
     with replacing(file) as part, part.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["arm", "seed", "step", "tokens", "select_bits_per_byte", "topic"])
         for record in records:
             curve = record.measured
-            topics = [-1, *curve.topics]
-            for step, row in enumerate(zip(curve.tokens, curve.loss, topics, strict=True)):
-                writer.writerow([in_csv(record.arm), record.seed, step, *row])
+            losses = dict(zip(curve.tokens, curve.loss, strict=True))
+            for step, topic in enumerate([-1, *curve.topics]):
+                tokens = step * tokens_per_step
+                row = [step, tokens, losses.get(tokens, ""), topic]
+                writer.writerow([in_csv(record.arm), record.seed, *row])
 
 
 def _write_curricula(
@@ -115,6 +124,13 @@ def _write_curricula(
         file = folder / f"{in_file_name(record.arm)}-{record.seed}.jsonl"
         curve = record.measured
         write_curriculum(file, world.hash, settings.tokens_per_step, curve.topics, curve.passages)
+
+
+def _kept(records: Sequence[EpisodeRecord[Curve]]) -> dict[str, LossMatrix]:
+    """What became of watched topics in the first seed's episode of every arm, if any was."""
+    first = min(record.seed for record in records)
+    found = {r.arm: r.measured.kept for r in records if r.seed == first}
+    return {arm: matrix for arm, matrix in found.items() if matrix is not None}
 
 
 def _growth(world: World, settings: Settings, records: Sequence[EpisodeRecord[Curve]]) -> Growth:
