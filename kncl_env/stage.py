@@ -46,6 +46,9 @@ from train_lm.files import (
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from train_lm.adapters import AdapterConfig
     from train_lm.steps.anchors import Anchor
     from train_lm.trainer import Snapshot, Trainer
 
@@ -139,6 +142,18 @@ class Stage:
         if self.settings.memory.rule == "ewc":
             learner.trainer.anchor(self.anchor)
         return learner
+
+    def whole_model(self, learner: WorldLearner) -> nn.Module:
+        """The learner's model as one: a copy with the adapter merged in, where it has one."""
+        trainer = learner.trainer
+        if self.settings.change.adapter == "none":
+            model: nn.Module = trainer.model  # type: ignore[union-attr]
+            return model
+        whole = _trainer(self.world, self.settings.learner).model
+        weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
+        # Only what is tied to another weight has no entry of its own.
+        whole.load_state_dict(weights, strict=False)
+        return whole
 
     @cached_property
     def anchor(self) -> Anchor:
@@ -239,7 +254,17 @@ def _trainer(
         learning_rate=settings.learning_rate, batch=settings.batch, updates=updates
     )
     vocabulary, end = world.tokenizer.get_vocab_size(), end_of_text(world.tokenizer)
-    return Trainer(build_model(model, vocabulary, end), config)
+    adapter = _adapter(change, settings.seed)
+    return Trainer(build_model(model, vocabulary, end), config, adapter=adapter)
+
+
+def _adapter(change: ChangeSettings, seed: int) -> AdapterConfig | None:
+    """The shape of an episode's adapter; None where it trains the learner's own numbers."""
+    if change.adapter == "none":
+        return None
+    from train_lm.adapters import AdapterConfig
+
+    return AdapterConfig(change.adapter_rank, change.adapter_alpha, seed=seed)
 
 
 class _NucleusPhase:

@@ -488,14 +488,11 @@ def cycle_of(snapshot: Snapshot) -> tuple[int, int, int]:
     return cycles, restart, rewarm
 
 
-def take_over(states: Mapping[str, Tensor], snapshot: Snapshot) -> bool:
+def take_over(states: Mapping[str, Tensor], snapshot: Snapshot) -> None:
     """Fill the state of an optimiser: all moments if all of them fit, and else zeros.
 
     Args:
         states: Under a snapshot's names; what only an update rule keeps may be missing there.
-
-    Returns:
-        Whether they were taken over.
     """
     fits = {
         name: name in snapshot and snapshot[name].shape == v.shape for name, v in states.items()
@@ -506,7 +503,6 @@ def take_over(states: Mapping[str, Tensor], snapshot: Snapshot) -> bool:
             put(value, snapshot[name])
         else:
             value.zero_()
-    return all_fit
 
 
 def not_finite(loss: float, norm: float, updates: int, learning_rate: float) -> str:

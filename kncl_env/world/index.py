@@ -16,14 +16,16 @@ from train_lm.files import Json, read_json, write_json
 
 EXACT = 200_000  # [vectors] that are searched one by one
 EXACT_PAIRS = 50_000  # [vectors] whose nearest others are: this is their square
-STORED = "SQfp16"  # form of a vector in an inverted file: half the bytes, and the same neighbours
-TRAINED_ON = 64  # [vectors] that each cell is found from
-ROUNDS = 10  # of k-means
+STORED = (
+    "SQ8"  # form of a vector in an inverted file: a byte for each number, of what its cell lacks
+)
+TRAINED_ON = 40  # [vectors] that each cell is found from
+ROUNDS = 8  # of k-means
 # Cells that are searched: the least of these with which RECALL of the NEAREST true neighbours of
 # TRIED queries are found. How many that takes depends on the vectors, so it is measured.
 PROBED = (16, 32, 64, 128, 256, 512, 1024)
-RECALL, NEAREST, TRIED = 0.97, 10, 256
-ALIKE = 1e-3  # inner products that differ by less are one: fp16 tells them apart no better
+RECALL, NEAREST, TRIED = 0.96, 10, 256
+ALIKE = 1e-3  # inner products that differ by less are one: bytes tell them apart no better
 ADDED = 2**15  # [vectors] that are added, or compared, together
 GPU_MOST = 2048  # [vectors] that an index on a GPU finds at most
 LOOKED_AT = 8  # [cells] searched for the nearest other passage

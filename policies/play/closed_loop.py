@@ -187,11 +187,25 @@ class _Loop:
             "reward": (losses[0] - losses[-1]) / self.env.stage.reducible,
             "select_before": self.record["select_before"],
             "select_after": self.learner.held_out_loss("select"),
+            **self._cost(),
         }
         write_json(self.out / "summary.json", summary)
-        model = self.learner.trainer.model  # type: ignore[union-attr]
+        model = self.env.stage.whole_model(self.learner)
         tokenizer = as_transformers(self.world.tokenizer, self.settings.learner.context)
         return save_model(self.out / "model", model, tokenizer)
+
+    def _cost(self) -> Json:
+        """What an episode cost that changed less than all numbers of its learner."""
+        if self.settings.change == Settings().change:
+            return {}
+        cost = self.learner.trainer.cost(self.learner.nucleated)
+        return {
+            "parameters": cost.parameters,
+            "parameters_trained": cost.trained,
+            "parameters_changed": cost.parameters_changed,
+            "effective_rank": cost.effective_rank,
+            "optimizer_bytes": cost.optimizer_bytes,
+        }
 
 
 def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) -> Json:
