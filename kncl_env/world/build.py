@@ -151,6 +151,8 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
             "source_counts": corpus.counts,
             "hash": "",
         }
+        for name, value in corpus.beside.items():
+            write_json(part / name, value)
         say("hashing")
         card["files"] = {f.name: hash_file(f) for f in sorted(part.iterdir())}
         card["hash"] = world_hash(card)

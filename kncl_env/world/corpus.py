@@ -66,6 +66,7 @@ class Corpus:
         counts: What was read and what was dropped, by reason; whole once they were read through.
         first_dropped: The first of what was dropped, by reason, quoted with its place. It is for
             whoever builds and stands in no world: it may name files of this machine.
+        beside: Files that the world keeps for the source, by name: what JSON each holds.
     """
 
     articles: Iterable[Article]
@@ -74,6 +75,7 @@ class Corpus:
     citation: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     first_dropped: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if iter(self.articles) is self.articles:
