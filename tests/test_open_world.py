@@ -324,8 +324,8 @@ def test_a_damaged_journal_is_refused_by_file_and_line(
     changed(file, change)
     with pytest.raises(ValueError, match=said):
         ArticleJournal(file, ABOUT)
+    ArticleJournal(tmp_path / "b.jsonl", ABOUT)
     with pytest.raises(ValueError, match="expected articles of elsewhere in"):
-        ArticleJournal(tmp_path / "b.jsonl", ABOUT)
         ArticleJournal(tmp_path / "b.jsonl", {"api": "elsewhere"})
 
 
