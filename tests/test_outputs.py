@@ -490,3 +490,23 @@ def _lives(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_what_was_stopped_as_it_ended_begins_anew_without_force(tmp_path: Path) -> None:
+    from train_lm.outputs import interrupted
+
+    out = tmp_path / "out"
+    try:
+        told_command(["walk", "--seed", "1"])
+        with alone(out) as hold:
+            hold.begin_anew(False, Path.is_file)
+            out.write_text("whole")
+        assert [f.name for f in tmp_path.iterdir()] == ["out"]
+        interrupted()  # after the last file operation, before the command has ended
+        with alone(out) as hold:
+            hold.begin_anew(False, Path.is_file)
+        told_command(["walk", "--seed", "1"])
+        with pytest.raises(FileExistsError, match="add --force"), alone(out) as hold:
+            hold.begin_anew(False, Path.is_file)
+    finally:
+        told_command([])

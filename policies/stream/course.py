@@ -18,14 +18,26 @@ from kncl_env.learner import MeasuredText
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage, open_stage, seed_topics
 from kncl_env.world.world import World
+from policies.stream.methods import Method
 from policies.stream.neighbourhoods import Neighbourhood, neighbourhoods
 from train_lm.files import Json
 
 if TYPE_CHECKING:
-    from train_lm.trainer import Snapshot, Trainer, TrainerConfig
+    from train_lm.adapters import Adapter
+    from train_lm.trainer import Snapshot, Trainer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+# peft's name of each way of merging, and the weight of an adapter; their share of all, if None.
+# `ties` takes means of its own.
+MERGING: dict[str, tuple[str, float | None]] = {
+    "linear": ("linear", None),
+    "ties": ("ties", 1.0),
+    "dare": ("dare_linear", None),
+    "svd": ("svd", None),
+    "cat": ("cat", None),
+}
 
 SPLIT = "test"  # what is measured; no method chooses anything by it
 
@@ -176,25 +188,49 @@ class Course:
         own = [self.world.passages_of(int(topic)) for topic in self.stage.seeds]
         return self.stage.store.windows_of(np.concatenate(own))
 
-    def config(self, rate: float) -> TrainerConfig:
-        """How a stage is trained at a learning rate."""
-        from train_lm.trainer import TrainerConfig
-
-        return TrainerConfig(learning_rate=rate, batch=self.settings.learner.batch)
-
     def weights(self) -> Snapshot:
         """The nucleated learner's weights, by their names in a snapshot."""
         nucleated = self.stage.nucleated
         assert nucleated is not None
         return {name: value for name, value in nucleated.items() if name.startswith("model.")}
 
-    def trainer(self, config: TrainerConfig) -> Trainer:
+    def trainer(self, method: Method, rate: float) -> Trainer:
         """A trainer of the nucleated weights. Its moments are fresh, whatever rule it steps by."""
-        from train_lm.trainer import Trainer
+        from train_lm.trainer import Trainer, TrainerConfig
+        from train_lm.updates import Updates
 
-        trainer = Trainer(self.stage.trainer().model, config)
-        trainer.restore({**trainer.snapshot(), **self.weights()})
+        updates = Updates(method.rule, share=method.kept, rank=method.rank)
+        batch = self.settings.learner.batch
+        config = TrainerConfig(learning_rate=rate, batch=batch, updates=updates)
+        model = self.stage.trainer().model
+        if method.adapter == "none":
+            trainer = Trainer(model, config)
+            trainer.restore({**trainer.snapshot(), **self.weights()})
+            return trainer
+        from train_lm.adapters import AdapterConfig
+
+        shape = AdapterConfig(method.rank, alpha=2.0 * method.rank)
+        trainer = Trainer(model, config, adapter=shape)
+        assert self.stage.nucleated is not None
+        trainer.adopt(self.stage.nucleated)
         return trainer
+
+    def measurable(self, adapter: Adapter) -> Trainer:
+        """The nucleated learner with an adapter beside it, whatever its rank."""
+        from train_lm.adapters import with_adapter
+        from train_lm.trainer import Trainer, TrainerConfig
+
+        base = self.trainer(Method("none"), rate=1.0).model
+        return Trainer(with_adapter(base, adapter), TrainerConfig())
+
+    def merged(self, adapters: Sequence[Adapter], how: str) -> Trainer:
+        """The nucleated learner with several adapters made one; each has the same say."""
+        from train_lm.adapters import merge_adapters
+
+        rule, weight = MERGING[how]
+        base = self.trainer(Method("none"), rate=1.0).model
+        weights = [weight or 1.0 / len(adapters)] * len(adapters)
+        return self.measurable(merge_adapters(base, adapters, weights, rule, seed=self.seed))
 
 
 def parts_of(world: World, settings: Settings, layout: Layout) -> tuple[Neighbourhood, ...]:
