@@ -190,6 +190,9 @@ class Member:
     def importance(self, windows: Ints, labels: str = "model", seed: int = 0) -> dict[str, Tensor]:
         return self.bank.importance(self.learner, windows, labels, seed)
 
+    def gradient(self, windows: Ints) -> dict[str, Tensor]:
+        return self.bank.gradient(self.learner, windows)
+
     def weights(self) -> dict[str, Tensor]:
         return self.bank.weights(self.learner)
 
