@@ -39,7 +39,11 @@ DOORS = {
         "train_lm/training_text.py",
         "kncl_env/world/build.py",
         "kncl_env/world/tables.py",
+        "kncl_env/world/sources/parquet.py",
     ),
+    "datasets": ("kncl_env/world/sources/hf.py",),
+    "libzim": ("kncl_env/world/sources/zim.py",),
+    "zstandard": ("kncl_env/world/sources/packed.py",),
     "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/topics.py"),
 }
 HEAVY = (

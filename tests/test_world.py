@@ -193,7 +193,19 @@ def test_show_of_an_unknown_topic_is_one_line(
 
 def test_an_empty_corpus_is_refused() -> None:
     with pytest.raises(ValueError, match="got none from source 'nothing'"):
-        Corpus((), "nothing", "none")
+        list(Corpus((), "nothing", "none").read())
+
+
+def test_articles_are_checked_and_hashed_as_they_are_read() -> None:
+    first, second, *_ = corpus_of(4).articles
+    reading = Corpus((first, second, first), "x", "none").read()
+    one_by_one = iter(reading)
+    assert [next(one_by_one), next(one_by_one)] == [first, second]
+    assert reading.sha256 == Corpus((first, second), "y", "other").sha256
+    with pytest.raises(ValueError, match="unique titles, got 'Topic 0' more than once"):
+        next(one_by_one)
+    with pytest.raises(ValueError, match="can be read more than once, got an iterator"):
+        Corpus(iter((first, second)), "x", "none")
 
 
 def test_a_build_never_overwrites_without_force(
