@@ -24,9 +24,9 @@ from train_lm.checkpoint import (
 )
 from train_lm.curriculum import Curriculum, read_curriculum
 from train_lm.files import append_line, hash_file, naming
+from train_lm.machine.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.model import PRESETS, check_seed, open_model, save_model
 from train_lm.outputs import Hold, alone
-from train_lm.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.processes import end_with_parent
 from train_lm.reading_order import plan_order
 from train_lm.tokenizer import as_transformers, load_tokenizer
