@@ -22,6 +22,7 @@ from train_lm.adapters import Adapter
 from train_lm.bank.bank import LearnerBank
 from train_lm.steps.anchors import Anchor
 from train_lm.steps.costs import Cost
+from train_lm.steps.schedule import Schedule
 from train_lm.trainer import Snapshot, TrainerConfig
 
 Ints = NDArray[np.int64]
@@ -163,6 +164,10 @@ class Member:
     @property
     def updates(self) -> int:
         return int(self.bank.updates[self.learner])
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.bank.schedules[self.learner]
 
     @property
     def flops_per_token(self) -> float:
