@@ -33,7 +33,7 @@ def worth_compiling(updates: int) -> bool:
     """Whether so many learner updates should be compiled, where a compiler is found."""
     import torch
 
-    from train_lm.compiling import can_compile
+    from train_lm.machine.compiling import can_compile
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return updates >= WORTH_COMPILING and can_compile(device)
