@@ -12,6 +12,7 @@ from fakes import FakeLearner, env_of, fake_env, through_a_file
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.forgetting import backward_transfer
 from kncl_env.memory import (
+    CANDIDATES,
     OWN,
     Hardest,
     Past,
@@ -222,10 +223,19 @@ def test_a_learner_writes_its_old_text_itself_and_the_cost_is_told(small_world: 
     assert (info["windows"] == OWN).sum() == n // 2
     assert len(stored(info["windows"])) == n // 2
     assert info["memory"]["own_tokens"] == n // 2 * 32
-    assert info["memory"]["own_flops"] == n // 2 * 32 * env.learner.flops_per_token / 3
+    forward = env.learner.flops_per_token / 3
+    assert info["memory"]["extra_flops"] == n // 2 * 32 * forward
     assert env.episode.reading_list.times_read[-1] <= 1  # no window was taken for text of its own
     rehearsed = env.step(env.rules.slots)[4]
-    assert rehearsed["memory"]["own_tokens"] == 0
+    assert rehearsed["memory"]["own_tokens"] == rehearsed["memory"]["extra_flops"] == 0
+
+
+def test_what_measuring_old_text_costs_is_told(small_world: World) -> None:
+    env = env_of(small_world, **SETTINGS, replay_choice="loss")
+    env.reset(seed=0)
+    n, forward = env.settings.windows_per_step, env.learner.flops_per_token / 3
+    found = [env.step(action)[4]["memory"]["extra_flops"] for action in (0, env.rules.slots)]
+    assert found == [CANDIDATES * (n // 2) * 32 * forward, 0]
 
 
 # --- watched topics -----------------------------------------------------------------------------

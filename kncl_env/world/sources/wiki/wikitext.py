@@ -10,7 +10,9 @@ import html
 import re
 from collections.abc import Callable
 
-_DROPPED = "ref|math|chem|gallery|timeline|syntaxhighlight|source|score|graph|imagemap|templatestyles"
+_DROPPED = (
+    "ref|math|chem|gallery|timeline|syntaxhighlight|source|score|graph|imagemap|templatestyles"
+)
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _EMPTY_TAG = re.compile(rf"<(?:{_DROPPED})\b[^<>]*/>", re.IGNORECASE)
 _TAG = re.compile(rf"<(/?)({_DROPPED})\b[^<>]*>", re.IGNORECASE)
@@ -108,9 +110,7 @@ def _top(opened: list[tuple[str, int]]) -> str:
     return opened[-1][0] if opened else ""
 
 
-def _without_links(
-    text: str, is_other: IsOther, first_letter: bool, links: dict[str, None]
-) -> str:
+def _without_links(text: str, is_other: IsOther, first_letter: bool, links: dict[str, None]) -> str:
     """Labels in the place of links; pictures and categories go with all that is in them."""
     kept: list[str] = []
     found: list[list[str]] = [[]]  # links of each bracket that is open
