@@ -28,7 +28,7 @@ from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.settings import ChangeSettings, LearnerSettings, ReadingSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
-from kncl_env.world.topics import nucleate
+from kncl_env.world.nucleation import NucleusReport, Wanted, seeds_of
 from kncl_env.world.world import World
 from train_lm.checked.arrays import load_array, rng_state
 from train_lm.checked.digests import read_sealed, sealed, verify
@@ -113,6 +113,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         _check_slots(self.table, self.seeds, self.settings.rules.slots)
+
+    @cached_property
+    def nucleus_report(self) -> NucleusReport:
+        """Coverage and centrality of the nucleus, and the text that it brings."""
+        return NucleusReport.of(self.world, self.seeds)
 
     @property
     def queue(self) -> ExpansionQueue | None:
@@ -219,15 +224,10 @@ def retriever_of(
 
 
 def seed_topics(world: World, settings: Settings) -> Ints:
-    """Seeds of the nucleus: named by title, or chosen outside the target region."""
-    if settings.nucleus.titles:
-        return np.array([world.topic_of(t) for t in settings.nucleus.titles], dtype=np.int64)
-    allowed = world.train_tokens_of > settings.learner.context
-    region = settings.region or world.target_region
-    if region is not None:
-        allowed[world.region(region)] = False
-    n = settings.nucleus.topics or int(np.clip(world.n_topics // 30, 8, 150))
-    return nucleate(world.graph, world.topic_vectors, n, allowed)
+    """Seeds of the nucleus: named by title or text, or chosen outside the target region."""
+    nucleus = settings.nucleus
+    wanted = Wanted(nucleus.titles, nucleus.text, nucleus.topics)
+    return seeds_of(world, wanted, settings.region, settings.learner.context)
 
 
 def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
