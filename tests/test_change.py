@@ -188,7 +188,7 @@ def test_a_bank_holds_what_one_program_can_train() -> None:
         (True, {"updates": "topk"}),
         (True, {"memory": "ewc"}),
         (False, {"memory": "self"}),
-        (False, {"adapter": "relora"}),
+        (True, {"adapter": "relora"}),
     ):
         assert fits_a_bank(Settings.of(**settings)) == fits
 

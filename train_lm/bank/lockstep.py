@@ -22,6 +22,7 @@ from train_lm.adapters import Adapter
 from train_lm.bank.bank import LearnerBank
 from train_lm.steps.anchors import Anchor
 from train_lm.steps.costs import Cost
+from train_lm.steps.schedule import Schedule
 from train_lm.trainer import Snapshot, TrainerConfig
 
 Ints = NDArray[np.int64]
@@ -168,11 +169,15 @@ class Member:
     def flops_per_token(self) -> float:
         return self.bank.flops_per_token
 
+    @property
+    def schedule(self) -> Schedule:
+        return self.bank.schedules[self.learner]
+
     def begin_phase(self, updates: int, *, decay: bool) -> None:
         self.bank.begin_phase(updates, decay=decay, learners=[self.learner])
 
     def learning_rate(self) -> float:
-        return self.bank.schedules[self.learner].rate(self.updates)
+        return self.schedule.rate(self.updates)
 
     def train(self, windows: Ints) -> float:
         """As `Trainer.train`: (n, T + 1) token ids, B at a time, to their mean loss [nats]."""
