@@ -99,7 +99,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
 
     Reward: drop of held-out loss [bits per byte] on the target mix, as a share of the reducible
     loss; the components are in `info["reward"]`. With a `backward_weight`, the mean loss drop of
-    watched solid topics counts as well. `info["memory"]` tells what became of them.
+    watched solid topics counts as well. `info["memory"]` tells what became of them by now:
+    `backward_transfer` and `forgetting` [bits per byte], and what old text cost beside the budget:
+    `own_tokens` that the learner wrote itself, and `extra_flops`.
 
     Terminated: the frontier is empty. Truncated: the token budget is spent.
 
