@@ -177,36 +177,30 @@ class WorldLearner:
     def train(self, windows: Ints) -> None:
         tokens = self._tokens(windows)
         if self.merge_every and self.since_begun and self.since_begun % self.merge_every == 0:
-            self._alone.merge_and_reset()
+            self.trainer.merge_and_reset()
         self.trainer.train(tokens)
 
     @property
     def since_begun(self) -> int:
         """Updates since the episode began."""
-        return self._alone.updates - self._alone.schedule.start
-
-    @property
-    def _alone(self) -> Trainer:
-        """The trainer, where it is no member of a bank, which merges nothing and writes nothing."""
-        from train_lm.trainer import Trainer
-
-        assert isinstance(self.trainer, Trainer), "expected a trainer, got a member of a bank"
-        return self.trainer
+        return self.trainer.updates - self.trainer.schedule.start
 
     def _tokens(self, windows: Ints) -> Ints:
         """(n, T + 1) token ids; the learner, as it is before it trains, writes what is missing."""
         own = windows < 0
         if not own.any():
             return self.text.store.read(windows)
+        from train_lm.trainer import Trainer
         from train_lm.writing import write_text
 
+        assert isinstance(self.trainer, Trainer), "a bank's learners write nothing"
         length = self.text.store.context + 1
         tokens = np.empty((len(windows), length), dtype=np.int64)
         tokens[~own] = self.text.store.read(windows[~own])
         # The step decides the seed, so that a copy of the learner writes the same text.
         seed = int(hash_json([self.trainer.updates, windows.tolist()])[:15], 16)
         end = self.text.end_of_text
-        tokens[own] = write_text(self._alone.model, int(own.sum()), length, end, seed)
+        tokens[own] = write_text(self.trainer.model, int(own.sum()), length, end, seed)
         return tokens
 
     def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:

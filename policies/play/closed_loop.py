@@ -222,7 +222,7 @@ def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) ->
 def _of_memory(found: Mapping[str, float]) -> Line:
     """What a line says of watched topics and of text that the learner wrote, where there is any."""
     watched = ("backward_transfer", "forgetting") if found["watched"] else ()
-    own = ("own_tokens", "own_flops") if found["own_tokens"] else ()
+    own = tuple(name for name in ("own_tokens", "extra_flops") if found[name])
     return {name: found[name] for name in (*watched, *own)}
 
 

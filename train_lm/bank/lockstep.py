@@ -173,11 +173,15 @@ class Member:
     def flops_per_token(self) -> float:
         return self.bank.flops_per_token
 
+    @property
+    def schedule(self) -> Schedule:
+        return self.bank.schedules[self.learner]
+
     def begin_phase(self, updates: int, *, decay: bool) -> None:
         self.bank.begin_phase(updates, decay=decay, learners=[self.learner])
 
     def learning_rate(self) -> float:
-        return self.bank.schedules[self.learner].rate(self.updates)
+        return self.schedule.rate(self.updates)
 
     def train(self, windows: Ints) -> float:
         """As `Trainer.train`: (n, T + 1) token ids, B at a time, to their mean loss [nats]."""
