@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.world import World
-from train_lm.tokenizer import bytes_per_token
+from train_lm.files import hash_json
+from train_lm.tokenizer import bytes_per_token, end_of_text
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ Floats = NDArray[np.float64]
 # `test` is read once.
 MEASURED_WINDOWS = {"reward": 48, "select": 512, "test": 1024}
 
+# Windows, at most, that the held-out loss of a watched neighbourhood is measured on.
+NEIGHBOURHOOD_WINDOWS = 8
+
 
 class Learner(Protocol):
     """A language model that can be trained, measured, copied and put back exactly."""
@@ -42,7 +46,7 @@ class Learner(Protocol):
         """Return to the nucleated snapshot; a full schedule over `tokens` tokens begins."""
 
     def train(self, windows: Ints) -> None:
-        """Train on windows, given by number."""
+        """Train on windows, given by number; at -1 stands text that the learner writes itself."""
 
     def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
         """Loss of the target mix on a held-out split [bits per byte].
@@ -76,7 +80,9 @@ class MeasuredText:
         self.store = store
         self.target = target
         self._bytes = bytes_per_token(world.tokenizer)
+        self.end_of_text = end_of_text(world.tokenizer)
         self._windows: dict[tuple[str, int], Ints] = {}
+        self._neighbourhoods: dict[int, Ints] = {}
         self.probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])  # (N,)
 
     def sample(self, split: str, n: int) -> Ints:
@@ -88,6 +94,21 @@ class MeasuredText:
         if (split, n) not in self._windows:
             self._windows[split, n] = self._drawn(split, n)
         return self._windows[split, n]
+
+    def neighbourhood(self, topic: int) -> Ints:
+        """Held-out windows that stand for a topic's neighbourhood, perhaps none.
+
+        Windows of the `reward` split: the topic's own first, then those of the topics next to it.
+        """
+        if topic not in self._neighbourhoods:
+            around = [topic, *self.world.graph.around(topic).tolist()]
+            found: list[int] = []
+            for t in around:
+                if len(found) >= NEIGHBOURHOOD_WINDOWS:
+                    break
+                found += self.store.windows_of(self.world.passages_of(t, "reward")).tolist()
+            self._neighbourhoods[topic] = np.array(found[:NEIGHBOURHOOD_WINDOWS], dtype=np.int64)
+        return self._neighbourhoods[topic]
 
     def n_bytes(self, tokens: Ints) -> Ints:
         """(n,) bytes of text that (n, T + 1) tokens ask to predict."""
@@ -146,7 +167,23 @@ class WorldLearner:
         self.trainer.begin_phase(tokens // per_update, decay=True)
 
     def train(self, windows: Ints) -> None:
-        self.trainer.train(self.text.store.read(windows))
+        self.trainer.train(self._tokens(windows))
+
+    def _tokens(self, windows: Ints) -> Ints:
+        """(n, T + 1) token ids; the learner, as it is before it trains, writes what is missing."""
+        own = windows < 0
+        if not own.any():
+            return self.text.store.read(windows)
+        from train_lm.writing import write_text
+
+        length = self.text.store.context + 1
+        tokens = np.empty((len(windows), length), dtype=np.int64)
+        tokens[~own] = self.text.store.read(windows[~own])
+        # The step decides the seed, so that a copy of the learner writes the same text.
+        seed = int(hash_json([self.trainer.updates, windows.tolist()])[:15], 16)
+        end = self.text.end_of_text
+        tokens[own] = write_text(self.trainer.model, int(own.sum()), length, end, seed)
+        return tokens
 
     def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:
         """Loss on a fixed sample of the target mix, every topic alike [bits per byte]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,13 +11,15 @@ from train_lm.windows import TokenStore, draw_least_read
 
 Ints = NDArray[np.int64]
 
+Recall = Callable[[int, np.random.Generator], Ints]
+
 
 class ReadingList:
     """Draws each step's windows and remembers what was read.
 
     Args:
         store: Windows; documents are passages.
-        replay: Share of an expansion's windows that replays passages of earlier expansions.
+        replay: Share of an expansion's windows that is old text.
     """
 
     def __init__(self, store: TokenStore, replay: float) -> None:
@@ -25,15 +29,21 @@ class ReadingList:
         self.times_read = np.zeros(len(store), dtype=np.int32)  # (W,)
         self.pools: list[Ints] = []  # windows of each expansion so far
 
-    def expand(self, passages: Ints, n: int, rng: np.random.Generator) -> Ints:
-        """n shuffled windows: new ones of the passages, and replay of earlier expansions.
+    def expand(
+        self, passages: Ints, n: int, rng: np.random.Generator, recall: Recall | None = None
+    ) -> Ints:
+        """n shuffled windows: new ones of the passages, and old ones as a memory recalls them.
 
         Passages too short for a window of their own are read with their predecessor.
+
+        Args:
+            recall: Gives as many windows of old text as it is asked for; None where there is none.
         """
         pool = self.store.windows_of(passages)
-        n_replay = round(self.replay * n) if self.pools else 0
-        fresh = draw_least_read(pool, self.times_read, n - n_replay, rng)
-        old = self._replayed(n_replay, rng)
+        n_old = round(self.replay * n) if recall is not None else 0
+        fresh = draw_least_read(pool, self.times_read, n - n_old, rng)
+        old = recall(n_old, rng) if recall is not None and n_old else np.zeros(0, dtype=np.int64)
+        np.add.at(self.times_read, old[old >= 0], 1)  # below 0 is text of no window
         self.pools.append(pool)
         return rng.permutation(np.concatenate([fresh, old]))
 
@@ -49,16 +59,6 @@ class ReadingList:
             for i in np.flatnonzero(count)
         ]
         return rng.permutation(np.concatenate(drawn))
-
-    def _replayed(self, n: int, rng: np.random.Generator) -> Ints:
-        # An expansion first, then one of its windows: each expansion is rehearsed alike, however
-        # many passages it brought.
-        which = rng.integers(len(self.pools), size=n) if n else np.zeros(0, dtype=np.int64)
-        place = rng.integers(np.array([len(pool) for pool in self.pools], dtype=np.int64)[which])
-        chosen = [self.pools[i][k] for i, k in zip(which.tolist(), place.tolist(), strict=True)]
-        drawn = np.array(chosen, dtype=np.int64)
-        np.add.at(self.times_read, drawn, 1)
-        return drawn
 
     def copy(self) -> ReadingList:
         twin = ReadingList.__new__(ReadingList)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from kncl_env.learner import MEASURED_WINDOWS, MeasuredText, WorldLearner
 from kncl_env.nucleus import Nucleus
+from kncl_env.queue import ExpansionQueue
 from kncl_env.reading_list import ReadingList
 from kncl_env.retrieval import NeighbourhoodRetriever
-from kncl_env.settings import LearnerSettings, Settings
+from kncl_env.settings import LearnerSettings, ReadingSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.topics import nucleate
@@ -104,6 +105,11 @@ class Stage:
         _check_slots(self.table, self.seeds, self.settings.rules.slots)
 
     @property
+    def queue(self) -> ExpansionQueue | None:
+        """What retrieves ahead, if anything."""
+        return self.retriever if isinstance(self.retriever, ExpansionQueue) else None
+
+    @property
     def store(self) -> TokenStore:
         """The windows that everybody counts by."""
         return self.reading_list.store
@@ -139,7 +145,7 @@ def open_stage(
     focused = settings.region is not None or world.target_region is not None
     goal = Goal(table, target) if focused else None
     text = MeasuredText(world, store, target)
-    reading_list = ReadingList(store, settings.reading.replay)
+    reading_list = ReadingList(store, settings.replay_share)
     phase = _NucleusPhase(world, settings, seeds, text, reading_list)
     nucleated, reducible = phase.run(progress)
     return Stage(
@@ -149,12 +155,21 @@ def open_stage(
         seeds=seeds,
         target=target,
         goal=goal,
-        retriever=NeighbourhoodRetriever(world, settings.reading.breadth, goal=goal),
+        retriever=retriever_of(world, settings.reading, goal, store),
         reading_list=reading_list,
         reducible=reducible,
         text=text,
         nucleated=nucleated,
     )
+
+
+def retriever_of(
+    world: World, reading: ReadingSettings, goal: Goal | None, store: TokenStore
+) -> NeighbourhoodRetriever:
+    """Finds the neighbourhoods of a world, ahead where there is a queue."""
+    if not reading.queue:
+        return NeighbourhoodRetriever(world, reading.breadth, goal=goal)
+    return ExpansionQueue(world, reading.breadth, reading.queue, goal=goal, windows=store)
 
 
 def seed_topics(world: World, settings: Settings) -> Ints:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kncl_env.entry_points import topic_expansion
 from kncl_env.env import EnvSnapshot, TopicExpansionEnv
 from kncl_env.reading_list import ReadingList
-from kncl_env.settings import LearnerSettings, Rules, Settings
+from kncl_env.settings import LearnerSettings, MemorySettings, Rules, Settings
 from kncl_env.snapshot import packed, unpacked
 from kncl_env.stage import Stage
 from kncl_env.taste import Taste
@@ -137,11 +137,12 @@ class FakeWorld:
 
 
 RULES = Rules(slots=4, steps=10, updates_per_step=2)
+MEMORY = MemorySettings()
 
 
-def fake_settings(rules: Rules = RULES) -> Settings:
+def fake_settings(rules: Rules = RULES, memory: MemorySettings = MEMORY) -> Settings:
     """Rules with a learner of 32 tokens a window and four windows an update."""
-    return Settings(rules=rules, learner=LearnerSettings(model="xxs", batch=4))
+    return Settings(rules=rules, learner=LearnerSettings(model="xxs", batch=4), memory=memory)
 
 
 def fake_env(
@@ -152,10 +153,11 @@ def fake_env(
     rules: Rules = RULES,
     table: TopicTable | None = None,
     render_mode: str | None = None,
+    memory: MemorySettings = MEMORY,
 ) -> TopicExpansionEnv:
     """A whole environment around a `FakeLearner`: a step takes a fraction of a millisecond."""
     table = table or table_of(n)
-    settings = fake_settings(rules)
+    settings = fake_settings(rules, memory)
     per_topic, context = 4, settings.learner.context
     n_passages = n * per_topic
     starts = np.arange(n_passages + 1) * (4 * context + 1)
@@ -170,7 +172,7 @@ def fake_env(
         target=topics,
         goal=Goal(table, topics) if goal else None,
         retriever=FakeRetriever(per_topic),
-        reading_list=ReadingList(store, settings.reading.replay),
+        reading_list=ReadingList(store, settings.replay_share),
         reducible=1.0,
     )
     learner = FakeLearner(store.document // per_topic, topics, np.full(n, 0.5))

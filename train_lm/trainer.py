@@ -18,11 +18,15 @@ from torch.nn import functional as F
 from train_lm.checked.arrays import load_tensors
 from train_lm.compiling import compile_for
 from train_lm.files import write_tensors
-from train_lm.optimizers import OPTIMIZERS, build_optimizers, state_of
 from train_lm.parallel import Alone, Parallel, put, whole
-from train_lm.schedule import Schedule
+from train_lm.steps.anchors import Anchor, check_labels, score
+from train_lm.steps.costs import Cost, cost_of
+from train_lm.steps.optimizers import OPTIMIZERS
+from train_lm.steps.schedule import Schedule
+from train_lm.updates import FULL, Updates, build_steps, n_bytes
 
 PRECISIONS = ("fp32", "bf16")
+OF_A_RULE = ("residual.", "projection.")  # state that other rules lack
 MEASURED_AT_ONCE = 64  # [windows] of a forward pass without gradients
 
 
@@ -40,6 +44,7 @@ class TrainerConfig:
         accumulate: Pieces that a batch is cut into where it does not fit into memory at once.
         precision: `fp32`, or `bf16` for matrix products in bfloat16 under autocast.
         optimizer: `adamw` or `muon`.
+        updates: Which part of a gradient becomes a step; with `adamw` alone.
     """
 
     learning_rate: float = 2e-3
@@ -51,6 +56,7 @@ class TrainerConfig:
     accumulate: int = 1
     precision: str = "fp32"
     optimizer: str = "adamw"
+    updates: Updates = FULL
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or self.batch < 1 or not 0 <= self.warmup < 1:
@@ -66,6 +72,11 @@ class TrainerConfig:
             raise ValueError(
                 f"expected a precision among {PRECISIONS} and an optimizer among {OPTIMIZERS}, "
                 f"got {self.precision!r} and {self.optimizer!r}"
+            )
+        if self.updates.rule != "full" and self.optimizer != "adamw":
+            raise ValueError(
+                f"expected the optimizer adamw where updates are {self.updates.rule}, got "
+                f"{self.optimizer!r}: take one of the two"
             )
 
 
@@ -101,8 +112,10 @@ class Trainer:
         self.parallel = parallel or Alone()
         self._called = self.parallel.wrap(self.model)
         self._named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        self.optimizers = build_optimizers(self._named, config)
+        self._steps = build_steps(self._named, config)
+        self.optimizers = self._steps.optimizers
         self._mean_loss = compile_for(self.device)(self._loss_of) if compile else self._loss_of
+        self._pulls: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         self.updates = 0
         self.schedule = Schedule(config.learning_rate, config.warmup, config.final)
 
@@ -146,15 +159,13 @@ class Trainer:
                     f"{self.config.accumulate} pieces: accumulate more pieces, or lower the batch"
                 ) from None
             raise
+        self._pull()
         norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)))
         # A finite loss with an infinite gradient would end in weights that are not finite.
         if not math.isfinite(value) or not math.isfinite(norm):
             self._drop_gradients()
             raise FloatingPointError(not_finite(value, norm, self.updates, self.learning_rate()))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-            optimizer.step()
+        self._steps.step(self.learning_rate())
         self._drop_gradients()
         self.updates += 1
         return value
@@ -170,6 +181,82 @@ class Trainer:
                 loss.backward()
             total += loss.detach()
         return float(self.parallel.mean(total))
+
+    def anchor(self, anchor: Anchor | None) -> None:
+        """Hold the weights near to an anchor from now on, or no more; no part of a snapshot.
+
+        Raises:
+            ValueError: The anchor is of another model.
+        """
+        self._pulls = []
+        if anchor is None or anchor.strength == 0:
+            return
+        anchor.fitted({n: tuple(p.shape) for n, p in self._named})
+        for name, parameter in self._named:
+            at, force = torch.zeros_like(parameter.detach()), torch.zeros_like(parameter.detach())
+            put(at, anchor.weights[name])
+            put(force, anchor.strength * anchor.importance[name])
+            self._pulls.append((parameter, at, force))
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """Add the anchor's gradient, strength F (w - w0), before the whole is clipped."""
+        for parameter, at, force in self._pulls:
+            pull = force * (parameter - at)
+            parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
+
+    def importance(
+        self, windows: NDArray[np.int64], labels: str = "model", seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Diagonal of the Fisher information per token, of each weight, by the parameter's name.
+
+        Args:
+            windows: (n, T + 1) token ids; one backward pass each.
+            labels: `model`: tokens are drawn from what the model predicts, as the definition has
+                it; `data`: the text's own, the empirical Fisher.
+            seed: Of the tokens that are drawn.
+
+        Raises:
+            ValueError: No window, one longer than the model, or labels of another name.
+        """
+        check_labels(labels)
+        check_length(self.model, windows)
+        if not len(windows):
+            raise ValueError("expected at least one window to measure importance on, got none")
+        self.model.eval()
+        generator = torch.Generator(self.device).manual_seed(seed)
+        found = {n: torch.zeros_like(p.detach()) for n, p in self._named}
+        for window in torch.from_numpy(windows).to(self.device):
+            with self._autocast():
+                logits = self.model(input_ids=window[None, :-1]).logits[0]  # (T, V)
+            score(logits, window[1:], labels, generator).backward()
+            for name, parameter in self._named:
+                if parameter.grad is not None:
+                    found[name] += parameter.grad.square()
+                    parameter.grad = None
+        tokens = windows.shape[1] - 1
+        return {name: whole(value) * (tokens / len(windows)) for name, value in found.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the weights that are trained, by the parameter's name."""
+        return {n: whole(p) for n, p in self._named}
+
+    def merged(self) -> dict[str, Tensor]:
+        """Copies of all weights of the model, under a snapshot's names."""
+        return {f"model.{n}": whole(p) for n, p in self.model.named_parameters()}
+
+    def cost(self, since: Snapshot | None = None) -> Cost:
+        """What this way of updating costs; see `Cost`.
+
+        Args:
+            since: Snapshot, or `merged` weights, to count changed parameters from.
+
+        Raises:
+            ValueError: It is of another model.
+        """
+        names = [n for n, _ in self._named]
+        trained = sum(p.numel() for _, p in self._named)
+        return cost_of(trained, n_bytes(self._steps, names), self.merged(), since)
 
     def _loss_of(self, ids: Tensor, following: Tensor) -> Tensor:
         with self._autocast():
@@ -210,9 +297,7 @@ class Trainer:
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of weights, moments and the place in the schedule; later training leaves it."""
         taken = {f"model.{n}": whole(p) for n, p in self._named}
-        for name, parameter in self._named:
-            for key, value in state_of(self.optimizers, parameter).items():
-                taken[f"{key}.{name}"] = whole(value)
+        taken |= {name: whole(value) for name, value in self._states().items()}
         schedule = self.schedule
         taken["schedule"] = torch.tensor(
             [self.updates, schedule.start, schedule.length, int(schedule.decays)]
@@ -227,26 +312,47 @@ class Trainer:
             ValueError: The snapshot is of another architecture or optimiser; nothing is changed.
         """
         check_snapshot(snapshot, {n: tuple(p.shape) for n, p in self._named})
-        states = {n: state_of(self.optimizers, p) for n, p in self._named}
-        for name, state in states.items():
-            for key, value in state.items():
-                found = snapshot.get(f"{key}.{name}")
-                if found is None or found.shape != value.shape:
-                    got = "nothing" if found is None else tuple(found.shape)
-                    raise ValueError(
-                        f"expected optimiser state {key}.{name} of shape {tuple(value.shape)}, "
-                        f"got {got}: the snapshot is of another optimiser"
-                    )
-        place = snapshot.get("schedule")
-        if place is None or place.shape != (4,) or place.is_floating_point() or place.min() < 0:
-            raise ValueError("expected a place in the schedule of four whole numbers, got none")
+        states = self._states()
+        for name, value in states.items():
+            found = snapshot.get(name)
+            if found is None or found.shape != value.shape:
+                got = "nothing" if found is None else tuple(found.shape)
+                raise ValueError(
+                    f"expected optimiser state {name} of shape {tuple(value.shape)}, got {got}: "
+                    "the snapshot is of another optimiser"
+                )
+        place = place_of(snapshot)
         for name, parameter in self._named:
             put(parameter, snapshot[f"model.{name}"])
-            for key, value in states[name].items():
-                put(value, snapshot[f"{key}.{name}"])
-        updates, start, length, decays = place.tolist()
-        self.updates = updates
-        self.schedule = replace(self.schedule, start=start, length=length, decays=bool(decays))
+        for name, value in states.items():
+            put(value, snapshot[name])
+        self._go_to(place)
+
+    @torch.no_grad()
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Begin where a trainer of the whole model stood, whatever its update rule was.
+
+        Weights and the place in the schedule are taken over, and the moments where they have the
+        same shapes; else those begin at zero. For a trainer with that one's settings this is
+        `restore`.
+
+        Raises:
+            ValueError: The snapshot is of another architecture; nothing is changed.
+        """
+        check_snapshot(snapshot, {n: tuple(p.shape) for n, p in self._named})
+        place = place_of(snapshot)
+        for name, parameter in self._named:
+            put(parameter, snapshot[f"model.{name}"])
+        take_over(self._states(), snapshot)
+        self._go_to(place)
+
+    def _states(self) -> dict[str, Tensor]:
+        """What the optimiser depends on, itself and no copies, under a snapshot's names."""
+        return {f"{k}.{n}": v for n, _ in self._named for k, v in self._steps.state_of(n).items()}
+
+    def _go_to(self, place: tuple[int, int, int, bool]) -> None:
+        self.updates, start, length, decays = place
+        self.schedule = replace(self.schedule, start=start, length=length, decays=decays)
 
     @property
     def flops_per_token(self) -> float:
@@ -275,6 +381,40 @@ def check_snapshot(snapshot: Snapshot, shapes: Mapping[str, tuple[int, ...]]) ->
                 f"expected weights {name} of shape {shape}, got {got}: "
                 "the snapshot is of another model"
             )
+
+
+def place_of(snapshot: Snapshot) -> tuple[int, int, int, bool]:
+    """Updates done, and the schedule's start, length and whether it decays.
+
+    Raises:
+        ValueError: The snapshot has no such place.
+    """
+    place = snapshot.get("schedule")
+    if place is None or place.shape != (4,) or place.is_floating_point() or place.min() < 0:
+        raise ValueError("expected a place in the schedule of four whole numbers, got none")
+    updates, start, length, decays = place.tolist()
+    return updates, start, length, bool(decays)
+
+
+def take_over(states: Mapping[str, Tensor], snapshot: Snapshot) -> bool:
+    """Fill the state of an optimiser: all moments if all of them fit, and else zeros.
+
+    Args:
+        states: Under a snapshot's names; what only an update rule keeps may be missing there.
+
+    Returns:
+        Whether they were taken over.
+    """
+    fits = {
+        name: name in snapshot and snapshot[name].shape == v.shape for name, v in states.items()
+    }
+    all_fit = all(fit or name.startswith(OF_A_RULE) for name, fit in fits.items())
+    for name, value in states.items():
+        if all_fit and fits[name]:
+            put(value, snapshot[name])
+        else:
+            value.zero_()
+    return all_fit
 
 
 def not_finite(loss: float, norm: float, updates: int, learning_rate: float) -> str:

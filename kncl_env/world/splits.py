@@ -1,4 +1,4 @@
-"""Which passage may be trained on, which is held out, and the proof that they do not overlap.
+"""Which passage may be trained on, and which is held out; `overlap.py` proves them apart.
 
 Passages are cut and split before any tokenizer, vector, index or batch exists.
 """
@@ -7,30 +7,22 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kncl_env.world.corpus import Article, hash_texts
-from kncl_env.world.scripts import (
-    OVERLAP_CHARACTERS,
-    OVERLAP_WORDS,
-    cut_anywhere,
-    tells_no_words,
-    word_runs,
-)
+from kncl_env.world.scripts import cut_anywhere, is_latin
 
 # The policy sees the loss on `reward`; `select` chooses checkpoints and settings; `test` is read
 # once, by an evaluation. Tables have their numbers: that of `train` is `token_files.TRAIN`.
 SPLITS = ("train", "reward", "select", "test")
 HELD_OUT = SPLITS[1:]
 
-# [bytes for a character] of an article on average, above which its script is not Latin. Articles in
-# Latin letters are cut as they always were, at the spaces after their stops.
-LATIN_BYTES = 1.4
-MOST = 2  # times the size asked for, above which a piece of such an article is cut once more
+# Times the size asked for, above which a piece of an article in Latin letters is cut once more.
+# Such articles are cut as they always were, at the spaces after their stops.
+MOST = 2
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
 
@@ -58,12 +50,12 @@ def hash_passages(passages: Iterable[Passage]) -> str:
 
 
 def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
-    """Join short paragraphs and cut long ones into passages of about `size` bytes, in any script."""
+    """Join short paragraphs and cut long ones into passages of about `size` bytes."""
     paragraphs = tuple(paragraphs)
     passages: list[str] = []
     room: list[str] = []
     filled = 0
-    for piece in _pieces(paragraphs, size, _is_latin(paragraphs)):
+    for piece in _pieces(paragraphs, size, is_latin(paragraphs)):
         length = len(piece.encode())
         if room and filled + length > size:
             passages.append("\n".join(room))
@@ -73,11 +65,6 @@ def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
     if room:
         passages.append("\n".join(room))
     return passages
-
-
-def _is_latin(paragraphs: Sequence[str]) -> bool:
-    n_bytes = sum(len(p.encode()) for p in paragraphs)
-    return n_bytes <= LATIN_BYTES * sum(map(len, paragraphs))
 
 
 def _pieces(paragraphs: Iterable[str], size: int, latin: bool) -> Iterable[str]:
@@ -142,58 +129,3 @@ def split_article(article: Article, n_passages: int, share: float, seed: int) ->
         start = int(rng.integers(low, high + 1))
         splits[start : start + block] = [str(name)] * block
     return splits
-
-
-def unproved(passages: Sequence[Passage]) -> list[tuple[int, str]]:
-    """Held-out passages that share a run of words with another split, or are too short to tell.
-
-    Returns:
-        `(index of the held-out passage, what is wrong with it)`, ascending by index.
-    """
-    held_out = [i for i, p in enumerate(passages) if p.split != "train"]
-    runs_of = {i: word_runs(passages[i].text) for i in held_out}
-    wanted = _sorted_unique([runs_of[i] for i in held_out])
-    seen_in: dict[str, NDArray[np.uint64]] = {}
-    for split in SPLITS:
-        # Only runs that some held-out passage has can matter: this keeps memory small.
-        parts = []
-        for i, passage in enumerate(passages):
-            if passage.split == split:
-                runs = runs_of[i] if i in runs_of else word_runs(passage.text)
-                parts.append(runs[_is_in(runs, wanted)])
-        seen_in[split] = _sorted_unique(parts)
-    found = []
-    for i in held_out:
-        if why := _nothing_to_compare(passages[i].text, runs_of[i]):
-            found.append((i, why))
-            continue
-        for split in SPLITS:
-            if split != passages[i].split and _is_in(runs_of[i], seen_in[split]).any():
-                found.append((i, f"shares a run of {OVERLAP_WORDS} words with {split}"))
-                break
-    return found
-
-
-def _nothing_to_compare(text: str, runs: NDArray[np.uint64]) -> str:
-    """Why a copy of a text could not be found; empty where it could."""
-    if tells_no_words(text):
-        return "is in a script whose words cannot be told apart, so that no copy would be found"
-    if len(runs):
-        return ""
-    return (
-        f"has fewer than {OVERLAP_WORDS} words to compare"
-        if text.isascii()
-        else f"has fewer than {OVERLAP_WORDS} words, or {OVERLAP_CHARACTERS} characters of a "
-        "script without spaces, to compare"
-    )
-
-
-def _sorted_unique(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.uint64)
-
-
-def _is_in(values: NDArray[np.uint64], table: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    if not len(table):
-        return np.zeros(len(values), dtype=bool)
-    place = np.minimum(np.searchsorted(table, values), len(table) - 1)
-    return np.asarray(table[place] == values)

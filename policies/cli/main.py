@@ -82,7 +82,11 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help=f"arms to play, uniform among them, {ARMS}",
     )
     verb.add_argument(
-        "--seeds", type=int, default=5, metavar="N", help="paired seeds, an episode of each arm (5)"
+        "--seeds",
+        type=int,
+        default=9,
+        metavar="N",
+        help="paired seeds, an episode of each arm; with fewer than 6 no verdict is possible (9)",
     )
     verb.add_argument(
         "--inits",
@@ -90,6 +94,13 @@ def _evaluate_parser(verbs: Verbs) -> None:
         default=1,
         metavar="N",
         help="initial learners that the seeds are spread over (1)",
+    )
+    verb.add_argument(
+        "--curve-points",
+        type=int,
+        default=9,
+        metavar="N",
+        help="measurements of a learning curve, both ends included (9)",
     )
     verb.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
@@ -156,6 +167,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
     from policies.arms.registry import check_arms, place_of
+    from policies.play.curves import CurveMeter
     from policies.play.evaluation import COMMAND, check_nothing_lost, evaluate
     from policies.play.plan import Plan
     from policies.verdict.table import table
@@ -165,9 +177,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     arms = check_arms(args.policies)
     pairs = zip(args.policies, arms, strict=True)
     learned = [arm.name for name, arm in pairs if Path(name).is_dir()]
-    plan = Plan(
-        args.policies, args.seeds, args.inits, args.learners, learned[-1] if learned else None
-    )
+    subject = learned[-1] if learned else None
+    meter = CurveMeter(args.curve_points)
+    plan = Plan(args.policies, args.seeds, args.inits, args.learners, subject, meter)
     with alone(args.out) as hold:
         world = World.open(args.world)
         hold.begin_run(COMMAND, args.force, [args.world, *map(place_of, plan.arms)])

@@ -27,6 +27,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
+from kncl_env.memory import stored
 from kncl_env.settings import Settings
 from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
@@ -329,7 +330,8 @@ def train_ppo(
         figures = _figures(infos, config.episodes, time.monotonic() - began, at_once)
         figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
         if noise is not None and noise.any():
-            figures["noise_share"] = float(np.mean([noise[i["windows"]] for i in infos]))
+            read = np.concatenate([stored(info["windows"]) for info in infos])
+            figures["noise_share"] = float(np.mean(noise[read]))
         figures["iteration"] = iteration + 1
         for key, value in figures.items():
             model.logger.record(f"kncl/{key}", value)

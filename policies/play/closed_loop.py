@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.memory import stored
 from kncl_env.settings import Settings
 from kncl_env.snapshot import packed, unpacked
 from kncl_env.stage import NUCLEUS_VERSION, open_stage
@@ -119,7 +120,7 @@ class _Loop:
         entropy = self._entropy()
         turn = self.episode.step()
         topic = int(turn.info["topic"])
-        documents = self.env.stage.store.document[turn.info["windows"]]
+        documents = self.env.stage.store.document[stored(turn.info["windows"])]
         self.record["topics"].append(topic)
         self.record["passages"].append(np.unique(documents).tolist())
         return {

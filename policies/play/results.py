@@ -37,7 +37,9 @@ def write_results(
     names = list(dict.fromkeys(record.arm for record in records))
     oracle = "oracle" if "oracle" in names else None
     rival = "random" if "random" in names else None
-    summary = summarise(runs, "uniform", oracle, rival, rng=np.random.default_rng(0))
+    summary = summarise(
+        runs, "uniform", oracle, rival, subject=plan.subject, rng=np.random.default_rng(0)
+    )
     info = _run_info(world, settings, plan, records, out)
     write_json(
         out / "scores.json",
@@ -50,7 +52,7 @@ def write_results(
             "command": info.command,
         },
     )
-    _write_curves(records, out / "curves.csv")
+    _write_curves(records, settings.tokens_per_step, out / "curves.csv")
     _write_curricula(world, settings, records, out / "curricula")
     growth = _growth(world, settings, records)
     write_report(out / "report.html", summary, runs, info, growth, subject=plan.subject)
@@ -95,15 +97,20 @@ def _run_info(
     )
 
 
-def _write_curves(records: Sequence[EpisodeRecord[Curve]], file: Path) -> None:
+def _write_curves(
+    records: Sequence[EpisodeRecord[Curve]], tokens_per_step: int, file: Path
+) -> None:
+    """A row per step; the loss is empty where it was not measured."""
     with replacing(file) as part, part.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["arm", "seed", "step", "tokens", "select_bits_per_byte", "topic"])
         for record in records:
             curve = record.measured
-            topics = [-1, *curve.topics]
-            for step, row in enumerate(zip(curve.tokens, curve.loss, topics, strict=True)):
-                writer.writerow([in_csv(record.arm), record.seed, step, *row])
+            losses = dict(zip(curve.tokens, curve.loss, strict=True))
+            for step, topic in enumerate([-1, *curve.topics]):
+                tokens = step * tokens_per_step
+                row = [step, tokens, losses.get(tokens, ""), topic]
+                writer.writerow([in_csv(record.arm), record.seed, *row])
 
 
 def _write_curricula(

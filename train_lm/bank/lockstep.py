@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train_lm.bank.bank import LearnerBank
+from train_lm.steps.anchors import Anchor
+from train_lm.steps.costs import Cost
 from train_lm.trainer import Snapshot, TrainerConfig
 
 Ints = NDArray[np.int64]
@@ -180,8 +182,26 @@ class Member:
             return np.zeros(0)
         return self.lockstep.ask(_Request(self.learner, "nll", windows))
 
+    def anchor(self, anchor: Anchor | None) -> None:
+        self.bank.anchor(self.learner, anchor)
+
+    def importance(self, windows: Ints, labels: str = "model", seed: int = 0) -> dict[str, Tensor]:
+        return self.bank.importance(self.learner, windows, labels, seed)
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.bank.weights(self.learner)
+
+    def merged(self) -> dict[str, Tensor]:
+        return self.bank.merged(self.learner)
+
+    def cost(self, since: Snapshot | None = None) -> Cost:
+        return self.bank.cost(self.learner, since)
+
     def snapshot(self) -> dict[str, Tensor]:
         return self.bank.snapshot(self.learner)
 
     def restore(self, snapshot: Snapshot) -> None:
         self.bank.restore(self.learner, snapshot)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        self.bank.adopt(self.learner, snapshot)

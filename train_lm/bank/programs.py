@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from train_lm.bank.stacks import Stack, leaves_of
 from train_lm.compiling import compile_for
-from train_lm.optimizers import BETAS, EPSILON
+from train_lm.steps.anchors import score
+from train_lm.steps.optimizers import BETAS, EPSILON
 
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -78,6 +79,21 @@ def token_losses(stack: Stack, leaves: Any, windows: Tensor) -> Tensor:
     following = windows[:, :, 1:]
     losses = F.cross_entropy(logits.flatten(0, 2), following.reshape(-1), reduction="none")
     return losses.view(following.shape)
+
+
+def fisher(
+    stack: Stack, row: Tensor, windows: Tensor, labels: str, generator: torch.Generator
+) -> Tensor:
+    """(P,) Fisher information per token of one learner's (1, P) row; see `Trainer.importance`."""
+    found = torch.zeros_like(row[0])
+    for window in windows:
+        with torch.enable_grad():
+            leaves = [leaf.requires_grad_() for leaf in leaves_of(row.data, stack)]
+            logits = stack(leaves, window[None, None, :-1])[0, 0]  # (T, V)
+            loss = score(logits, window[1:], labels, generator)
+            gradients = torch.autograd.grad(loss, leaves)
+        found += torch.cat([g.flatten() for g in gradients]).square()
+    return found * ((windows.shape[1] - 1) / len(windows))
 
 
 def _measure(stack: Stack) -> Callable[[Tensor, Tensor], Tensor]:

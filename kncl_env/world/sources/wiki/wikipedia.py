@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import wikipediaapi
 
-from rabbit_holes.live.answers import (
+from kncl_env.world.sources.wiki.answers import (
     absence,
     is_disambiguation,
     leads_nowhere,
@@ -30,7 +30,7 @@ from rabbit_holes.live.answers import (
     text_of,
     title_of,
 )
-from rabbit_holes.live.errors import (
+from kncl_env.world.sources.wiki.errors import (
     DisconnectedError,
     ForeignRedirectError,
     RedirectLoopError,
@@ -41,8 +41,8 @@ from rabbit_holes.live.errors import (
     UnreachableError,
     WikiError,
 )
-from rabbit_holes.live.etiquette import Etiquette, Gate
-from rabbit_holes.live.page_cache import Absent, Links, Page
+from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
+from kncl_env.world.sources.wiki.page_cache import Absent, Links, Page
 
 logger = logging.getLogger(__name__)
 
