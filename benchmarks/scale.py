@@ -1,7 +1,7 @@
 """How worlds grow: build, index and step, from ten thousand to a million passages.
 
-Each size is a process of its own, so that its peak of memory is its own. Times named `cpu` are those
-that cores worked, and steps and searches are timed so: they do not grow on a busy machine. Builds
+Each size is a process of its own, so that its peak of memory is its own. Times named `cpu` are what
+cores worked, and steps and searches are timed so: they do not grow on a busy machine. Builds
 read a generated corpus that never stands in memory: ten short passages for each topic, links,
 regions. The index is built of generated vectors, clustered ones and harder ones without clusters;
 both are stated. Prints a table, writes `out/scale.json`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, SupportsFloat
@@ -183,9 +183,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     ) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         topic = self._topic_in_slot(int(action))
         self._require_budget()
-        began, self._compared = time.perf_counter(), 0
+        self.waited, self._compared = 0.0, 0
         windows = self._rehearse() if topic is None else self._expand(topic)
-        self.waited = time.perf_counter() - began
         self._look_ahead()
         reward = self._learn(windows, topic)
         self._settle(topic)
@@ -248,7 +247,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         if np.isnan(self._now.measurements.probe[topic]):
             self._probe(np.array([topic]))  # its first loss drop needs a loss from before
         self._now.nucleus.expand(topic)
+        began = time.perf_counter()
         passages = self.stage.retriever.neighbourhood(topic, self._now.taste)
+        self.waited += time.perf_counter() - began
         past = self._past()
         recall = partial(self.memory.recall, past) if self.memory.begun(past) else nothing
         return self._now.reading_list.expand(
@@ -428,7 +429,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         loss = now.measurements.loss[-1]
         weight = self.rules.backward_weight
         reward = reward or Reward(loss, loss, self.stage.reducible, 0.0, weight)
-        clock = {} if self.stage.queue is None else {"waited": self.waited}
+        clock = {"waited": self.waited} if self.settings.reading.queue else {}
         return clock | {
             "action_mask": self.action_masks(),
             "tokens": now.steps * self.settings.tokens_per_step,
@@ -461,6 +462,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             self._now.copy(),
             copy.deepcopy(self.np_random.bit_generator.state),
         )
+
+    def return_to(self, expanded: Sequence[int]) -> None:
+        """Before a snapshot is read from a file: let the world be what it was after these."""
 
     def restore(self, snapshot: EnvSnapshot) -> Observation:
         """Return to a snapshot: the same actions from here give the same bytes."""

@@ -83,7 +83,8 @@ class MeasuredText:
         self.end_of_text = end_of_text(world.tokenizer)
         self._windows: dict[tuple[str, int], Ints] = {}
         self._neighbourhoods: dict[int, Ints] = {}
-        self.probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])  # (N,)
+        every = range(world.n_topics)
+        self.probe_window = np.array([probe_window(world, store, t) for t in every])  # (N,)
 
     def sample(self, split: str, n: int) -> Ints:
         """At most n windows, drawn round-robin over the target's topics; the same for all arms.
@@ -114,14 +115,6 @@ class MeasuredText:
         """(n,) bytes of text that (n, T + 1) tokens ask to predict."""
         return np.asarray(self._bytes[tokens[:, 1:]].sum(1))
 
-    def _probe_of(self, topic: int) -> int:
-        """One window of the topic's `reward` text, of its training text where it has none."""
-        for split in ("reward", "train"):
-            windows = self.store.windows_of(self.world.passages_of(topic, split))
-            if len(windows):
-                return int(windows[0])
-        return -1
-
     def _drawn(self, split: str, n: int) -> Ints:
         rng = np.random.default_rng(0)
         queues = [
@@ -137,6 +130,15 @@ class MeasuredText:
                 "passages are shorter than the context; rebuild with larger --passage-bytes"
             )
         return np.sort(np.array(chosen[:n], dtype=np.int64))
+
+
+def probe_window(world: World, store: TokenStore, topic: int) -> int:
+    """One window of a topic's `reward` text, of its training text where it has none; -1 of none."""
+    for split in ("reward", "train"):
+        windows = store.windows_of(world.passages_of(topic, split))
+        if len(windows):
+            return int(windows[0])
+    return -1
 
 
 class WorldLearner:

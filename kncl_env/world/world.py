@@ -173,8 +173,7 @@ class World:
         """(N, D) titles in the space of `topic_vectors`; zero where no word of one is known."""
 
         def embedded() -> NDArray[np.float32]:
-            # A dotted name is one word of documentation; its parts are words, too.
-            return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
+            return self.embed([title_text(title) for title in self.titles])
 
         made_from = {"world": self.hash, "version": TITLES_VERSION}
         return cached_array("titles", made_from, self.topic_vectors.shape, embedded)
@@ -335,3 +334,9 @@ class World:
         """
         usable = self.has_held_out & ~self.topic_is_noise
         return target_of(self.regions, usable, region or self.target_region, self.path)
+
+
+def title_text(title: str) -> str:
+    """A title as it is embedded."""
+    # A dotted name is one word of documentation; its parts are words, too.
+    return f"{title} {re.sub(r'[._]', ' ', title)}"

@@ -173,10 +173,6 @@ class Member:
     def flops_per_token(self) -> float:
         return self.bank.flops_per_token
 
-    @property
-    def schedule(self) -> Schedule:
-        return self.bank.schedules[self.learner]
-
     def begin_phase(self, updates: int, *, decay: bool) -> None:
         self.bank.begin_phase(updates, decay=decay, learners=[self.learner])
 
