@@ -48,6 +48,15 @@ def found(name: str, *modules: str) -> Any:
     raise ImportError(f"expected {name} in one of {modules}")
 
 
+def read_all(world: Any) -> None:
+    """Every part of a world that was just opened."""
+    world.passages()
+    world.tokens()
+    world.embed(["some words"])
+    _ = (world.titles, world.graph.pagerank, world.topic_vectors, world.index.passages)
+    _ = (world.tokenizer, world.target_topics(), world.windows(65))
+
+
 class Worker:
     """Does the work of one checkout, in this process, whose path leads there."""
 
@@ -91,12 +100,7 @@ class Worker:
         self.env.step(int(self._rng.integers(self.env.action_masks().sum() - 1)))
 
     def open(self) -> None:
-        world = self.world.open(self.place / "world")
-        world.passages()
-        world.tokens()
-        world.embed(["some words"])
-        _ = (world.titles, world.graph.pagerank, world.topic_vectors, world.index.passages)
-        _ = (world.tokenizer, world.target_topics(), world.windows(65))
+        read_all(self.world.open(self.place / "world"))
 
     def first_open(self) -> None:
         shutil.rmtree(self.place / "cache" / "whole", ignore_errors=True)
