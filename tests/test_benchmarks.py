@@ -41,6 +41,9 @@ def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: P
         "reward_signal_to_noise",
         "snapshot_s",
         "restore_s",
+        "world_open_s",
+        "checkpoint_s",
+        "resume_s",
         "matmul_peak_flops",
         *(f"bank{n}_of_peak" for n in (1, 2, 4, 8, 16)),
     ]
