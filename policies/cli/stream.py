@@ -86,8 +86,8 @@ def stream_parser(verbs: Verbs) -> None:
         "--rate",
         type=float,
         metavar="R",
-        help="middle learning rate of a stage; adapters and topk take three times as much (a third "
-        "of --learning-rate, which is the nucleus phase's)",
+        help="middle learning rate of a stage; topk takes three times as much, adapters ten times "
+        "(a third of --learning-rate, which is the nucleus phase's)",
     )
     verb.add_argument(
         "--seeds",
