@@ -10,7 +10,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -30,7 +30,7 @@ from kncl_env.observation import (
     State,
     observe,
 )
-from kncl_env.reading_list import ReadingList
+from kncl_env.reading_list import ReadingList, nothing
 from kncl_env.reward import Reward
 from kncl_env.stage import Stage
 from kncl_env.taste import Taste
@@ -247,12 +247,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         self._now.nucleus.expand(topic)
         passages = self.stage.retriever.neighbourhood(topic, self._now.taste)
         past = self._past()
-        begun = self.memory.begun(past)
+        recall = partial(self.memory.recall, past) if self.memory.begun(past) else nothing
         return self._now.reading_list.expand(
-            passages,
-            self.settings.windows_per_step,
-            self.np_random,
-            (lambda n, rng: self.memory.recall(n, past, rng)) if begun else None,
+            passages, self.settings.windows_per_step, self.np_random, recall
         )
 
     def _past(self) -> Past:
@@ -440,8 +437,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         """What the learner wrote itself in this step, and what that cost beside the training."""
         written = 0 if windows is None else int((windows == OWN).sum())
         tokens = written * self.settings.learner.context
-        # A forward pass is a third of training on a token.
-        return {"own_tokens": tokens, "own_flops": tokens * self.learner.flops_per_token / 3}
+        # A forward pass is a third of training on a token, a half where the weights stand still.
+        parts = 3 if self.settings.change.adapter == "none" else 2
+        return {"own_tokens": tokens, "own_flops": tokens * self.learner.flops_per_token / parts}
 
     # --- exact copies ------------------------------------------------------------------------
 

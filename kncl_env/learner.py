@@ -146,14 +146,21 @@ class WorldLearner:
         text: What it is measured on.
         trainer: Trains and measures the model; a member of a bank can stand in its place.
         nucleated: Where episodes begin; None before the nucleus phase.
+        merge_every: Updates after which an adapter is merged into the model and begun anew; never,
+            if 0.
     """
 
     def __init__(
-        self, text: MeasuredText, trainer: Trainer | Member, nucleated: Snapshot | None = None
+        self,
+        text: MeasuredText,
+        trainer: Trainer | Member,
+        nucleated: Snapshot | None = None,
+        merge_every: int = 0,
     ) -> None:
         self.text = text
         self.trainer = trainer
         self.nucleated = nucleated
+        self.merge_every = merge_every
 
     @property
     def flops_per_token(self) -> float:
@@ -162,12 +169,29 @@ class WorldLearner:
     def begin(self, tokens: int) -> None:
         if self.nucleated is None:
             raise RuntimeError("a learner needs its nucleus phase before an episode")
-        self.trainer.restore(self.nucleated)
+        # All of it where the trainer is the nucleus phase's, and else what fits.
+        self.trainer.adopt(self.nucleated)
         per_update = self.trainer.config.batch * self.text.store.context
         self.trainer.begin_phase(tokens // per_update, decay=True)
 
     def train(self, windows: Ints) -> None:
-        self.trainer.train(self._tokens(windows))
+        tokens = self._tokens(windows)
+        if self.merge_every and self.since_begun and self.since_begun % self.merge_every == 0:
+            self._alone.merge_and_reset()
+        self.trainer.train(tokens)
+
+    @property
+    def since_begun(self) -> int:
+        """Updates since the episode began."""
+        return self._alone.updates - self._alone.schedule.start
+
+    @property
+    def _alone(self) -> Trainer:
+        """The trainer, where it is no member of a bank, which merges nothing and writes nothing."""
+        from train_lm.trainer import Trainer
+
+        assert isinstance(self.trainer, Trainer), "expected a trainer, got a member of a bank"
+        return self.trainer
 
     def _tokens(self, windows: Ints) -> Ints:
         """(n, T + 1) token ids; the learner, as it is before it trains, writes what is missing."""
@@ -182,7 +206,7 @@ class WorldLearner:
         # The step decides the seed, so that a copy of the learner writes the same text.
         seed = int(hash_json([self.trainer.updates, windows.tolist()])[:15], 16)
         end = self.text.end_of_text
-        tokens[own] = write_text(self.trainer.model, int(own.sum()), length, end, seed)
+        tokens[own] = write_text(self._alone.model, int(own.sum()), length, end, seed)
         return tokens
 
     def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:

@@ -308,6 +308,12 @@ class Settings:
         return self.reading.replay if self.memory.rule in ("replay", "self") else 0.0
 
     @property
+    def merge_every_updates(self) -> int:
+        """Updates of the learner between two mergings of its adapter; 0 where none is merged."""
+        merges = self.change.adapter == "relora"
+        return self.change.merge_every * self.rules.updates_per_step if merges else 0
+
+    @property
     def windows_per_step(self) -> int:
         return self.rules.updates_per_step * self.learner.batch
 

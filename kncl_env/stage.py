@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +25,7 @@ from kncl_env.nucleus import Nucleus
 from kncl_env.queue import ExpansionQueue
 from kncl_env.reading_list import ReadingList
 from kncl_env.retrieval import NeighbourhoodRetriever
-from kncl_env.settings import LearnerSettings, ReadingSettings, Settings
+from kncl_env.settings import ChangeSettings, LearnerSettings, ReadingSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.topics import nucleate
@@ -45,6 +46,10 @@ from train_lm.files import (
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from train_lm.adapters import AdapterConfig
+    from train_lm.steps.anchors import Anchor
     from train_lm.trainer import Snapshot, Trainer
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,11 @@ Ints = NDArray[np.int64]
 
 # Raised whenever the nucleus phase or the reference run would end with other bytes.
 NUCLEUS_VERSION = 3
+
+ALL_NUMBERS = ChangeSettings()
+
+# Windows, at most, of the seeds' text that the importance of weights is measured on.
+ANCHOR_WINDOWS = 64
 
 # Files of a cached phase; the first names the digests of the others.
 CACHED, WEIGHTS, TIMES_READ = "card.json", "nucleus.safetensors", "times_read.npy"
@@ -115,13 +125,49 @@ class Stage:
         return self.reading_list.store
 
     def trainer(self) -> Trainer:
-        """A fresh model of the learner's architecture, to be given the nucleated snapshot."""
-        return _trainer(self.world, self.settings.learner)
+        """A fresh model of the learner's architecture, that an episode changes as settings say."""
+        return _trainer(self.world, self.settings.learner, self.settings.change)
 
     def learner(self, trainer: Any = None) -> WorldLearner:
         """A learner of its own, with a trainer of its own or a member of a bank."""
         assert self.text is not None, "this stage was made for a formula"
-        return WorldLearner(self.text, trainer or self.trainer(), self.nucleated)
+        learner = WorldLearner(
+            self.text, trainer or self.trainer(), self.nucleated, self.settings.merge_every_updates
+        )
+        if self.settings.memory.rule == "ewc":
+            learner.trainer.anchor(self.anchor)
+        return learner
+
+    def whole_model(self, learner: WorldLearner) -> nn.Module:
+        """The learner's model as one: a copy with the adapter merged in, where it has one."""
+        trainer = learner.trainer
+        if self.settings.change.adapter == "none":
+            model: nn.Module = trainer.model  # type: ignore[union-attr]
+            return model
+        whole = _trainer(self.world, self.settings.learner).model
+        weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
+        # Only what is tied to another weight has no entry of its own.
+        whole.load_state_dict(weights, strict=False)
+        return whole
+
+    @cached_property
+    def anchor(self) -> Anchor:
+        """What `ewc` holds learners near to: the nucleated weights, as far as the nucleus needs
+        each (elastic weight consolidation, Kirkpatrick et al. 2017, arXiv:1612.00796).
+
+        Importance is measured on the same windows of the seeds' training text for all learners.
+        """
+        from train_lm.steps.anchors import Anchor
+
+        assert self.nucleated is not None, "a learner is anchored after its nucleus phase"
+        trainer = _trainer(self.world, self.settings.learner)
+        trainer.restore(self.nucleated)
+        own = np.concatenate([self.world.passages_of(int(t)) for t in self.seeds])
+        windows = self.store.windows_of(own)
+        spread = np.linspace(0, len(windows) - 1, min(ANCHOR_WINDOWS, len(windows)))
+        chosen = windows[spread.round().astype(np.int64)]
+        importance = trainer.importance(self.store.read(chosen))
+        return Anchor(trainer.weights(), importance, self.settings.memory.strength)
 
 
 def open_stage(
@@ -193,15 +239,32 @@ def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
         )
 
 
-def _trainer(world: World, settings: LearnerSettings) -> Trainer:
+def _trainer(
+    world: World, settings: LearnerSettings, change: ChangeSettings = ALL_NUMBERS
+) -> Trainer:
+    """A trainer of a fresh model; of all its numbers, in nucleus phase and reference run."""
     from train_lm.model import PRESETS, build_model
     from train_lm.tokenizer import end_of_text
     from train_lm.trainer import Trainer, TrainerConfig
+    from train_lm.updates import Updates
 
     model = replace(PRESETS[settings.model], seed=settings.seed)
-    config = TrainerConfig(learning_rate=settings.learning_rate, batch=settings.batch)
+    updates = Updates(change.updates, share=change.updates_share, rank=change.updates_rank)
+    config = TrainerConfig(
+        learning_rate=settings.learning_rate, batch=settings.batch, updates=updates
+    )
     vocabulary, end = world.tokenizer.get_vocab_size(), end_of_text(world.tokenizer)
-    return Trainer(build_model(model, vocabulary, end), config)
+    adapter = _adapter(change, settings.seed)
+    return Trainer(build_model(model, vocabulary, end), config, adapter=adapter)
+
+
+def _adapter(change: ChangeSettings, seed: int) -> AdapterConfig | None:
+    """The shape of an episode's adapter; None where it trains the learner's own numbers."""
+    if change.adapter == "none":
+        return None
+    from train_lm.adapters import AdapterConfig
+
+    return AdapterConfig(change.adapter_rank, change.adapter_alpha, seed=seed)
 
 
 class _NucleusPhase:

@@ -98,10 +98,10 @@ class SideBySide:
 def fits_a_bank(settings: Settings) -> bool:
     """Whether one program can train learners with these settings.
 
-    A bank trains all weights of its learners on text of the store: it holds no adapter, no anchor,
-    and writes nothing.
+    A bank trains all weights of its learners on text of the store: it holds no adapter, and writes
+    nothing.
     """
-    return settings.change.adapter == "none" and settings.memory.rule in ("none", "replay")
+    return settings.change.adapter == "none" and settings.memory.rule != "self"
 
 
 def side_by_side(

@@ -109,8 +109,8 @@ def test_lots_are_far_apart_however_near_the_windows_are() -> None:
 
 def test_the_hardest_of_four_times_as_many_windows_are_replayed() -> None:
     rng, again = np.random.default_rng(0), np.random.default_rng(0)
-    drawn = Solid().recall(80, past(), again)
-    found = Hardest().recall(20, past(), rng)
+    drawn = Solid().recall(past(), 80, again)
+    found = Hardest().recall(past(), 20, rng)
     assert sorted(found.tolist()) == sorted(drawn.tolist())[-20:]
 
 

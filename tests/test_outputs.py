@@ -284,7 +284,10 @@ DOORS = {
     # What only ever writes where it is told to, inside of a folder that is not yet in its place:
     "train_lm/token_files.py": "drafts",
     "kncl_env/world/index.py": "drafts",
-    "kncl_env/world/build.py": "drafts, below `part`",
+    "kncl_env/world/build.py": "drafts, in the folder of a build",
+    "kncl_env/world/drafting.py": "drafts, in the folder of a build",
+    "kncl_env/world/cut.py": "drafts, in the folder of a build",
+    "train_lm/array_files.py": "drafts",
     "train_lm/training_text.py": "drafts, below `folder`",
     # Append-only files with a lock of their own, and what goes when it is begun anew:
     "rabbit_holes/path.py": "PathWriter",
@@ -296,6 +299,7 @@ DOORS = {
 }
 # Removing what is out of date, in files that write nothing by themselves.
 REMOVALS = {
+    "kncl_env/world/stages.py": {"unlink", "write_text"},  # its own drafts; a file of the system
     "train_lm/checkpoint.py": {"unlink"},
     "train_lm/checked/digests.py": {"touch"},  # empty marks in the cache
     "kncl_env/stage.py": {"unlink"},
@@ -486,3 +490,23 @@ def _lives(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_what_was_stopped_as_it_ended_begins_anew_without_force(tmp_path: Path) -> None:
+    from train_lm.outputs import interrupted
+
+    out = tmp_path / "out"
+    try:
+        told_command(["walk", "--seed", "1"])
+        with alone(out) as hold:
+            hold.begin_anew(False, Path.is_file)
+            out.write_text("whole")
+        assert [f.name for f in tmp_path.iterdir()] == ["out"]
+        interrupted()  # after the last file operation, before the command has ended
+        with alone(out) as hold:
+            hold.begin_anew(False, Path.is_file)
+        told_command(["walk", "--seed", "1"])
+        with pytest.raises(FileExistsError, match="add --force"), alone(out) as hold:
+            hold.begin_anew(False, Path.is_file)
+    finally:
+        told_command([])

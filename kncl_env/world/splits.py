@@ -1,4 +1,4 @@
-"""Which passage may be trained on, which is held out, and the proof that they do not overlap.
+"""Which passage may be trained on, and which is held out; `overlap.py` proves them apart.
 
 Passages are cut and split before any tokenizer, vector, index or batch exists.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,44 +133,3 @@ def word_runs(text: str) -> NDArray[np.uint64]:
         # Polynomial hash modulo 2^64 with an odd multiplier (Knuth's MMIX constant).
         runs = runs * np.uint64(6364136223846793005) + codes[i : i + n] + np.uint64(1)
     return runs
-
-
-def unproved(passages: Sequence[Passage]) -> list[tuple[int, str]]:
-    """Held-out passages that share a run of words with another split, or are too short to tell.
-
-    Returns:
-        `(index of the held-out passage, what is wrong with it)`, ascending by index.
-    """
-    held_out = [i for i, p in enumerate(passages) if p.split != "train"]
-    runs_of = {i: word_runs(passages[i].text) for i in held_out}
-    wanted = _sorted_unique([runs_of[i] for i in held_out])
-    seen_in: dict[str, NDArray[np.uint64]] = {}
-    for split in SPLITS:
-        # Only runs that some held-out passage has can matter: this keeps memory small.
-        parts = []
-        for i, passage in enumerate(passages):
-            if passage.split == split:
-                runs = runs_of[i] if i in runs_of else word_runs(passage.text)
-                parts.append(runs[_is_in(runs, wanted)])
-        seen_in[split] = _sorted_unique(parts)
-    found = []
-    for i in held_out:
-        if not len(runs_of[i]):
-            found.append((i, f"has fewer than {OVERLAP_WORDS} words to compare"))
-            continue
-        for split in SPLITS:
-            if split != passages[i].split and _is_in(runs_of[i], seen_in[split]).any():
-                found.append((i, f"shares a run of {OVERLAP_WORDS} words with {split}"))
-                break
-    return found
-
-
-def _sorted_unique(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.uint64)
-
-
-def _is_in(values: NDArray[np.uint64], table: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    if not len(table):
-        return np.zeros(len(values), dtype=bool)
-    place = np.minimum(np.searchsorted(table, values), len(table) - 1)
-    return np.asarray(table[place] == values)

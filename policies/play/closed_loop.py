@@ -7,7 +7,7 @@ ends with the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ class _Loop:
             "entropy": entropy,
             "topic": topic,
             "title": turn.info["title"],
+            **_of_memory(turn.info["memory"]),
         }
 
     def _entropy(self) -> float | None:
@@ -186,11 +187,25 @@ class _Loop:
             "reward": (losses[0] - losses[-1]) / self.env.stage.reducible,
             "select_before": self.record["select_before"],
             "select_after": self.learner.held_out_loss("select"),
+            **self._cost(),
         }
         write_json(self.out / "summary.json", summary)
-        model = self.learner.trainer.model  # type: ignore[union-attr]
+        model = self.env.stage.whole_model(self.learner)
         tokenizer = as_transformers(self.world.tokenizer, self.settings.learner.context)
         return save_model(self.out / "model", model, tokenizer)
+
+    def _cost(self) -> Json:
+        """What an episode cost that changed less than all numbers of its learner."""
+        if self.settings.change == Settings().change:
+            return {}
+        cost = self.learner.trainer.cost(self.learner.nucleated)
+        return {
+            "parameters": cost.parameters,
+            "parameters_trained": cost.trained,
+            "parameters_changed": cost.parameters_changed,
+            "effective_rank": cost.effective_rank,
+            "optimizer_bytes": cost.optimizer_bytes,
+        }
 
 
 def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) -> Json:
@@ -202,6 +217,13 @@ def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) ->
         "nucleus": NUCLEUS_VERSION,
         "taste": hash_json(arm.taste.to_json()) if arm.taste else None,
     }
+
+
+def _of_memory(found: Mapping[str, float]) -> Line:
+    """What a line says of watched topics and of text that the learner wrote, where there is any."""
+    watched = ("backward_transfer", "forgetting") if found["watched"] else ()
+    own = ("own_tokens", "own_flops") if found["own_tokens"] else ()
+    return {name: found[name] for name in (*watched, *own)}
 
 
 def _events(folder: Path, done: int) -> Any:
@@ -217,7 +239,10 @@ def _write_events(writer: Any, line: Line) -> None:
         ("reward", "reward"),
         ("policy entropy [nats]", "entropy"),
         ("topic", "topic"),
+        ("backward transfer [bits per byte]", "backward_transfer"),
+        ("forgetting [bits per byte]", "forgetting"),
+        ("tokens that the learner wrote itself", "own_tokens"),
     ):
-        if line[key] is not None:
+        if line.get(key) is not None:
             writer.add_scalar(name, line[key], step)
     writer.add_text("topic", in_markdown(line["title"] or "(rehearsal or no topic)"), step)

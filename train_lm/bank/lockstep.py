@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train_lm.adapters import Adapter
 from train_lm.bank.bank import LearnerBank
 from train_lm.steps.anchors import Anchor
 from train_lm.steps.costs import Cost
@@ -149,6 +150,7 @@ class Member:
         self.bank = lockstep.bank
         self.learner = learner
         self.n_parameters = self.bank.n_parameters
+        self.n_trained = self.bank.n_trained
 
     @property
     def config(self) -> TrainerConfig:
@@ -188,6 +190,9 @@ class Member:
     def importance(self, windows: Ints, labels: str = "model", seed: int = 0) -> dict[str, Tensor]:
         return self.bank.importance(self.learner, windows, labels, seed)
 
+    def gradient(self, windows: Ints) -> dict[str, Tensor]:
+        return self.bank.gradient(self.learner, windows)
+
     def weights(self) -> dict[str, Tensor]:
         return self.bank.weights(self.learner)
 
@@ -196,6 +201,15 @@ class Member:
 
     def cost(self, since: Snapshot | None = None) -> Cost:
         return self.bank.cost(self.learner, since)
+
+    def take_adapter(self) -> Adapter:
+        return self.bank.take_adapter(self.learner)
+
+    def put_adapter(self, adapter: Adapter) -> None:
+        self.bank.put_adapter(self.learner, adapter)
+
+    def merge_and_reset(self, rewarm: int | None = None) -> None:
+        self.bank.merge_and_reset(self.learner, rewarm)
 
     def snapshot(self) -> dict[str, Tensor]:
         return self.bank.snapshot(self.learner)

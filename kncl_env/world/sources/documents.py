@@ -101,6 +101,11 @@ def corpus_of(shelf: Shelf, origin: Origin, wanted: Wanted, watch: Watch | None 
     )
 
 
+def moved_on(moved: Moved, before: int, now: int) -> None:
+    """Tell of bytes read of a file, after those of the files before it."""
+    moved(before + now)
+
+
 def _unseen(_: str, __: int | None) -> AbstractContextManager[Moved]:
     return nullcontext(lambda _: None)
 

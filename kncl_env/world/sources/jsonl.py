@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from kncl_env.world.corpus import Corpus, Tally
-from kncl_env.world.sources.documents import Moved, Origin, Wanted, Watch, corpus_of
+from kncl_env.world.sources.documents import (
+    Moved,
+    Origin,
+    Wanted,
+    Watch,
+    corpus_of,
+    moved_on,
+)
 from kncl_env.world.sources.names import Place
 from kncl_env.world.sources.packed import LONGEST, files_of, lines_of
 from kncl_env.world.sources.rows import Columns, Row, RowShelf
@@ -44,7 +51,7 @@ class JsonLines:
     def rows(self, _: Sequence[str], tally: Tally, moved: Moved) -> Iterator[tuple[Place, Row]]:
         before = 0
         for file in self.files:
-            for number, line in lines_of(file, partial(_moved_on, moved, before)):
+            for number, line in lines_of(file, partial(moved_on, moved, before)):
                 place = Place(str(file), number)
                 if line is None:
                     reason = f"lines_of_more_than_{LONGEST / 1e6:.0f}_MB_dropped"
@@ -58,10 +65,6 @@ class JsonLines:
                         )
                     yield place, row
             before += file.stat().st_size
-
-
-def _moved_on(moved: Moved, before: int, now: int) -> None:
-    moved(before + now)
 
 
 def write_jsonl(corpus: Corpus, file: Path, *, links: bool = True) -> int:

@@ -157,7 +157,7 @@ class Names:
         """(redirects,) number of the document at the end of each, -1 where there is none."""
         table = _Table(sources, np.arange(len(sources), dtype=np.int64))
         targets = targets.copy()
-        found = by_title[targets]
+        found = self._documents(targets, by_title)
         for _ in range(CHAIN):
             open_ = np.flatnonzero(found < 0)
             onward = table[targets[open_]]
@@ -165,7 +165,7 @@ class Names:
             if not len(open_):
                 break
             targets[open_] = targets[onward]
-            found[open_] = by_title[targets[open_]]
+            found[open_] = self._documents(targets[open_], by_title)
         lost = np.flatnonzero(found < 0)
         if len(lost):
             head = self._head(int(lost[0]), redirect=True)
@@ -173,6 +173,10 @@ class Names:
             self._tally.drop("redirects_to_nowhere_dropped", text, str(head.place))
             self._tally["redirects_to_nowhere_dropped"] = len(lost)
         return found
+
+    def _documents(self, hashes: Hashes, by_title: _Table) -> Hashes:
+        by_id = self._ids[hashes]
+        return np.where(by_id >= 0, by_id, by_title[hashes])
 
     def _head(self, number: int, redirect: bool) -> Head:
         """The head of a document, or a redirect, which is not kept: it is read again."""

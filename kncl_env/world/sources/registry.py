@@ -161,6 +161,24 @@ def _hf(args: argparse.Namespace) -> Corpus:
     )
 
 
+def _zim(args: argparse.Namespace) -> Corpus:
+    from kncl_env.world.sources.zim import read_zim
+
+    return read_zim(Path(_place(args)), _wanted(args), bars)
+
+
+def _mediawiki(args: argparse.Namespace) -> Corpus:
+    from kncl_env.world.sources.mediawiki import read_mediawiki
+
+    return read_mediawiki(Path(_place(args)), _wanted(args), bars)
+
+
+def _folder(args: argparse.Namespace) -> Corpus:
+    from kncl_env.world.sources.folder import read_folder
+
+    return read_folder(Path(_place(args)), _wanted(args), bars)
+
+
 def _place(args: argparse.Namespace) -> str:
     if args.place is None:
         wanted = SOURCES[args.source].place
@@ -234,6 +252,11 @@ SOURCES = {
         "a data set's folder, or its id on the hub",
         options=(*OF_TABLES, "--split", "--subset"),
     ),
+    "zim": Source("an archive of Kiwix", _zim, "a .zim file", options=OF_DOCUMENTS),
+    "mediawiki": Source(
+        "an XML dump of a wiki", _mediawiki, "an .xml dump, plain or packed", options=OF_DOCUMENTS
+    ),
+    "folder": Source("text and Markdown files", _folder, "the folder", options=OF_DOCUMENTS),
 }
 
 

@@ -12,7 +12,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,6 +85,63 @@ def check_api(address: str) -> str:
             "Special:Version of the wiki names it"
         )
     return address
+
+
+@dataclass(frozen=True)
+class Text:
+    """An article as it is written.
+
+    Attributes:
+        title: Redirects followed.
+        revision_id: The revision that was current when it was asked for.
+        wikitext: Its source.
+    """
+
+    title: str
+    revision_id: int
+    wikitext: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """What tells a link to an article from other links.
+
+    Attributes:
+        prefixes: What stands before the colon of a link that leads out of the articles, in lower
+            case: other namespaces, and other wikis.
+        first_letter: Whether titles begin with a capital.
+    """
+
+    prefixes: tuple[str, ...]
+    first_letter: bool
+
+
+def _led(title: str, leads: Mapping[str, str]) -> str:
+    """Where the wiki's own notes on an answer lead from a title."""
+    been: set[str] = set()
+    while title in leads and title not in been:
+        been.add(title)
+        title = leads[title]
+    return title
+
+
+def _text(asked: str, record: dict[str, Any] | None) -> Text | Absent:
+    if record is None:
+        return Absent(asked, "invalid_title", "the wiki knows no page for this title")
+    if (absent := absence(asked, record)) is not None:
+        return absent
+    if is_disambiguation(record):
+        return Absent(asked, "disambiguation", "it only lists what its name may mean")
+    revision = next(iter(records(record, "revisions")), {})
+    slots = revision.get("slots")
+    main = slots.get("main") if isinstance(slots, dict) else None
+    content = main.get("content") if isinstance(main, dict) else None
+    model = main.get("contentmodel", "wikitext") if isinstance(main, dict) else None
+    if not isinstance(content, str) or model != "wikitext":
+        return Absent(asked, "no_text", "the wiki gives no wikitext of it")
+    # JSON's escapes may smuggle in half a character, which no file could hold.
+    whole = content.encode("utf-8", "replace").decode()
+    return Text(title_of(record), number_of(record, "lastrevid"), whole)
 
 
 class PoliteWikipedia(wikipediaapi.Wikipedia):
@@ -190,6 +248,77 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
             if position == before:
                 break
         raise UnexpectedAnswerError(f"the list of links of {title!r} does not end")
+
+    def fetch_texts(self, titles: Sequence[str]) -> list[Text | Absent]:
+        """Wikitext of the articles that titles lead to, redirects followed, in their order.
+
+        One request, or a few where texts are long: ask for 50 titles at most.
+
+        Raises:
+            WikiError: If the wiki gave no usable answer.
+        """
+        asked = [t for t in dict.fromkeys(titles) if "|" not in t and t.strip()]
+        leads: dict[str, str] = {}
+        found: dict[str, dict[str, Any]] = {}
+        for answer in self._texts(asked) if asked else ():
+            query = answer.get("query", {})
+            for step in ("normalized", "converted", "redirects"):
+                for one in records(query, step):
+                    leads[str(one.get("from"))] = str(one.get("to"))
+            for record in records(query, "pages"):
+                kept = found.setdefault(title_of(record), {})
+                kept |= {k: v for k, v in record.items() if k != "revisions" or v}
+        return [_text(title, found.get(_led(title, leads))) for title in titles]
+
+    def _texts(self, asked: Sequence[str]) -> Iterator[dict[str, Any]]:
+        wanted: dict[str, Any] = {
+            "action": "query",
+            "titles": "|".join(asked),
+            "prop": "info|pageprops|revisions",
+            "rvprop": "ids|content|contentmodel",
+            "rvslots": "main",
+            "redirects": 1,
+            "converttitles": 1,
+            **_MARKS,
+        }
+        position: dict[str, Any] = {}
+        for _ in range(_MOST_ANSWERS):
+            answer = self._ask(asked[0], {**wanted, **position})
+            yield answer
+            before, position = position, answer.get("continue", {})
+            if not isinstance(position, dict):
+                raise UnexpectedAnswerError(f"expected a position, got {position!r}")
+            if not position:
+                return
+            if position == before:
+                break
+        raise UnexpectedAnswerError(f"the answer about {asked[0]!r} and others does not end")
+
+    def fetch_site(self) -> Site:
+        """What leads out of a wiki's articles, and how its titles begin. One request.
+
+        Raises:
+            WikiError: If the wiki gave no usable answer.
+        """
+        wanted = {
+            "action": "query",
+            "meta": "siteinfo",
+            "siprop": "general|namespaces|namespacealiases|interwikimap",
+        }
+        query = self._ask("", wanted).get("query", {})
+        general = query.get("general") if isinstance(query, dict) else None
+        spaces = query.get("namespaces") if isinstance(query, dict) else None
+        if not isinstance(general, dict) or not isinstance(spaces, dict):
+            raise UnexpectedAnswerError("expected what the site is, got something else")
+        names: set[str] = set()
+        for space in [*spaces.values(), *records(query, "namespacealiases")]:
+            if isinstance(space, dict) and space.get("id") != 0:
+                names |= {str(space.get(key) or "") for key in ("name", "canonical", "alias", "*")}
+        names |= {str(one.get("prefix") or "") for one in records(query, "interwikimap")}
+        return Site(
+            prefixes=tuple(sorted({" ".join(n.lower().split()) for n in names if n.strip()})),
+            first_letter=general.get("case") != "case-sensitive",
+        )
 
     def fetch_licence(self) -> str | None:
         """Licence of the wiki's text; None where it does not say. One request.
