@@ -112,9 +112,4 @@ class Together:
     def _merged(self, how: str, adapters: Sequence[Adapter]) -> Floats:
         if len(adapters) == 1:
             return np.asarray(self.alone[0])
-        import torch
-
-        # Arrow finds its prototypes by lot, and not before it is asked.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.course.seed)
-            return self.course.nll(self.course.merged(adapters, how))
+        return self.course.merged_nll(adapters, how)

@@ -226,17 +226,33 @@ class Course:
         base = self.trainer(Method("none"), rate=1.0).model
         return Trainer(with_adapter(base, adapter), TrainerConfig())
 
-    def merged(self, adapters: Sequence[Adapter], how: str) -> Trainer:
-        """The nucleated learner with several adapters made one; each has the same say."""
-        from train_lm.adapters import arrow_model, merge_adapters, with_adapter
+    @cached_property
+    def base_digest(self) -> str:
+        """What adapters of this learner name as their base."""
+        from train_lm.adapters import base_digest
+
+        return base_digest(self.trainer(Method("none"), rate=1.0).model)
+
+    def merged_nll(self, adapters: Sequence[Adapter], how: str) -> Floats:
+        """As `nll`, of several adapters made one, each with the same say; or mixed by Arrow."""
+        import torch
+
+        # Arrow finds its prototypes by lot, and not before it is asked.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.nll(self._merged(adapters, how))
+
+    def _merged(self, adapters: Sequence[Adapter], how: str) -> Trainer:
+        from train_lm.adapters import arrow_model, merge_adapters
+        from train_lm.composing.adapter_files import save_adapter
         from train_lm.trainer import Trainer, TrainerConfig
 
         base = self.trainer(Method("none"), rate=1.0).model
-        if how == "arrow":
+        if how == "arrow":  # peft opens them from folders alone
             with TemporaryDirectory() as scratch:
                 folders = [Path(scratch) / str(i) for i in range(len(adapters))]
                 for folder, adapter in zip(folders, adapters, strict=True):
-                    with_adapter(base, adapter).save_pretrained(folder)
+                    save_adapter(folder, adapter)
                 return Trainer(arrow_model(base, folders), TrainerConfig())
         rule, power = MERGING[how]
         weights = [float(len(adapters)) ** power] * len(adapters)
