@@ -93,8 +93,8 @@ def summarise_parallel(found: Played) -> ParallelSummary:
         for way, rows in table.items()
     }
     forecast = {
-        "early": interval([_rank_correlation(one.early, one.pairs) for one in found.together]),
-        "late": interval([_rank_correlation(one.late, one.pairs) for one in found.together]),
+        "early": _within([_rank_correlation(one.early, one.pairs) for one in found.together]),
+        "late": _within([_rank_correlation(one.late, one.pairs) for one in found.together]),
     }
     right = interval([one.right for one in found.together])
     return ParallelSummary(ways, len(seeds), right, forecast, len(found.together[0].pairs))
@@ -104,12 +104,20 @@ def _together(way: str) -> bool:
     return way.removeprefix("random ") in (*MERGED, *ROUTED, "by lot") and way != "own"
 
 
+def _within(correlations: Sequence[float]) -> Interval:
+    """As `interval`, cut where no correlation can be."""
+    found = interval(correlations)
+    if found.low is None or found.high is None:
+        return found
+    return Interval(found.centre, max(found.low, -1.0), min(found.high, 1.0), found.values)
+
+
 def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's; NaN where either does not vary."""
-    ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (a, b)]
     if len(set(a)) < 2 or len(set(b)) < 2:
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    x, y = (np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (a, b))
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def headline(summary: ParallelSummary, speed: Speed | None) -> list[str]:
@@ -121,13 +129,15 @@ def headline(summary: ParallelSummary, speed: Speed | None) -> list[str]:
         f"per byte), and {_word(routed.to_joint)} one trained on everything at once "
         f"({span(routed.to_joint, signed)})."
     ]
-    lost = [
-        f"{how} {_word(gap)} ({span(gap, signed)})"
+    control = _minus(summary.ways["random by lot"], routed)
+    merged = ", ".join(
+        f"{how} {span(_minus(summary.ways[f'random {how}'], summary.ways[how]), signed)}"
         for how in MERGED
-        if (gap := _control(summary, how)).centre is not None
-    ]
+    )
     lines.append(
-        f"Adapters of random splits, merged, minus those of neighbourhoods: {_list(lost)}."
+        f"The control, adapters of random splits, one of which reads each text, is "
+        f"{_word(control)} routed ones ({span(control, signed)}). Merged, random minus "
+        f"neighbourhoods: {merged}."
     )
     if speed is not None:
         same = "with the same bytes" if speed.same else "BUT WITH OTHER BYTES"
@@ -138,13 +148,8 @@ def headline(summary: ParallelSummary, speed: Speed | None) -> list[str]:
     return lines
 
 
-def _list(words: Sequence[str]) -> str:
-    return ", ".join(words)
-
-
-def _control(summary: ParallelSummary, how: str) -> Interval:
-    random, own = summary.ways[f"random {how}"].loss, summary.ways[how].loss
-    return interval(np.array(random.values) - np.array(own.values))
+def _minus(a: Way, b: Way) -> Interval:
+    return interval(np.array(a.loss.values) - np.array(b.loss.values))
 
 
 def _word(gap: Interval) -> str:
