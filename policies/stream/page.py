@@ -89,7 +89,7 @@ def table(summary: StreamSummary) -> str:
     lines = [head + f"{'forgetting at equal learning, minus half replay':>50s}"]
     for name, found in summary.methods.items():
         best = found.rates[found.best]
-        cells = "".join(f"{_span(best.figures[n], titles[n][1]):>27s}" for n in SHORT)
+        cells = "".join(f"{span(best.figures[n], titles[n][1]):>27s}" for n in SHORT)
         lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_gaps(found):>50s}")
     lines.append(
         f"{len(summary.seeds)} seeds (learner, order of neighbourhoods and of text); bits per "
@@ -103,10 +103,11 @@ def _gaps(found: MethodScore) -> str:
     middle = gaps[len(gaps) // 2] if gaps else None
     if middle is None or middle.to_bar is None:
         return NOTHING
-    return f"{_span(middle.to_bar, signed)} {middle.verdict}"
+    return f"{span(middle.to_bar, signed)} {middle.verdict}"
 
 
-def _span(found: Interval, show: Show) -> str:
+def span(found: Interval, show: Show) -> str:
+    """An estimate with its interval."""
     if found.centre is None:
         return NOTHING
     return f"{show(found.centre)} {bracketed(found, show)}".strip()
@@ -134,9 +135,15 @@ def write_page(
         _level_section(summary),
         _figures_section(summary),
         *_matrices(summary, records),
-        _origin_section(origin),
+        origin_section(origin),
     ]
-    text = (
+    with replacing(file) as draft:
+        draft.write_text(document(title, parts), encoding="utf-8")
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole page of its parts; it fetches nothing and runs nothing."""
+    return (
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         f"{content_policy(STYLE_SHEET)}\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
@@ -144,8 +151,6 @@ def write_page(
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )
-    with replacing(file) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def look_of(name: str) -> str:
@@ -248,10 +253,10 @@ def _level_section(summary: StreamSummary) -> str:
             small.append(level.verdict)
             cells.append((signed(level.forgetting.centre), "\n".join(small)))
         if cells:
-            rows.append(_row(name, columns, cells))
+            rows.append(row_html(name, columns, cells))
     return (
         "<section><h2>Forgetting at equal learning</h2>"
-        f"{_table_html(['method', *columns], rows)}"
+        f"{table_html(['method', *columns], rows)}"
         f"<p class='caption'>100 % is what plain training learns at its best rate, "
         f"{bits(learned.centre)} {bracketed(learned, bits)} bits per byte. Each seed's forgetting "
         "(minus BWT) is read off its line over learning rates, by straight lines between them and "
@@ -273,10 +278,10 @@ def _figures_section(summary: StreamSummary) -> str:
                 )
                 for key, _, show in COLUMNS
             ]
-            rows.append(_row(f"{name}, {score.rate:.3g}{best}", columns, cells, look_of(name)))
+            rows.append(row_html(f"{name}, {score.rate:.3g}{best}", columns, cells, look_of(name)))
     return (
         "<section><h2>Every method at every learning rate</h2>"
-        f"{_table_html(['method, rate', *columns], rows)}"
+        f"{table_html(['method, rate', *columns], rows)}"
         "<p class='caption'>Means over seeds [bits per byte], in brackets 95 % intervals. ACC "
         "and learning accuracy: minus a loss. BWT below 0: forgetting. Means of BWT, FWT and "
         "forgetting are over all neighbourhoods but one. Best: the rate of the highest ACC. Tokens "
@@ -284,9 +289,10 @@ def _figures_section(summary: StreamSummary) -> str:
     )
 
 
-def _row(
+def row_html(
     name: str, columns: Sequence[str], cells: Sequence[tuple[str, str]], look: str | None = None
 ) -> str:
+    """A row of a table: its name with the colour of `look`, then (figure, small print) each."""
     body = "".join(
         f"<td data-label='{in_html(column)}'><span>{in_html(big)}</span>"
         f"{f'<small>{in_html(small)}</small>' if small else ''}</td>"
@@ -296,7 +302,8 @@ def _row(
     return f"<tr><th scope='row'><i class='swatch {swatch}'></i>{in_html(name)}</th>{body}</tr>"
 
 
-def _table_html(head: Sequence[str], rows: Sequence[str]) -> str:
+def table_html(head: Sequence[str], rows: Sequence[str]) -> str:
+    """A table of rows as `row_html` makes them."""
     titles = "".join(f"<th scope='col'>{in_html(title)}</th>" for title in head)
     return (
         "<div class='scroll'><table class='scores'>"
@@ -316,7 +323,8 @@ def _matrices(summary: StreamSummary, records: Sequence[StreamRecord]) -> list[s
     ]
 
 
-def _origin_section(origin: Mapping[str, str]) -> str:
+def origin_section(origin: Mapping[str, str]) -> str:
+    """The part of a page that says where its figures come from."""
     listed = "".join(
         f"<dt>{in_html(name)}</dt><dd>{in_html(value)}</dd>" for name, value in origin.items()
     )
