@@ -192,8 +192,10 @@ class WorldLearner:
         own = windows < 0
         if not own.any():
             return self.text.store.read(windows)
+        from train_lm.trainer import Trainer
         from train_lm.writing import write_text
 
+        assert isinstance(self.trainer, Trainer), "a bank's learners write nothing"
         length = self.text.store.context + 1
         tokens = np.empty((len(windows), length), dtype=np.int64)
         tokens[~own] = self.text.store.read(windows[~own])

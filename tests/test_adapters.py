@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from train_lm.adapters import AdapterConfig
+from train_lm.bank.bank import LearnerBank
 from train_lm.model import ModelConfig, build_model
 from train_lm.steps.schedule import Schedule
 from train_lm.trainer import Trainer, TrainerConfig
@@ -207,3 +208,110 @@ def test_named_targets_alone_get_an_adapter() -> None:
     one = trainer(AdapterConfig(rank=2, targets=("q_proj", "v_proj")))
     assert [s.weight.split(".")[-2] for s in one.adapted.sites] == ["q_proj", "v_proj"]  # type: ignore[union-attr]
     assert one.n_trained == 2 * 2 * 32
+
+
+# --- in a bank ------------------------------------------------------------------------------------
+
+
+def bank_of(n: int, of: nn.Module | None = None, **how: object) -> LearnerBank:
+    base = model() if of is None else of
+    found = LearnerBank([base] * n, CONFIG, "cpu", adapter=LORA, **how)  # type: ignore[arg-type]
+    found.begin_phase(40, decay=True)
+    return found
+
+
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shape = {"vocab_size": VOCAB, "n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2}
+        dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        return GPT2LMHeadModel(GPT2Config(**shape, **dropouts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("build", [model, gpt2])
+def test_a_bank_of_one_adapter_follows_peft_for_40_updates(build) -> None:  # type: ignore[no-untyped-def]
+    one, bank = trainer(of=build()), bank_of(1, build())
+    assert bank.snapshot(0).keys() == one.snapshot().keys()
+    assert same(bank.snapshot(0), one.snapshot())
+    losses = []
+    for step in range(40):
+        losses.append(one.update(windows(4, step % 4)))
+        assert bank.train(windows(4, step % 4)[None])[0] == pytest.approx(losses[-1], rel=1e-5)
+    assert losses[-1] < 0.99 * losses[0], "nothing was learnt, so nothing was compared"
+    assert bank.nll(windows(9)[None])[0] == pytest.approx(one.nll(windows(9)), rel=1e-5)
+    expected, found = one.merged(), bank.merged(0)
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[n], expected[n], atol=1e-5) for n in found)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_adapters_of_a_bank_share_one_base_and_are_each_their_own(chunk: int) -> None:
+    bank, alone = bank_of(3, chunk=chunk), [bank_of(1) for _ in range(3)]
+    assert bank.n_parameters == trainer().n_parameters
+    assert bank.flops_per_token == trainer().flops_per_token
+    assert bank._bases is not None
+    base = bank._bases.rows.clone()
+    for step in range(6):
+        text = np.stack([windows(4, 10 * step + i) for i in range(3)])
+        expected = [float(b.train(text[i : i + 1])[0]) for i, b in enumerate(alone)]
+        assert bank.train(text).tolist() == pytest.approx(expected, rel=1e-5)
+    assert bank._bases.rows.shape == (1, base.shape[1])
+    assert torch.equal(bank._bases.rows, base)
+    assert len({float(v.sum()) for v in (bank.weights(i)[LORA_B] for i in range(3))}) == 3
+
+
+LORA_B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
+
+
+def test_an_adapter_moves_between_a_trainer_and_a_bank_also_when_it_was_merged() -> None:
+    one, bank = trainer(), bank_of(3, chunk=2)
+    one.train(windows(12))
+    one.merge_and_reset(rewarm=3)
+    one.train(windows(4, 1))
+    bank.restore(1, one.snapshot())
+    assert same(bank.snapshot(1), one.snapshot())
+    untouched = bank.snapshot(0)
+    text = windows(8, 2)
+    assert bank.train(text[None], [1])[0] == pytest.approx(one.train(text), rel=1e-5)
+    bank.merge_and_reset(1, rewarm=2)
+    one.merge_and_reset(rewarm=2)
+    assert same(bank.snapshot(0), untouched)
+    assert bank.train(text[None], [1])[0] == pytest.approx(one.train(text), rel=1e-5)
+    one.restore(bank.snapshot(1))
+    assert same(bank.snapshot(1), one.snapshot())
+    assert same(bank.merged(1), one.merged())
+    bank.restore(1, untouched)
+    assert same(bank.snapshot(1), untouched)
+
+
+def test_learners_that_begin_on_one_other_base_share_it() -> None:
+    plain, bank = trainer(None), bank_of(3)
+    plain.train(windows(8))
+    bank.train(np.stack([windows(4)] * 3))
+    for i in range(3):
+        bank.adopt(i, plain.snapshot())
+    assert bank._bases is not None
+    assert len(bank._bases.rows) == 1
+    one = trainer()
+    one.adopt(plain.snapshot())
+    assert same(bank.snapshot(2), one.snapshot())
+    with pytest.raises(ValueError, match="another base"):
+        bank.restore(0, trainer().snapshot())
+
+
+def test_impossible_banks_of_adapters_are_refused() -> None:
+    with pytest.raises(ValueError, match="one base"):
+        LearnerBank([model(), model(1)], CONFIG, "cpu", adapter=LORA)
+    with pytest.raises(ValueError, match="without dropout"):
+        LearnerBank([model()], CONFIG, "cpu", adapter=AdapterConfig(dropout=0.1))
+    with pytest.raises(RuntimeError, match="without adapters"):
+        LearnerBank([model()], CONFIG, "cpu").take_adapter(0)
+
+
+def test_a_models_own_weights_can_still_be_trained_after_it_was_a_banks_base() -> None:
+    base = model()
+    bank_of(2, base).train(np.stack([windows(4)] * 2))
+    assert all(p.requires_grad for p in base.parameters())
+    assert trainer(None, base).train(windows(4)) == trainer(None).train(windows(4))

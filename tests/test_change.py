@@ -11,13 +11,15 @@ import pytest
 from fakes import env_of, through_a_file
 
 from kncl_env.env import TopicExpansionEnv
-from kncl_env.forgetting import LossMatrix
+from kncl_env.forgetting import LossMatrix, backward_transfer
 from kncl_env.settings import Settings
 from kncl_env.stage import open_stage
 from kncl_env.vector import fits_a_bank, side_by_side
 from kncl_env.world.world import World
 from policies.cli.main import main
+from policies.play.closed_loop import run_closed_loop
 from train_lm.checked.records import Fields
+from train_lm.trainer import Trainer, TrainerConfig
 
 SETTINGS: dict[str, Any] = {
     "model": "xxs",
@@ -35,6 +37,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "topk": {"updates": "topk", "updates_share": 0.05},
     "lowrank": {"updates": "lowrank", "updates_rank": 4},
     "ewc": {"memory": "ewc", "ewc_strength": 10.0},
+    "lora": {"adapter": "lora", "adapter_rank": 4},
+    "relora": {"adapter": "relora", "adapter_rank": 4, "merge_every": 1},
 }
 
 
@@ -118,6 +122,39 @@ def test_few_numbers_are_changed_by_few_updates(small_world: World) -> None:
     assert 0 < changed <= 2 * round(0.01 * n)  # two updates
 
 
+def test_an_adapter_changes_no_weight_of_its_base_and_relora_merges_into_it(
+    small_world: World,
+) -> None:
+    def base_after(**settings: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        env = env_of(small_world, **SETTINGS, adapter_rank=4, **settings)
+        env.reset(seed=0)
+        frozen = env.learner.trainer.adapted.frozen
+        before = {n: w.detach().clone().numpy() for n, w in frozen.items()}
+        for action in (0, 1, 0):
+            env.step(action)
+        return before, {n: w.detach().numpy() for n, w in frozen.items()}
+
+    before, after = base_after(adapter="lora")
+    assert all((before[n] == after[n]).all() for n in before)
+    # Merged after one step and after two; what the third step learned is beside it still.
+    before, after = base_after(adapter="relora", merge_every=1)
+    assert any((before[n] != after[n]).any() for n in before)
+    before, after = base_after(adapter="relora", merge_every=3)
+    assert all((before[n] == after[n]).all() for n in before)
+
+
+def test_relora_merges_where_its_expansions_end_and_begins_its_moments_anew(
+    small_world: World,
+) -> None:
+    env = env_of(small_world, **SETTINGS, adapter="relora", adapter_rank=4, merge_every=2)
+    env.reset(seed=0)
+    cycles = []
+    for action in (0, 1, 0, 1, 0):
+        env.step(action)
+        cycles.append(env.learner.trainer.adapted.cycles)
+    assert cycles == [0, 0, 1, 1, 2]
+
+
 def test_a_hold_of_no_strength_is_no_memory_bit_for_bit(small_world: World) -> None:
     def found(**settings: Any) -> list[bytes]:
         env = env_of(small_world, **SETTINGS, **settings)
@@ -151,11 +188,14 @@ def test_a_bank_holds_what_one_program_can_train() -> None:
         (True, {"updates": "topk"}),
         (True, {"memory": "ewc"}),
         (False, {"memory": "self"}),
+        (True, {"adapter": "relora"}),
     ):
         assert fits_a_bank(Settings.of(**settings)) == fits
 
 
-@pytest.mark.parametrize("words", ["--updates topk --updates-share 0.1"])
+@pytest.mark.parametrize(
+    "words", ["--updates topk --updates-share 0.1", "--adapter lora --adapter-rank 4"]
+)
 def test_a_policy_is_trained_and_evaluated(small_world: World, tmp_path: Path, words: str) -> None:
     world, learned, out = (str(x) for x in (small_world.path, tmp_path / "p", tmp_path / "run"))
     settings = [*OPTIONS, "--steps", "3", "--watched", "4", *words.split()]
@@ -168,6 +208,79 @@ def test_a_policy_is_trained_and_evaluated(small_world: World, tmp_path: Path, w
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("kept: its first seed") == 2
     assert "<rect class='cell worse'" in page or "<rect class='cell better'" in page
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert all(len(scores["kept"][arm]["forgetting"]) == 2 for arm in ("uniform", "p"))
     line = json.loads((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()[-1])
     kept = LossMatrix.from_json(Fields.of(line, "a line").inner("kept"))
     assert kept.stages == 3
+    assert scores["kept"]["p"]["backward_transfer"][-1] == backward_transfer(kept)
+
+
+STOPPED = 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"adapter": "relora", "merge_every": 1, "memory": "self"}, {"updates": "topk"}],
+    ids=["relora and own text", "topk"],
+)
+def test_a_run_that_was_stopped_ends_with_the_same_bytes_and_one_whole_model(
+    small_world: World, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    chosen = Settings.of(**{**SETTINGS, "steps": 4, "watched": 4, **settings})
+
+    def run(out: Path, stop: int = 0) -> list[bytes]:
+        def told(line: dict[str, Any]) -> None:
+            if line["step"] == stop:
+                raise InterruptedError
+
+        run_closed_loop(small_world, "random", chosen, out, seed=3, save_every=2, on_step=told)
+        names = ("model/model.safetensors", "curriculum.jsonl", "metrics.jsonl", "summary.json")
+        return [(out / name).read_bytes() for name in names]
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "stopped", stop=STOPPED)
+    found = run(tmp_path / "stopped")
+    assert found == run(tmp_path / "whole")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "model")
+    stage = open_stage(small_world, Settings.of(**SETTINGS))
+    learner = stage.learner(Trainer(model, TrainerConfig()))
+    summary = json.loads(found[-1])
+    told = summary["select_after"]
+    assert 0 < summary["parameters_changed"] < summary["parameters"]
+    assert summary["optimizer_bytes"] > 0
+    assert learner.held_out_loss("select") == pytest.approx(told, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--adapter lora --updates topk", "expected full updates of an adapter, got topk"),
+        ("--adapter relora --memory ewc", "expected no adapter with memory ewc, got relora"),
+        ("--memory none --replay-choice solid", "expected memory replay for a replay_choice"),
+        ("--backward-weight 1", "expected watched >= 1 for a backward_weight of 1.0, got 0"),
+        ("--updates-share 2", "expected updates_share above 0, at most 1, got 2.0"),
+        ("--memory everything", "expected memory among none, replay, ewc, self"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["evaluate", "train", "run", "record"])
+def test_a_wrong_combination_is_one_line_before_anything_is_trained(
+    small_world: World,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    words: str,
+    told: str,
+) -> None:
+    monkeypatch.setattr(Trainer, "train", None)
+    argv = [verb, "--world", str(small_world.path), "--out", str(tmp_path / "out")]
+    arms = {"evaluate": ["--policies", "uniform,random"], "record": ["--policies", "random"]}
+    argv += arms.get(verb, ["--policy", "random"] if verb == "run" else [])
+    assert main([*argv, *OPTIONS, *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +99,13 @@ class Adapter:
         config: Its shape; `targets` name every layer.
         weights: By peft's names, as in `adapter_model.safetensors`.
         base: Digest of the base it was trained on; empty where that is not known.
+        about: What its writer says of it.
     """
 
     config: AdapterConfig
     weights: Mapping[str, Tensor]
     base: str = ""
+    about: Mapping[str, object] = field(default_factory=dict)
 
     def deltas(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Scaled A (r, in) and B (out, r) of each layer: B A is what is added to its matrix."""
@@ -173,6 +175,17 @@ class Adapted:
             self._numbers[name].copy_(value)
 
     @torch.no_grad()
+    def unwrap(self) -> nn.Module:
+        """The plain model with the adapter merged in; what peft wrapped is no more."""
+        weights = self.merged()
+        of_peft: Any = self.model
+        found: nn.Module = of_peft.unload()
+        for name, parameter in found.named_parameters():
+            parameter.copy_(weights[name])
+            parameter.requires_grad_(True)
+        return found
+
+    @torch.no_grad()
     def rebase(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights of the plain model, by their plain names, and a fresh adapter."""
         for name, value in self.frozen.items():
@@ -222,6 +235,32 @@ class Adapted:
         own = {n: p for n, p in self._numbers.items() if "lora_" in n}
         for name, value in fitted(adapter, own, self.config, digest).items():
             own[name].copy_(value)
+
+
+def base_digest(model: nn.Module) -> str:
+    """What tells the weights of a plain model from others; an adapter's card has its base's."""
+    return digest_of(dict(model.named_parameters()), {})
+
+
+def with_merged(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
+    """A base's weights, under a snapshot's names, with an adapter merged in.
+
+    Raises:
+        ValueError: The adapter is of a base of another shape.
+    """
+    found = {name: value.clone() for name, value in weights.items()}
+    for layer, (down, up) in adapter.deltas().items():
+        name = f"model.{layer.removeprefix(OUTER)}.weight"
+        product = (up @ down).to(found[name].device) if name in found else None
+        if product is not None and product.T.shape == found[name].shape != product.shape:
+            product = product.T  # stored as (in, out)
+        if product is None or product.shape != found[name].shape:
+            raise ValueError(
+                f"expected an adapter that fits these weights, got one beside {layer}: it is of "
+                "another base"
+            )
+        found[name] += product
+    return found
 
 
 def check_base(
@@ -362,6 +401,15 @@ def lora_config(config: AdapterConfig) -> LoraConfig:
         lora_dropout=config.dropout,
         task_type="CAUSAL_LM",
     )
+
+
+def peft_settings(config: AdapterConfig) -> dict[str, object]:
+    """What peft writes of an adapter, as JSON has it."""
+    found: dict[str, object] = dict(lora_config(config).to_dict())
+    for name, value in found.items():
+        if isinstance(value, set):
+            found[name] = sorted(value)
+    return {**found, "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True}
 
 
 def _wrapped(model: nn.Module, config: AdapterConfig) -> nn.Module:

@@ -23,7 +23,8 @@ from kncl_env.open_world.outward import OUTWARD, Outward
 from kncl_env.open_world.prepare import Prepared, topic_text
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.world.index import PassageIndex
-from kncl_env.world.splits import HELD_OUT, SPLITS, word_runs
+from kncl_env.world.scripts import word_runs
+from kncl_env.world.splits import HELD_OUT, SPLITS
 from kncl_env.world.world import World
 from train_lm.files import hash_json
 from train_lm.token_files import TRAIN, TokenFiles
@@ -31,7 +32,7 @@ from train_lm.token_files import TRAIN, TokenFiles
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from kncl_env.world.embedding import Embedder
+    from kncl_env.world.embedding import TextSpace
 
 Ints = NDArray[np.int64]
 Rows = NDArray[np.float32]
@@ -263,7 +264,7 @@ class GrownWorld(World):
         return self.base.tokenizer
 
     @property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> TextSpace:
         return self.base.embedder
 
     @property

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from kncl_env.open_world.articles import Fetched
 from kncl_env.world.corpus import Article
-from kncl_env.world.splits import cut_passages, split_article, word_runs
+from kncl_env.world.scripts import word_runs
+from kncl_env.world.splits import cut_passages, split_article
 from kncl_env.world.world import title_text
 from train_lm.checked.records import Fields
 from train_lm.tokenizer import encode

@@ -66,6 +66,9 @@ class Corpus:
         counts: What was read and what was dropped, by reason; whole once they were read through.
         first_dropped: The first of what was dropped, by reason, quoted with its place. It is for
             whoever builds and stands in no world: it may name files of this machine.
+        fingerprint: What changes whenever the articles may have changed, and costs no reading: the
+            files' sizes and times, say, and the options. A build that was interrupted goes on where
+            it agrees; without one it reads all articles again to see that they are the same.
         beside: Files that the world keeps for the source, by name: what JSON each holds.
     """
 
@@ -75,6 +78,7 @@ class Corpus:
     citation: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     first_dropped: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
     beside: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,7 +116,7 @@ class Reading:
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
-        self._hash = hashlib.sha256()
+        self._hash = new_hash()
         self._titles: set[str] = set()
         self.n = 0
 
@@ -168,9 +172,14 @@ class Tally(Counter[str]):
 
 def hash_texts(texts: Iterable[str]) -> str:
     """SHA-256 over texts, each closed by a separator so that no two splits of a text agree."""
-    digest = hashlib.sha256()
+    digest = new_hash()
     add_texts(digest, texts)
     return digest.hexdigest()
+
+
+def new_hash() -> hashlib._Hash:
+    """Of no texts yet."""
+    return hashlib.sha256()
 
 
 def add_texts(digest: hashlib._Hash, texts: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kncl_env.world.sources.wiki.options import add_manners, etiquette_of
 from policies.cli.demo import demo
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
+from policies.cli.stream import neighbourhoods_parser, stream_parser
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
 from train_lm.command_line import (
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     train_parser(verbs)
     _evaluate_parser(verbs)
     _run_parser(verbs)
+    stream_parser(verbs)
+    neighbourhoods_parser(verbs)
     walk_parser(verbs)
     _demo_parser(verbs)
     return parser

@@ -198,11 +198,25 @@ class _Loop:
             "reward": (losses[0] - losses[-1]) / self.env.stage.reducible,
             "select_before": self.record["select_before"],
             "select_after": self.learner.held_out_loss("select"),
+            **self._cost(),
         }
         write_json(self.out / "summary.json", summary)
-        model = self.learner.trainer.model  # type: ignore[union-attr]
+        model = self.env.stage.whole_model(self.learner)
         tokenizer = as_transformers(self.env.stage.world.tokenizer, self.settings.learner.context)
         return save_model(self.out / "model", model, tokenizer)
+
+    def _cost(self) -> Json:
+        """What an episode cost that changed less than all numbers of its learner."""
+        if self.settings.change == Settings().change:
+            return {}
+        cost = self.learner.trainer.cost(self.learner.nucleated)
+        return {
+            "parameters": cost.parameters,
+            "parameters_trained": cost.trained,
+            "parameters_changed": cost.parameters_changed,
+            "effective_rank": cost.effective_rank,
+            "optimizer_bytes": cost.optimizer_bytes,
+        }
 
 
 def _env(world: World | LiveWorld, settings: Settings, out: Path) -> TopicExpansionEnv:
@@ -228,7 +242,7 @@ def _plan(world: World | LiveWorld, policy: str, arm: Arm, settings: Settings, s
 def _of_memory(found: Mapping[str, float]) -> Line:
     """What a line says of watched topics and of text that the learner wrote, where there is any."""
     watched = ("backward_transfer", "forgetting") if found["watched"] else ()
-    own = ("own_tokens", "own_flops") if found["own_tokens"] else ()
+    own = tuple(name for name in ("own_tokens", "extra_flops") if found[name])
     return {name: found[name] for name in (*watched, *own)}
 
 
