@@ -107,15 +107,17 @@ class Worker:
         self.open()
 
     def checkpoint(self) -> None:
-        from train_lm.checkpoint import save_checkpoint
         from train_lm.parallel import Alone
+
+        from train_lm.checkpoint import save_checkpoint
 
         self._trainer.updates += 1  # type: ignore[attr-defined]
         save_checkpoint(self.place / "run", self._trainer, Alone())  # type: ignore[arg-type]
 
     def resume(self) -> None:
-        from train_lm.checkpoint import restore_checkpoint
         from train_lm.parallel import Alone
+
+        from train_lm.checkpoint import restore_checkpoint
 
         restore_checkpoint(self.place / "run", self._trainer, Alone())  # type: ignore[arg-type]
 
