@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,11 +235,10 @@ class FakeWiki:
         if word not in ("Article", "Redirect") or not number.isdigit() or int(number) >= self.n:
             return Fetched(asked, absent="missing")
         i = int(number)
-        rng = np.random.default_rng(i)
+        rng = random.Random(i)
         syllables = ["ba", "ke", "li", "mo", "nu", "ra", "si", "to", "ve", "za"]
-        paragraphs = tuple(
-            " ".join("".join(rng.choice(syllables, 3)) for _ in range(18)) + "." for _ in range(14)
-        )
+        words = ["".join(rng.choices(syllables, k=3)) for _ in range(18 * 14)]
+        paragraphs = tuple(" ".join(words[k : k + 18]) + "." for k in range(0, len(words), 18))
         links = [f"Article {(i + step) % self.n}" for step in (1, 2, 7, 31)]
         links += [f"Redirect {(i + 11) % self.n}", f"Nothing {i}"]
         return Fetched(asked, f"Article {i}", 10 + i, paragraphs, tuple(links))

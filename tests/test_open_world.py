@@ -119,8 +119,8 @@ def test_the_worker_waits_while_the_learner_trains_and_info_tells_what_is_left(
         learn(windows)
         trained.set()
 
-    def fetch(*args: Any) -> GrownWorld:
-        found = after(*args)
+    def fetch(world: GrownWorld, topic: int) -> GrownWorld:
+        found = after(world, topic)
         fetched.set()
         return found
 
