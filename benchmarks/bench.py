@@ -43,10 +43,10 @@ from kncl_env.stage import open_stage
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
-from train_lm.allocator import keep_freed_memory
 from train_lm.bank.bank import LearnerBank
-from train_lm.compiling import can_compile
 from train_lm.files import write_json
+from train_lm.machine.allocator import keep_freed_memory
+from train_lm.machine.compiling import can_compile
 from train_lm.model import PRESETS, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 

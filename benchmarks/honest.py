@@ -280,8 +280,8 @@ def _make_small(folder: Path, world: Any) -> None:
 
 
 def _make_walks(folder: Path) -> None:
+    from kncl_env.world.sources.wiki.page_cache import Page, PageCache
     from rabbit_holes.live.journal import Failure, Journal
-    from rabbit_holes.live.page_cache import Page, PageCache
     from rabbit_holes.path import Visit, write_paths
 
     small = folder / "small"
@@ -438,8 +438,8 @@ def read_ppo(place: Path) -> str:
 
 def read_run(place: Path) -> str:
     from train_lm.checkpoint import restore_checkpoint, save_checkpoint
+    from train_lm.machine.parallel import Alone
     from train_lm.model import ModelConfig, build_model
-    from train_lm.parallel import Alone
     from train_lm.trainer import Trainer, TrainerConfig
 
     model = build_model(ModelConfig(width=16, layers=1, context=8), 40)
@@ -520,7 +520,7 @@ def read_walks(place: Path) -> str:
 
 def read_pages(place: Path) -> str:
     """A miss is no other result: the page is asked for again."""
-    from rabbit_holes.live.page_cache import PageCache
+    from kncl_env.world.sources.wiki.page_cache import PageCache
 
     cache = PageCache(place, API)
     honest = [("page", i, f"Page {i}") for i in range(6)]

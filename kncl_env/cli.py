@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kncl_env.world.build_config import SCENARIOS, BuildConfig
-from train_lm.command_line import command, run, say, say_lines
-from train_lm.outputs import alone
-
-if TYPE_CHECKING:
-    from kncl_env.world.corpus import Corpus
-    from kncl_env.world.world import World
-
-# [bytes] of a passage; the articles of some sources are short.
-PASSAGE_BYTES = {"pydoc": 300, "synthetic": 300, "wikispeedia": 600}
-
-# Options of one source: attribute, option, source, what it is for.
-OF_ONE_SOURCE = (
-    ("place", "PLACE", "wikispeedia", "the folder with Wikispeedia's files"),
-    ("download", "--download", "wikispeedia", "to fetch Wikispeedia's files"),
-    ("topics", "--topics", "synthetic", "the size of a generated world"),
+from kncl_env.world.sources.registry import (
+    SOURCES,
+    add_options,
+    open_source,
+    refuse_what_would_be_ignored,
 )
+from kncl_env.world.verbs import add_topic_options, add_verbs, topic_settings
+from train_lm.command_line import command, run, say
+from train_lm.outputs import alone
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,25 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _build_parser(verbs)
-    show = verbs.add_parser(
-        "show",
-        help="what a world holds, or one of its topics",
-        description="Print what a world holds: its source, licence, target and counts.",
-        epilog="Example: kncl-env show worlds/pydoc --topic asyncio",
-    )
-    show.add_argument("world", type=Path, metavar="WORLD", help="a world directory")
-    what = show.add_mutually_exclusive_group()
-    what.add_argument(
-        "--topic",
-        metavar="TITLE",
-        help="print one topic instead: links, likest topics and first passage (default: none)",
-    )
-    what.add_argument(
-        "--regions",
-        action="store_true",
-        help="list the regions instead, each with its number of topics (default: no)",
-    )
-    show.set_defaults(action=_show)
+    add_verbs(verbs)
     check = verbs.add_parser(
         "check",
         help="prove that a world is whole and leaks nothing",
@@ -76,19 +49,7 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "topic graph and a passage index. It appears whole or not at all.",
         epilog="Example: kncl-env build pydoc --scenario focused --out worlds/pydoc",
     )
-    build.add_argument(
-        "source",
-        choices=tuple(PASSAGE_BYTES),
-        help="pydoc: this Python's own documentation; synthetic: a generated world; "
-        "wikispeedia: 4,604 articles of a school encyclopaedia",
-    )
-    build.add_argument(
-        "place",
-        nargs="?",
-        type=Path,
-        metavar="PLACE",
-        help="folder with Wikispeedia's unpacked archives; wikispeedia alone needs it",
-    )
+    add_options(build)
     build.add_argument(
         "--out", type=Path, required=True, metavar="WORLD", help="directory to make; required"
     )
@@ -115,6 +76,7 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="noisy only: share of the training bytes that is junk, above 0 and at most 0.9 "
         f"(default: {BuildConfig.noise_share})",
     )
+    add_topic_options(build)
     how = build.add_argument_group("how it is made")
     how.add_argument(
         "--vocab-size",
@@ -128,19 +90,9 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         metavar="N",
         help="size of a passage, about, in bytes of UTF-8, 50 or more (default: "
-        + ", ".join(f"{n} for {source}" for source, n in PASSAGE_BYTES.items())
+        + ", ".join(f"{SOURCES[name].passage_bytes} for {name}" for name in ("pydoc", "synthetic"))
+        + ", 600 for wikispeedia and every other source"
         + ")",
-    )
-    how.add_argument(
-        "--topics",
-        type=int,
-        metavar="N",
-        help="synthetic only: topics of the generated world (default: 120)",
-    )
-    how.add_argument(
-        "--download",
-        action="store_true",
-        help="wikispeedia only: fetch the archives from SNAP into PLACE first (default: no)",
     )
     how.add_argument(
         "--seed",
@@ -155,23 +107,26 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _build(args: argparse.Namespace) -> int:
     from kncl_env.world.build import build_world, is_world
 
-    _refuse_what_would_be_ignored(args)
+    refuse_what_would_be_ignored(args)
+    if args.noise_share is not None and args.scenario != "noisy":
+        raise ValueError(
+            f"expected no --noise-share in the {args.scenario} scenario, got {args.noise_share}: "
+            "it is the share of junk in the text, use --scenario noisy"
+        )
     config = BuildConfig(
         scenario=args.scenario,
         region=args.region,
         vocab_size=args.vocab_size,
-        passage_bytes=PASSAGE_BYTES[args.source]
+        passage_bytes=SOURCES[args.source].passage_bytes
         if args.passage_bytes is None
         else args.passage_bytes,
         noise_share=BuildConfig.noise_share if args.noise_share is None else args.noise_share,
         seed=args.seed,
+        **topic_settings(args),
     )
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, is_world, [args.place])
-        corpus = _corpus(args)
-        say(f"{args.source}: {len(corpus.articles):,} articles read", error=True)
-        for loss in corpus.losses():
-            say(f"  {loss}", error=True)
+        hold.begin_anew(args.force, is_world, [args.place and Path(args.place)])
+        corpus = open_source(args)
         world = build_world(corpus, args.out, config, lambda stage: say(stage, error=True))
     counts = world.card["counts"]
     region = f", target {world.target_region}" if world.target_region else ""
@@ -180,87 +135,6 @@ def _build(args: argparse.Namespace) -> int:
         f"{counts['passages']:,} passages, {counts['tokens']:,} tokens{region}"
     )
     return 0
-
-
-def _refuse_what_would_be_ignored(args: argparse.Namespace) -> None:
-    for name, option, source, purpose in OF_ONE_SOURCE:
-        given = getattr(args, name)
-        if given is not None and given is not False and args.source != source:
-            raise ValueError(
-                f"expected no {option} with {args.source}, got "
-                f"{option if given is True else given}: it is {purpose}, and {source}'s alone"
-            )
-    if args.noise_share is not None and args.scenario != "noisy":
-        raise ValueError(
-            f"expected no --noise-share in the {args.scenario} scenario, got {args.noise_share}: "
-            "it is the share of junk in the text, use --scenario noisy"
-        )
-
-
-def _corpus(args: argparse.Namespace) -> Corpus:
-    if args.source == "pydoc":
-        from kncl_env.world.sources.pydoc.read import read_pydoc
-
-        return read_pydoc()
-    if args.source == "synthetic":
-        from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
-
-        sizes = {} if args.topics is None else {"n_topics": args.topics}
-        return read_synthetic(SyntheticConfig(seed=args.seed, **sizes))
-    from kncl_env.world.sources.wikispeedia import download_wikispeedia, read_wikispeedia
-
-    if args.place is None:
-        raise ValueError(
-            "expected the folder with Wikispeedia's unpacked archives: name it, or name an empty "
-            "one and add --download"
-        )
-    if args.download:
-        download_wikispeedia(args.place, progress=_tell_download)
-    return read_wikispeedia(args.place)
-
-
-def _tell_download(name: str, done: int, total: int | None) -> None:
-    size = f" of {total / 1e6:.0f}" if total else ""
-    end = "\n" if done == total else "\r"
-    say(f"{name}: {done / 1e6:.0f}{size} MB", end=end, error=True)
-
-
-def _show(args: argparse.Namespace) -> int:
-    from kncl_env.world.world import World
-
-    world = World.open(args.world)
-    if args.topic is not None:
-        topic = world.topic_of(args.topic)
-        nearest = (-(world.topic_vectors @ world.topic_vectors[topic])).argsort(kind="stable")
-        say(args.topic)
-        say()
-        say(f"links to:    {_titles(world, world.graph.out(topic)[:20])}")
-        say(f"linked from: {_titles(world, world.graph.into(topic)[:20])}")
-        say(f"alike:       {_titles(world, nearest[1:11])}")
-        own = world.passages_of(topic)
-        say(f"training:    {world.train_tokens_of[topic]:,} tokens, {len(own)} passages")
-        say()
-        if len(own):
-            say_lines(world.passage_text(int(own[0])))
-        return 0
-    if args.regions:
-        for name, topics in world.regions.items():
-            say(f"{len(topics):6d}  {name}")
-        return 0
-    card = world.card
-    say(f"{args.world}: {card['source']}, {card['scenario']['name']}, hash {world.hash[:12]}")
-    say(f"licence: {card['licence']}")
-    if world.target_region:
-        say(f"target: {world.target_region}, {len(world.target_topics())} topics")
-    for name, value in card["counts"].items():
-        say(f"  {name.replace('_', ' ')}: {value:,}")
-    central = (-world.graph.pagerank).argsort(kind="stable")[:10]
-    say(f"most central: {_titles(world, central)}")
-    return 0
-
-
-def _titles(world: World, topics: Iterable[int]) -> str:
-    return ", ".join(world.titles[topic] for topic in topics)
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -7,8 +7,10 @@ real ones, and nobody takes an environment apart.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -17,7 +19,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from kncl_env.learner import Learner
-from kncl_env.measurements import Measurements
+from kncl_env.measurements import Measurements, Watched
+from kncl_env.memory import OWN, Past, memory_of
 from kncl_env.nucleus import Nucleus, is_solid
 from kncl_env.observation import (
     CANDIDATE_FEATURES,
@@ -27,11 +30,12 @@ from kncl_env.observation import (
     State,
     observe,
 )
-from kncl_env.reading_list import ReadingList
+from kncl_env.reading_list import ReadingList, nothing
 from kncl_env.reward import Reward
 from kncl_env.stage import Stage
 from kncl_env.taste import Taste
 from train_lm.command_line import say
+from train_lm.files import hash_json
 from train_lm.plain_text import visible
 
 Ints = NDArray[np.int64]
@@ -42,11 +46,17 @@ RENDER_MODES = ("human", "rgb_array")
 
 @dataclass
 class Episode:
-    """Everything that changes while an episode runs, the learner aside."""
+    """Everything that changes while an episode runs, the learner aside.
+
+    Attributes:
+        lot: A number of the episode's own, fixed when it begins.
+    """
 
     nucleus: Nucleus
     reading_list: ReadingList
     measurements: Measurements
+    watched: Watched
+    lot: int = 0
     first_drop: dict[int, float] = field(default_factory=dict)
     steps: int = 0
     slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -57,6 +67,8 @@ class Episode:
             self.nucleus.copy(),
             self.reading_list.copy(),
             copy.deepcopy(self.measurements),
+            copy.deepcopy(self.watched),
+            self.lot,
             dict(self.first_drop),
             self.steps,
             self.slots.copy(),
@@ -81,11 +93,15 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
 
     Action: `Discrete(K + 1)`. Action k < K expands the topic in slot k: the passages of its
     neighbourhood are retrieved and the learner trains a fixed token budget on them, mixed with
-    replay. Action K consolidates: the same budget rehearses the nucleus' own passages. An empty
-    slot consolidates too (`action_masks()` tells which actions are not empty).
+    what the memory recalls (`memory.py`). Action K consolidates: the same budget rehearses the
+    nucleus' own passages. An empty slot consolidates too (`action_masks()` tells which actions are
+    not empty).
 
     Reward: drop of held-out loss [bits per byte] on the target mix, as a share of the reducible
-    loss; the components are in `info["reward"]`.
+    loss; the components are in `info["reward"]`. With a `backward_weight`, the mean loss drop of
+    watched solid topics counts as well. `info["memory"]` tells what became of them by now:
+    `backward_transfer` and `forgetting` [bits per byte], and what old text cost beside the budget:
+    `own_tokens` that the learner wrote itself, and `extra_flops`.
 
     Terminated: the frontier is empty. Truncated: the token budget is spent.
 
@@ -93,6 +109,10 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     that it likes, and so does consolidation where there is enough of them.
 
     State: `snapshot()` and `restore()` capture it exactly.
+
+    `waited` [s] is how long the learner waited in the latest step for what it reads. With a queue
+    it is in `info`, too; without one `info` is a function of seed and actions alone, as Gymnasium's
+    checker would have it.
 
     Example:
         env = gym.make("kncl_env/TopicExpansion-v0", world="worlds/pydoc")
@@ -121,6 +141,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         self.settings = stage.settings
         self.rules = stage.settings.rules
         self.render_mode = render_mode
+        self.memory = memory_of(stage.settings.memory)
         slots = self.rules.slots
         self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
             {
@@ -132,6 +153,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         )
         self.action_space = spaces.Discrete(slots + 1)
         self.episode: Episode | None = None
+        self._compared = 0  # windows in this step that were measured to be replayed, or not
+        self.waited = 0.0
 
     # --- the rules ---------------------------------------------------------------------------
 
@@ -140,14 +163,18 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
         taste = _taste(options)
+        self.waited = 0.0
         self.learner.begin(self.settings.tokens_per_episode)
         self.episode = Episode(
             Nucleus(self.stage.table.graph, self.stage.seeds),
             self.stage.reading_list.copy(),
             Measurements(len(self.stage.table)),
+            Watched(self.rules.watched),
+            lot=self._lot(),
             taste=taste,
         )
         self.episode.measurements.loss.append(self.learner.held_out_loss())
+        self._watch_nucleus()
         self._fill_slots()
         return self._observe(), self._info()
 
@@ -156,7 +183,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     ) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         topic = self._topic_in_slot(int(action))
         self._require_budget()
+        self.waited, self._compared = 0.0, 0
         windows = self._rehearse() if topic is None else self._expand(topic)
+        self._look_ahead()
         reward = self._learn(windows, topic)
         self._settle(topic)
         self._fill_slots()
@@ -191,6 +220,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
                 f"expected a step's {self.settings.windows_per_step} windows, got {len(windows)}"
             )
         self._require_budget()
+        self.waited, self._compared = 0.0, 0
         reward = self._learn(windows, None)
         truncated = self._now.steps >= self.rules.steps
         return reward.total, truncated, self._info(None, reward, windows)
@@ -217,10 +247,40 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         if np.isnan(self._now.measurements.probe[topic]):
             self._probe(np.array([topic]))  # its first loss drop needs a loss from before
         self._now.nucleus.expand(topic)
+        began = time.perf_counter()
         passages = self.stage.retriever.neighbourhood(topic, self._now.taste)
+        self.waited += time.perf_counter() - began
+        past = self._past()
+        recall = partial(self.memory.recall, past) if self.memory.begun(past) else nothing
         return self._now.reading_list.expand(
-            passages, self.settings.windows_per_step, self.np_random
+            passages, self.settings.windows_per_step, self.np_random, recall
         )
+
+    def _past(self) -> Past:
+        """What there is of old text, before this step reads any."""
+        reading_list, lot = self._now.reading_list, self._now.lot
+        read = reading_list.times_read > 0
+        solid = cache(self._solid_windows)
+        return Past(list(reading_list.pools), solid, read, self._compare, lot)
+
+    def _compare(self, windows: Ints) -> Floats:
+        """Losses of windows that may be replayed."""
+        self._compared += len(windows)
+        return self.learner.losses(windows)
+
+    def _lot(self) -> int:
+        """What the reservoir's lots are of: the episode's seed decides it, and nothing is drawn."""
+        if self.settings.memory.choice != "reservoir":
+            return 0
+        return int(hash_json(self.np_random.bit_generator.state)[:16], 16) | 1  # never 0
+
+    def _solid_windows(self) -> list[Ints]:
+        """Windows of each solid topic: a seed's own, and what was retrieved for an expanded one."""
+        nucleus, store, taste = self._now.nucleus, self.stage.store, self._now.taste
+        own = [store.windows_of(self.stage.retriever.own(t, taste)) for t in nucleus.seeds]
+        pools = zip(nucleus.expanded, self._now.reading_list.pools, strict=False)
+        found = own + [pool for topic, pool in pools if nucleus.solid[topic]]
+        return [windows for windows in found if len(windows)]
 
     def _rehearse(self) -> Ints:
         # Expanded topics and as many seeds: rehearsal of what is newest must not drown in a
@@ -243,7 +303,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         now.steps += 1
         before = now.measurements.loss[-1]
         now.measurements.loss.append(self.learner.held_out_loss())
-        reward = Reward(before, now.measurements.loss[-1], self.stage.reducible)
+        after, weight = now.measurements.loss[-1], self.rules.backward_weight
+        reward = Reward(before, after, self.stage.reducible, self._look_back(), weight)
         (now.measurements.consolidations if topic is None else now.measurements.rewards).append(
             reward.total
         )
@@ -266,19 +327,73 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
                 now.first_drop[t] = drop
             elif is_solid(now.first_drop[t], drop, self.rules.noise_floor):
                 now.nucleus.make_solid(t)
+        if now.watched.free:
+            self._watch([t for t in waiting.tolist() if now.nucleus.solid[t]])
+
+    def _watch_nucleus(self) -> None:
+        """Watch as many seeds as there are places for them, spread over the order they have."""
+        if self.rules.watched:
+            seeds, n = self.stage.seeds, (self.rules.watched + 1) // 2
+            spread = np.linspace(0, len(seeds) - 1, min(n, len(seeds))).round().astype(np.int64)
+            self._watch(seeds[spread].tolist())
+
+    def _watch(self, topics: list[int]) -> None:
+        """From now on these solid topics are watched, as far as there are places for them."""
+        losses = self._neighbourhood_losses(topics)
+        known = np.flatnonzero(np.isfinite(losses))[: self._now.watched.free]
+        self._now.watched.join([topics[k] for k in known], losses[known])
+
+    def _look_back(self) -> float:
+        """Mean loss drop of the watched topics in this step [bits per byte]."""
+        if not self.rules.watched:
+            return 0.0
+        watched = self._now.watched
+        return watched.record(self._neighbourhood_losses(watched.topics))
+
+    def _neighbourhood_losses(self, topics: list[int]) -> Floats:
+        """(n,) held-out loss of the topics' neighbourhoods [bits per byte]; NaN where unknown."""
+        text = self.stage.text
+        if text is None:  # a formula has no text
+            return self.learner.probe(np.array(topics, dtype=np.int64))
+        windows = [text.neighbourhood(t) for t in topics]
+        ends = np.cumsum([len(w) for w in windows], dtype=np.int64)
+        if not len(ends) or not ends[-1]:
+            return np.full(len(topics), np.nan)
+        parts = np.split(self.learner.losses(np.concatenate(windows)), ends[:-1])
+        return np.array([part.mean() if len(part) else np.nan for part in parts])
 
     def _fill_slots(self) -> None:
         """Draw K frontier topics evenly, and probe those never measured, or longest ago."""
         now = self._now
-        frontier = now.nucleus.frontier
-        n = min(self.rules.slots, len(frontier))
-        now.slots = np.sort(self.np_random.choice(frontier, n, replace=False)) if n else frontier
+        now.slots = self._draw_slots(self.np_random)
         # Ties are broken by lot: the lowest numbers, often the alphabet, must not be favoured.
         shuffled = self.np_random.permutation(now.slots)
         age = now.measurements.measured_at[shuffled]
         oldest = shuffled[np.argsort(age, kind="stable")][: self.rules.probes]
         if len(oldest):
             self._probe(oldest)
+
+    def _draw_slots(self, rng: np.random.Generator) -> Ints:
+        frontier = self._now.nucleus.frontier
+        n = min(self.rules.slots, len(frontier))
+        return np.sort(rng.choice(frontier, n, replace=False)) if n else frontier
+
+    def _look_ahead(self) -> None:
+        """Tell the queue what is likely next, while the learner trains: the next slots first.
+
+        The generator is as it will be when they are drawn; only a topic that turns solid meanwhile
+        changes them, and then most of them come from the frontier as it is. Nothing is drawn here.
+        """
+        if self.stage.queue is not None:
+            slots = self._draw_slots(copy.deepcopy(self.np_random))
+            rest = np.setdiff1d(self._now.nucleus.frontier, slots)
+            self.stage.queue.expect(np.concatenate([slots, rest]), self._now.taste)
+
+    def close(self) -> None:
+        """End what works ahead; everything else needs no end."""
+        if self.stage.queue is not None:
+            self.stage.queue.close()
+        super().close()
 
     def _probe(self, topics: Ints) -> Floats:
         found = self.learner.probe(topics)
@@ -312,8 +427,10 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         """The same keys after `reset`, where nothing was earned and no window (-1) was read."""
         now = self._now
         loss = now.measurements.loss[-1]
-        reward = reward or Reward(loss, loss, self.stage.reducible)
-        return {
+        weight = self.rules.backward_weight
+        reward = reward or Reward(loss, loss, self.stage.reducible, 0.0, weight)
+        clock = {"waited": self.waited} if self.settings.reading.queue else {}
+        return clock | {
             "action_mask": self.action_masks(),
             "tokens": now.steps * self.settings.tokens_per_step,
             "held_out_loss": loss,
@@ -322,7 +439,19 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             "title": "" if topic is None else self.stage.world.titles[topic],
             "reward": reward.components(),
             "windows": np.full(self.settings.windows_per_step, -1) if windows is None else windows,
+            "memory": {**now.watched.figures(), **self._cost_of_old_text(windows)},
         }
+
+    def _cost_of_old_text(self, windows: Ints | None) -> dict[str, float]:
+        """Tokens that the learner wrote itself in this step, and the FLOPs of writing them and of
+        measuring what may be replayed: they come on top of the budget, which is of training.
+        """
+        written = 0 if windows is None else int((windows == OWN).sum())
+        passes = written if windows is None else written + self._compared
+        # A forward pass is a third of training on a token, a half where the weights stand still.
+        parts = 3 if self.settings.change.adapter == "none" else 2
+        flops = passes * self.settings.learner.context * self.learner.flops_per_token / parts
+        return {"own_tokens": written * self.settings.learner.context, "extra_flops": flops}
 
     # --- exact copies ------------------------------------------------------------------------
 
@@ -333,6 +462,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             self._now.copy(),
             copy.deepcopy(self.np_random.bit_generator.state),
         )
+
+    def return_to(self, expanded: Sequence[int]) -> None:
+        """Before a snapshot is read from a file: let the world be what it was after these."""
 
     def restore(self, snapshot: EnvSnapshot) -> Observation:
         """Return to a snapshot: the same actions from here give the same bytes."""

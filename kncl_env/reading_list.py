@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.memory import by_lot
 from train_lm.windows import TokenStore, draw_least_read
 
 Ints = NDArray[np.int64]
+
+Recall = Callable[[int, np.random.Generator], Ints]
+
+
+def nothing(n: int, rng: np.random.Generator) -> Ints:
+    """Recalls no old text: all windows of an expansion are new."""
+    return np.zeros(0, dtype=np.int64)
 
 
 class ReadingList:
@@ -15,7 +25,7 @@ class ReadingList:
 
     Args:
         store: Windows; documents are passages.
-        replay: Share of an expansion's windows that replays passages of earlier expansions.
+        replay: Share of an expansion's windows that is old text.
     """
 
     def __init__(self, store: TokenStore, replay: float) -> None:
@@ -25,15 +35,23 @@ class ReadingList:
         self.times_read = np.zeros(len(store), dtype=np.int32)  # (W,)
         self.pools: list[Ints] = []  # windows of each expansion so far
 
-    def expand(self, passages: Ints, n: int, rng: np.random.Generator) -> Ints:
-        """n shuffled windows: new ones of the passages, and replay of earlier expansions.
+    def expand(
+        self, passages: Ints, n: int, rng: np.random.Generator, recall: Recall | None = None
+    ) -> Ints:
+        """n shuffled windows: new ones of the passages, and old ones as a memory recalls them.
 
         Passages too short for a window of their own are read with their predecessor.
+
+        Args:
+            recall: Gives as many windows of old text as it is asked for, or is `nothing`. It
+            replays earlier expansions, if not stated.
         """
         pool = self.store.windows_of(passages)
-        n_replay = round(self.replay * n) if self.pools else 0
-        fresh = draw_least_read(pool, self.times_read, n - n_replay, rng)
-        old = self._replayed(n_replay, rng)
+        recall = recall or (self._replayed if self.pools else nothing)
+        n_old = 0 if recall is nothing else round(self.replay * n)
+        fresh = draw_least_read(pool, self.times_read, n - n_old, rng)
+        old = recall(n_old, rng) if n_old else nothing(0, rng)
+        np.add.at(self.times_read, old[old >= 0], 1)  # below 0 is text of no window
         self.pools.append(pool)
         return rng.permutation(np.concatenate([fresh, old]))
 
@@ -51,14 +69,14 @@ class ReadingList:
         return rng.permutation(np.concatenate(drawn))
 
     def _replayed(self, n: int, rng: np.random.Generator) -> Ints:
-        # An expansion first, then one of its windows: each expansion is rehearsed alike, however
-        # many passages it brought.
-        which = rng.integers(len(self.pools), size=n) if n else np.zeros(0, dtype=np.int64)
-        place = rng.integers(np.array([len(pool) for pool in self.pools], dtype=np.int64)[which])
-        chosen = [self.pools[i][k] for i, k in zip(which.tolist(), place.tolist(), strict=True)]
-        drawn = np.array(chosen, dtype=np.int64)
-        np.add.at(self.times_read, drawn, 1)
-        return drawn
+        return by_lot(self.pools, n, rng)
+
+    def grown(self, store: TokenStore) -> ReadingList:
+        """The same of a store with further windows, none of them read yet."""
+        twin = self.copy()
+        twin.store = store
+        twin.times_read = np.pad(self.times_read, (0, len(store) - len(self.times_read)))
+        return twin
 
     def copy(self) -> ReadingList:
         twin = ReadingList.__new__(ReadingList)

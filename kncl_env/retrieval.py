@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from kncl_env.topic_table import Goal
     from kncl_env.world.world import World
 
+# Raised whenever a neighbourhood would come out with other passages.
+RETRIEVAL_VERSION = 1
+
 
 class NeighbourhoodRetriever:
     """The passages of a topic's neighbourhood: nearest to the topic and what it is linked with.
@@ -55,10 +58,14 @@ class NeighbourhoodRetriever:
         """
         key = (topic, taste)
         if key not in self._found:
-            own = self.own(topic, taste)
-            others = self._nearest(topic, own, taste)[: max(0, self.breadth - len(own))]
-            self._found[key] = np.sort(np.concatenate([own, others]))
+            self._found[key] = self.retrieve(topic, taste)
         return self._found[key]
+
+    def retrieve(self, topic: int, taste: Taste | None) -> NDArray[np.int64]:
+        """A neighbourhood, ascending, whatever was found before."""
+        own = self.own(topic, taste)
+        others = self._nearest(topic, own, taste)[: max(0, self.breadth - len(own))]
+        return np.sort(np.concatenate([own, others]))
 
     def _nearest(
         self, topic: int, own: NDArray[np.int64], taste: Taste | None

@@ -17,11 +17,16 @@ class Reward:
         before, after: Held-out loss of the target mix [bits per byte].
         reducible: Loss at the start minus that of a learner that spends the whole budget on the
             target topics themselves [bits per byte].
+        backward: Mean loss drop of watched solid topics, below 0 where they were forgotten [bits
+            per byte]; 0 where none is watched.
+        backward_weight: What a share of it, as large as that of the target, is worth.
     """
 
     before: float
     after: float
     reducible: float
+    backward: float = 0.0
+    backward_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.reducible > 0:
@@ -37,9 +42,18 @@ class Reward:
         return self.before - self.after
 
     @property
+    def backward_term(self) -> float:
+        """What the watched topics add to the reward."""
+        return (
+            self.backward_weight * self.backward / self.reducible if self.backward_weight else 0.0
+        )
+
+    @property
     def total(self) -> float:
-        return self.loss_drop / self.reducible
+        gained = self.loss_drop / self.reducible
+        return gained + self.backward_term if self.backward_weight else gained
 
     def components(self) -> dict[str, float]:
         """For `info`: every number that the reward is made of."""
-        return {**asdict(self), "loss_drop": self.loss_drop, "total": self.total}
+        terms = {"loss_drop": self.loss_drop, "backward_term": self.backward_term}
+        return {**asdict(self), **terms, "total": self.total}

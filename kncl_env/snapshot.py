@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.env import EnvSnapshot, Episode, TopicExpansionEnv
+from kncl_env.measurements import Watched
 from kncl_env.taste import Taste
 from train_lm.checked.arrays import check_array, reason, rng_state
 from train_lm.checked.records import Fields, parse_json
@@ -67,6 +68,8 @@ def unpacked(
     text = Fields.of(head, file, advice).text(BESIDE)
     beside = Fields.of(parse_json(text, file), file, advice)
     try:
+        check_array(arrays["expanded"], "i", (None,), "expanded")
+        env.return_to(arrays["expanded"].tolist())
         _check(arrays, env)
         snapshot = EnvSnapshot(learner, _episode(arrays, env), rng_state(beside.values.get("rng")))
     except (ValueError, LookupError, TypeError) as error:
@@ -97,6 +100,15 @@ _ARRAYS: dict[str, tuple[str, str | int | None]] = {
     "slots": ("i", None),
 }
 
+# What an episode has only where its settings ask for it; topics (n), rows (S + 1), all numbers.
+_WATCHED: dict[str, str] = {
+    "watched_topics": "i",
+    "watched_since": "i",
+    "watched_sizes": "i",
+    "watched_losses": "f",
+}
+LOT = "lot"  # of the reservoir: 64 bits without a sign, as two numbers of 32
+
 
 def _check(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> None:
     n_topics, n_windows = len(env.stage.table), len(env.stage.store)
@@ -117,6 +129,34 @@ def _check(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> None:
             raise ValueError(f"{name} from {found.min()} to {found.max()}, beyond 0 to {end - 1}")
     if arrays["pool_sizes"].sum() != len(arrays["pools"]):
         raise ValueError(f"{len(arrays['pools'])} windows in pools of other sizes")
+    if env.settings.rules.watched:
+        _check_watched(arrays, env)
+    if _keeps_lot(env):
+        check_array(arrays[LOT], "i", (2,), LOT)
+        if not 0 <= arrays[LOT].min() <= arrays[LOT].max() < 2**32:
+            raise ValueError("a lot that is no number of 64 bits")
+
+
+def _check_watched(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> None:
+    for name, kind in _WATCHED.items():
+        check_array(arrays[name], kind, (None,), name)
+    topics, since, sizes = (arrays[f"watched_{name}"] for name in ("topics", "since", "sizes"))
+    n, rows = len(topics), len(sizes)
+    fits = rows == arrays["steps"][0] + 1 and len(since) == n <= env.settings.rules.watched
+    fits = fits and sizes.sum() == len(arrays["watched_losses"]) and sizes[-1] == n
+    fits = fits and bool((np.diff(sizes, prepend=0) >= 0).all())
+    if not fits:
+        raise ValueError(f"losses of {n} watched topics in rows of other sizes")
+    for name, found, end in (
+        ("watched_topics", topics, len(env.stage.table)),
+        ("watched_since", since + 1, rows),
+    ):
+        if n and not 0 <= found.min() <= found.max() < end:
+            raise ValueError(f"{name} beyond what there is")
+
+
+def _keeps_lot(env: TopicExpansionEnv) -> bool:
+    return env.settings.memory.choice == "reservoir"
 
 
 def _arrays(episode: Episode) -> dict[str, NDArray[Any]]:
@@ -143,7 +183,24 @@ def _arrays(episode: Episode) -> dict[str, NDArray[Any]]:
         "first_drops": np.array([*episode.first_drop.values()], dtype=np.float64),
         "steps": np.array([episode.steps], dtype=np.int64),
         "slots": np.asarray(episode.slots, dtype=np.int64),
+        **_arrays_if_asked_for(episode),
     }
+
+
+def _arrays_if_asked_for(episode: Episode) -> dict[str, NDArray[Any]]:
+    """What a file holds only since there is a setting for it: others are as they always were."""
+    found: dict[str, NDArray[Any]] = {}
+    watched = episode.watched
+    if watched.places:
+        found["watched_topics"] = np.array(watched.topics, dtype=np.int64)
+        found["watched_since"] = np.array(watched.since, dtype=np.int64)
+        found["watched_sizes"] = np.array([len(row) for row in watched.rows], dtype=np.int64)
+        found["watched_losses"] = np.array(
+            [x for row in watched.rows for x in row], dtype=np.float64
+        )
+    if episode.lot:
+        found[LOT] = np.array(divmod(episode.lot, 2**32), dtype=np.int64)
+    return found
 
 
 def _episode(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> Episode:
@@ -166,6 +223,14 @@ def _episode(arrays: Mapping[str, NDArray[Any]], env: TopicExpansionEnv) -> Epis
     episode.taste = None
     if "taste_worth" in arrays:
         episode.taste = Taste.of(arrays["taste_worth"], arrays["taste_share"][0])
+    if env.settings.rules.watched:
+        ends = np.cumsum(arrays["watched_sizes"])[:-1]
+        rows = [row.tolist() for row in np.split(arrays["watched_losses"], ends)]
+        topics, since = arrays["watched_topics"].tolist(), arrays["watched_since"].tolist()
+        episode.watched = Watched(env.settings.rules.watched, topics, since, rows)
+    if _keeps_lot(env):
+        high, low = arrays[LOT].tolist()
+        episode.lot = high * 2**32 + low
     episode.steps = int(arrays["steps"][0])
     episode.slots = arrays["slots"]
     return episode

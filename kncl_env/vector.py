@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 
 from kncl_env.env import RENDER_MODES, TopicExpansionEnv
 from kncl_env.learner import Learner
+from kncl_env.settings import Settings
 from kncl_env.stage import Stage
-
-if TYPE_CHECKING:
-    from train_lm.bank.lockstep import Lockstep
 
 Result = TypeVar("Result")
 
@@ -35,37 +33,74 @@ def worth_compiling(updates: int) -> bool:
     """Whether so many learner updates should be compiled, where a compiler is found."""
     import torch
 
-    from train_lm.compiling import can_compile
+    from train_lm.machine.compiling import can_compile
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return updates >= WORTH_COMPILING and can_compile(device)
 
 
+class Runner(Protocol):
+    """Runs tasks, each of which uses a learner of its own."""
+
+    def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+        """What the tasks return; the first one's error, after all have ended."""
+
+    def close(self) -> None:
+        """Nothing can be run any more."""
+
+
+class InTurn:
+    """One task after another: for learners that no bank can hold."""
+
+    def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+        results: list[Result] = []
+        errors: list[Exception] = []
+        for task in tasks:
+            try:
+                results.append(task())
+            except Exception as error:  # the tasks after it have to end, too
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return results
+
+    def close(self) -> None:
+        pass
+
+
 class SideBySide:
-    """Environments of one stage whose learners train in lockstep.
+    """Environments of one stage whose learners train in lockstep, or in turn.
 
     Attributes:
         envs: N environments; use them within `run` alone.
     """
 
-    def __init__(self, envs: Sequence[TopicExpansionEnv], lockstep: Lockstep) -> None:
+    def __init__(self, envs: Sequence[TopicExpansionEnv], runner: Runner) -> None:
         self.envs = list(envs)
-        self._lockstep = lockstep
+        self._runner = runner
 
     def __len__(self) -> int:
         return len(self.envs)
 
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         """Run tasks at once, each of which uses an environment of its own."""
-        return self._lockstep.run(tasks)
+        return self._runner.run(tasks)
 
     def close(self) -> None:
         """Free the threads; nothing can be run any more."""
-        self._lockstep.close()
+        self._runner.close()
 
     def each(self, task: Callable[[int], Result]) -> list[Result]:
         """`task(i)` for every environment's number, at once."""
         return self.run([partial(task, i) for i in range(len(self.envs))])
+
+
+def fits_a_bank(settings: Settings) -> bool:
+    """Whether one program can train learners with these settings.
+
+    A bank trains its learners on text that it is given: it writes none.
+    """
+    return settings.memory.rule != "self"
 
 
 def side_by_side(
@@ -76,10 +111,10 @@ def side_by_side(
     render_mode: str | None = None,
     watch: Callable[[Learner], Learner] = lambda learner: learner,
 ) -> SideBySide:
-    """N environments of one stage.
+    """N environments of one stage; their learners are one bank, where one can hold them.
 
     Args:
-        compile: Whether the learners' program is compiled; see `worth_compiling`.
+        compile: Whether the program of a bank is compiled; see `worth_compiling`.
         render_mode: Of each environment.
         watch: Wraps each learner, such as in a clock.
 
@@ -91,12 +126,18 @@ def side_by_side(
 
     if n < 1:
         raise ValueError(f"expected at least one environment, got {n}")
+    if not fits_a_bank(stage.settings):
+        singles = [watch(stage.learner()) for _ in range(n)]
+        return SideBySide([TopicExpansionEnv(stage, x, render_mode) for x in singles], InTurn())
     trainer = stage.trainer()
+    adapter = stage.adapter
     bank = LearnerBank(
-        [trainer.model] * n,
+        # Adapters stand beside a model that has none yet.
+        [trainer.model if adapter is None else stage.plain_trainer().model] * n,
         trainer.config,
         trainer.device,
         compile=compile,
+        adapter=adapter,
         threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
     )
     lockstep = Lockstep(bank)

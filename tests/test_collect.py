@@ -21,19 +21,22 @@ import pytest
 from fork_server import ForkServer
 from misbehaving_server import LICENCE, Fault, MisbehavingServer
 
+from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
+from kncl_env.world.sources.wiki.page_cache import Library, PageCache
+from kncl_env.world.sources.wiki.wikipedia import PoliteWikipedia
 from rabbit_holes.cli import main
 from rabbit_holes.live.collector import collect
-from rabbit_holes.live.etiquette import Etiquette, Gate
 from rabbit_holes.live.journal import Failure, Journal
-from rabbit_holes.live.page_cache import Library, PageCache
 from rabbit_holes.live.settings import CollectionSettings, Report
-from rabbit_holes.live.wikipedia import PoliteWikipedia
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import Visit, read_paths
 from rabbit_holes.walkers.walkers import RandomWalker, Walker
 
 CONTACT = "walker@kncl.invalid"
-PROGRAM = ("rabbit_holes.cli", "rabbit_holes.live.collector", "rabbit_holes.live.wikipedia")
+PROGRAM = (
+    *("rabbit_holes.cli", "rabbit_holes.live.collector"),
+    "kncl_env.world.sources.wiki.wikipedia",
+)
 RING = {f"Page {n}": [f"Page {(n + step) % 40}" for step in (1, 2, 5, 11, 17)] for n in range(40)}
 
 

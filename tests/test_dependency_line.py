@@ -28,19 +28,24 @@ DOORS = {
     "transformers": (
         "train_lm/model.py",
         "train_lm/tokenizer.py",
+        "train_lm/pretrained/text_vectors.py",
         "rabbit_holes/walkers/language_model.py",
     ),
     "tokenizers": ("train_lm/tokenizer.py",),
     "peft": ("train_lm/adapters.py",),
-    "accelerate": ("train_lm/parallel.py",),
+    "accelerate": ("train_lm/machine/parallel.py",),
     "stable_baselines3": ("policies/learn/ppo.py", "policies/learn/vec_env.py"),
     "sb3_contrib": ("policies/learn/ppo.py",),
     "pyarrow": (
         "train_lm/training_text.py",
         "kncl_env/world/build.py",
         "kncl_env/world/tables.py",
+        "kncl_env/world/sources/parquet.py",
     ),
-    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/topics.py"),
+    "datasets": ("kncl_env/world/sources/hf.py",),
+    "libzim": ("kncl_env/world/sources/zim.py",),
+    "zstandard": ("kncl_env/world/sources/packed.py",),
+    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/text/names.py"),
 }
 HEAVY = (
     "numpy",

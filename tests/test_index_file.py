@@ -18,12 +18,14 @@ from kncl_env.world.world import World
 
 N, D = 200, 8
 HEADER = 33  # [bytes] after the kind: i4, i8, 2 i8, u1, i4
-KINDS = ("flat", "inverted")
+KINDS = ("flat", "inverted", "bytes")
 
 
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setattr(module, "EXACT", N if request.param == "flat" else N - 1)
+    # Worlds of before had whole numbers, and stay readable.
+    monkeypatch.setattr(module, "STORED", "Flat" if request.param == "inverted" else "SQ8")
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(N, D)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -34,6 +36,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> Path:
 def test_a_sound_file_is_read_to_its_last_byte(folder: Path) -> None:
     assert check_index_file(folder / "passages.faiss") == IndexFile(D, N)
     opened = PassageIndex.open(folder, "abc", D, 2 * N)
+    assert (opened.made_as is None) == ((folder / "passages.faiss").read_bytes()[:4] == b"IxFI")
     np.testing.assert_array_equal(opened.search(opened.vectors()[:5], 1)[:, 0], opened.passages[:5])
 
 
@@ -109,10 +112,27 @@ INVERTED_ALONE = {
     "a row out of range": put("<q", -8, N),
     "a negative row": put("<q", -8, -2),
 }
+FORM = 4 + 4 + 4 + 3 * 8 + 2 * D * 4 + 8 + 1  # [bytes] of how vectors are stored, before the lists
+BYTES_ALONE = {
+    "another form": put_before(b"ilar", "<i", -FORM, 4),
+    "a range": put_before(b"ilar", "<i", 4 - FORM, 1),
+    "dimensions of the form": put_before(b"ilar", "<Q", 12 - FORM, D + 1),
+    "a code's size": put_before(b"ilar", "<Q", 20 - FORM, 2**40),
+    "numbers of the form": put_before(b"ilar", "<Q", 28 - FORM, 2**40),
+    "an infinite range": put_before(b"ilar", "<f", 36 - FORM, float("inf")),
+    "another code's size": put_before(b"ilar", "<Q", -9, D + 1),
+    "no differences": put_before(b"ilar", "<B", -1, 0),
+}
+# Before the form of the vectors stands the map.
+MAPS = {
+    "a map": put_before(b"ilar", "<B", -9 - FORM, 1),
+    "a map's length": put_before(b"ilar", "<Q", -8 - FORM, 2**40),
+}
 
 
 CRAFTED = [("flat", fault) for fault in (*SPOILT, *FLAT_ALONE)]
 CRAFTED += [("inverted", fault) for fault in (*SPOILT, *INVERTED_ALONE)]
+CRAFTED += [("bytes", fault) for fault in (*SPOILT, *INVERTED_ALONE, *BYTES_ALONE)]
 
 
 @pytest.mark.parametrize(("folder", "fault"), CRAFTED, indirect=["folder"])
@@ -121,10 +141,11 @@ def test_a_crafted_file_is_refused_before_faiss_reads_it(
 ) -> None:
     file = folder / "passages.faiss"
     raw = bytearray(file.read_bytes())
-    inverted = raw[:4] == b"IwFl"
+    flat, in_bytes = raw[:4] == b"IxFI", raw[:4] == b"IwSq"
     if fault == "infinite":
-        at = raw.index(b"full") + 12 + 8 * int(4 * np.sqrt(N)) if inverted else 45
-        struct.pack_into("<f", raw, at, float("nan"))
+        # Of a cell's centre, where a vector has no number that could be.
+        lists = raw.index(b"full") + 12 + 8 * int(4 * np.sqrt(N)) if not flat else 45
+        struct.pack_into("<f", raw, 57 + HEADER + 8 if in_bytes else lists, float("nan"))
     elif fault in ("a row twice", "a row out of range", "a negative row"):
         # The last number of the file is the row of the last vector, if its cell has any.
         value = {"a row twice": struct.unpack_from("<q", raw, len(raw) - 16)[0]}.get(
@@ -132,7 +153,8 @@ def test_a_crafted_file_is_refused_before_faiss_reads_it(
         )
         struct.pack_into("<q", raw, len(raw) - 8, value)
     else:
-        (SPOILT | FLAT_ALONE | INVERTED_ALONE)[fault](raw)
+        every = SPOILT | FLAT_ALONE | INVERTED_ALONE | BYTES_ALONE
+        (every | MAPS if in_bytes else every)[fault](raw)
     assert bytes(raw) != file.read_bytes()
     file.write_bytes(raw)
     monkeypatch.setattr("faiss.read_index", None)

@@ -480,7 +480,7 @@ def test_curves_and_curricula_of_hostile_arms_lie_where_they_belong(tmp_path: Pa
     records = [SimpleNamespace(arm=t, seed=s, measured=curve) for t in TITLES for s in (0, 1)]
     run_folder = tmp_path / "run"
     run_folder.mkdir()
-    _write_curves(records, run_folder / "curves.csv")  # type: ignore[arg-type]
+    _write_curves(records, 9, run_folder / "curves.csv")  # type: ignore[arg-type]
     world: Any = SimpleNamespace(hash="0" * 64)
     _write_curricula(world, Settings(), records, run_folder / "curricula")  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]

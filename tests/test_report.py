@@ -28,7 +28,7 @@ INFO = RunInfo(
     world_hash="abc123",
     learner="fake, 0 parameters",
     commit="0123abc",
-    command="kncl-policy evaluate --world W --policies uniform,goal --seeds 4 --out RUN",
+    command="kncl-policy evaluate --world W --policies uniform,goal --seeds 8 --out RUN",
 )
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 NASTY = "</td></svg><script>alert('x')</script>&\"'<img src=x onerror=1>\x07\ud800"
@@ -50,16 +50,19 @@ def arm_runs(arm: str, finals: list[float], noise_share: float = math.nan) -> li
     ]
 
 
-UNIFORM = [3.00, 3.02, 2.98, 3.01]
+UNIFORM = [3.00, 3.02, 2.98, 3.01, 2.99, 3.02, 2.97, 3.00]
+
+
+GOAL = [2.90, 2.93, 2.88, 2.90, 2.89, 2.91, 2.88, 2.90]
 
 
 def some_runs() -> list[ArmRun]:
     return [
         *arm_runs("uniform", UNIFORM, 0.2),
-        *arm_runs("random", [3.10, 3.13, 3.07, 3.12], 0.25),
-        *arm_runs("goal", [2.90, 2.93, 2.88, 2.90], 0.1),
-        *arm_runs("same", [3.01, 3.00, 2.99, 3.01], 0.2),
-        *arm_runs("oracle", [2.80, 2.83, 2.79, 2.81]),
+        *arm_runs("random", [3.10, 3.13, 3.07, 3.12, 3.09, 3.11, 3.08, 3.12], 0.25),
+        *arm_runs("goal", GOAL, 0.1),
+        *arm_runs("same", [3.01, 3.00, 2.99, 3.01, 2.98, 3.03, 2.96, 3.01], 0.2),
+        *arm_runs("oracle", [2.80, 2.83, 2.79, 2.81, 2.80, 2.82, 2.78, 2.80]),
     ]
 
 
@@ -194,7 +197,7 @@ def test_the_table_of_a_terminal_has_every_figure_with_its_interval() -> None:
         figures = (format(x, form) for x in (found.centre, found.low, found.high))
         assert "{} [{}, {}]".format(*figures) in row
     assert row.endswith("  better")
-    assert "4 paired seeds" in note
+    assert "8 paired seeds" in note
     assert "120,000 tokens each; 95 % intervals" in note
     assert "uniform's tokens / the arm's to uniform's final loss" in note
 
@@ -206,7 +209,7 @@ def test_the_table_of_one_seed_has_no_brackets() -> None:
 
 
 def test_columns_without_a_figure_are_left_out(tmp_path: Path) -> None:
-    runs = arm_runs("uniform", UNIFORM) + arm_runs("goal", [2.9, 2.93, 2.88, 2.9])
+    runs = arm_runs("uniform", UNIFORM) + arm_runs("goal", GOAL)
     page = page_of(tmp_path, summary_of(runs), runs, INFO)
     assert len(page.rows[0]) == 6
     assert "noise bought" not in page.text
@@ -215,14 +218,14 @@ def test_columns_without_a_figure_are_left_out(tmp_path: Path) -> None:
 
 
 def test_runs_that_never_arrive_are_counted_in_the_table(tmp_path: Path) -> None:
-    slow = [*arm_runs("goal", [2.9, 2.93, 2.88]), *arm_runs("goal", [9.0] * 3 + [3.5])[3:]]
+    slow = [*arm_runs("goal", GOAL[:7]), *arm_runs("goal", [9.0] * 7 + [3.5])[7:]]
     runs = arm_runs("uniform", UNIFORM) + slow
     page = page_of(tmp_path, summary_of(runs), runs, INFO)
-    assert "never in 1 of 4 seeds" in page.text
+    assert "never in 1 of 8 seeds" in page.text
 
 
 def test_every_text_is_escaped(tmp_path: Path) -> None:
-    runs = arm_runs("uniform", UNIFORM) + arm_runs(NASTY, [2.9, 2.93, 2.88, 2.9])
+    runs = arm_runs("uniform", UNIFORM) + arm_runs(NASTY, GOAL)
     words = {name: NASTY for name in vars(INFO) if name != "details"}
     info = RunInfo(**words, details={NASTY: NASTY})
     growth = some_growth((NASTY,))
@@ -256,6 +259,29 @@ def test_headline_without_a_subject_lists_every_arm_by_verdict() -> None:
     )
 
 
+def test_headline_names_the_strongest_rival_of_the_subject() -> None:
+    runs = some_runs()
+    summary = summarise(runs, "uniform", "oracle", subject="same", rng=np.random.default_rng(0))
+    assert headline(summary, "same")[1].startswith("goal does better than same: +0.1000")
+    ahead = summarise(runs, "uniform", "oracle", subject="goal", rng=np.random.default_rng(0))
+    line = headline(ahead, "goal")[1]
+    strongest = ahead.contest.rival
+    assert line.startswith("goal also does better than every rival, the strongest of them ")
+    assert strongest in line
+    assert f"p = {2 / 2**8:.2g}" in line
+    assert f"goal against its strongest rival {strongest}" in table(ahead)
+
+
+def test_headline_and_table_of_few_seeds_say_how_many_would_do() -> None:
+    runs = [run for run in some_runs() if run.seed < 3]
+    summary = summarise(runs, "uniform", "oracle", subject="goal", rng=np.random.default_rng(0))
+    first = headline(summary, "goal")[0]
+    assert first.startswith("3 seeds are too few to show a difference between goal and uniform")
+    assert "3 seeds cannot show a difference among 5 arms, whatever comes out: 8 can" in table(
+        summary
+    )
+
+
 def test_headline_of_one_seed_claims_nothing() -> None:
     runs = arm_runs("uniform", [3.0]) + arm_runs("goal", [2.0])
     lines = headline(summary_of(runs), "goal")
@@ -278,7 +304,14 @@ def test_notes_of_the_summary_are_on_the_page(tmp_path: Path) -> None:
 def test_origin_names_world_seeds_budget_and_command(tmp_path: Path) -> None:
     runs = some_runs()
     text = page_of(tmp_path, summary_of(runs), runs, INFO).text
-    for part in ("abc123", "CC0", "0, 1, 2, 3", "120,000 tokens", INFO.command, "0123abc"):
+    for part in (
+        "abc123",
+        "CC0",
+        "0, 1, 2, 3, 4, 5, 6, 7",
+        "120,000 tokens",
+        INFO.command,
+        "0123abc",
+    ):
         assert part in text
 
 
@@ -400,7 +433,7 @@ def open_in_browser(file: Path, profile: Path) -> tuple[str, str]:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_renders_the_page_without_complaint_and_without_overflow(tmp_path: Path) -> None:
     long = "runs/policy-trained-on-people-and-models-then-by-reward-for-a-very-long-time"
-    runs = some_runs() + arm_runs(long, [2.91, 2.92, 2.90, 2.88])
+    runs = some_runs() + arm_runs(long, [f + 0.01 for f in GOAL])
     write_report(
         tmp_path / "report.html", summary_of(runs, "oracle"), runs, INFO, some_growth(), long
     )

@@ -12,6 +12,7 @@ from kncl_env.world import index as door
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.world import World
 from rabbit_holes.walkers.over_world import WALKERS, simulate
+from train_lm.array_files import RowFile
 
 
 def unit(n: int, d: int, seed: int) -> np.ndarray:
@@ -35,9 +36,9 @@ def test_an_inverted_file_finds_as_many_as_asked_for(monkeypatch: pytest.MonkeyP
     exact = PassageIndex.build(vectors, np.arange(3000), "abc")
     for limit in ("EXACT", "EXACT_PAIRS"):
         monkeypatch.setattr(door, limit, 100)
-    monkeypatch.setattr(door, "PROBED", 1)
+    monkeypatch.setattr(door, "PROBED", (1,))
     coarse = PassageIndex.build(vectors, np.arange(3000), "abc")
-    assert np.array_equal(coarse.vectors(), vectors)
+    assert np.allclose(coarse.vectors(), vectors, atol=1e-2)  # of a byte each
     few = coarse.search(queries, 5)
     assert few.shape == (5, 5)
     assert (few == exact.search(queries, 5)).mean() < 1  # it does not look everywhere
@@ -45,7 +46,34 @@ def test_an_inverted_file_finds_as_many_as_asked_for(monkeypatch: pytest.MonkeyP
         found = coarse.search(queries, k)
         assert found.shape == (5, min(k, 3000))
         assert all(len(set(row)) == len(row) for row in found.tolist())
-    assert np.array_equal(coarse.search(queries, 3000), exact.search(queries, 3000))
+    assert coarse.made_as is not None
+    assert coarse.made_as["cells_searched"] == 1
+    assert coarse.made_as["recall_at_10"] < 0.9
+
+
+def test_an_inverted_file_looks_into_as_many_cells_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    vectors, queries = unit(3000, 16, 0), unit(200, 16, 1)
+    exact = PassageIndex.build(vectors, np.arange(3000), "abc")
+    monkeypatch.setattr(door, "EXACT", 100)
+    np.save(tmp_path / "rows.npy", vectors)
+    monkeypatch.setattr(door, "ADDED", 700)
+    index = PassageIndex.build(RowFile(tmp_path / "rows.npy"), np.arange(3000), "abc", queries)
+    index.save(tmp_path)
+    opened = PassageIndex.open(tmp_path, "abc", 16, 3000)
+    assert opened.made_as == index.made_as
+    assert opened.made_as is not None
+    assert 1 < opened.made_as["cells_searched"] < 219  # of all 219
+    wanted, found = exact.search(queries, 10), opened.search(queries, 10)
+    share = np.mean([len(set(a) & set(b)) for a, b in zip(wanted, found, strict=True)]) / 10
+    assert share == pytest.approx(opened.made_as["recall_at_10"], abs=0.01)
+    assert share >= 0.96
+    again = PassageIndex.build(vectors, np.arange(3000), "abc", queries)
+    (tmp_path / "again").mkdir()
+    again.save(tmp_path / "again")
+    first = (tmp_path / "passages.faiss").read_bytes()
+    assert (tmp_path / "again/passages.faiss").read_bytes() == first
 
 
 def test_a_copy_is_the_nearest_other_in_an_inverted_file_too(

@@ -16,8 +16,8 @@ PACKAGES = ("train_lm", "kncl_env", "rabbit_holes", "policies")
 NETWORK = {
     "urllib.request": {"kncl_env/world/sources/archive.py"},
     "http.client": {"kncl_env/world/sources/archive.py"},
-    "httpx": {"rabbit_holes/live/wikipedia.py"},
-    "wikipediaapi": {"rabbit_holes/live/wikipedia.py"},
+    "httpx": {"kncl_env/world/sources/wiki/wikipedia.py"},
+    "wikipediaapi": {"kncl_env/world/sources/wiki/wikipedia.py"},
     "huggingface_hub": {"train_lm/checked/model_folder.py"},
     **{name: set() for name in ("socket", "requests", "aiohttp", "ftplib", "smtplib", "xmlrpc")},
 }

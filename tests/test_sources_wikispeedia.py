@@ -152,7 +152,7 @@ def test_a_corpus_of_nothing_but_empty_texts_says_which_was_the_first(tmp_path: 
         r"got none from source 'wikispeedia'.*4 articles without text dropped.*land\.txt.*____"
     )
     with pytest.raises(ValueError, match=message):
-        read_wikispeedia(directory)
+        list(read_wikispeedia(directory).read())
 
 
 def test_a_mark_that_an_editor_puts_before_the_text_is_no_text(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from train_lm.bank.bank import LearnerBank
 from train_lm.model import ModelConfig, build_model
-from train_lm.schedule import Schedule
+from train_lm.steps.schedule import Schedule
 from train_lm.trainer import Trainer, TrainerConfig, load_snapshot, save_snapshot
 
 VOCAB = 40

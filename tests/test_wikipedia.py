@@ -15,8 +15,8 @@ import pytest
 import wikipediaapi
 from misbehaving_server import Fault, MisbehavingServer
 
-from rabbit_holes.live.answers import next_address
-from rabbit_holes.live.errors import (
+from kncl_env.world.sources.wiki.answers import next_address
+from kncl_env.world.sources.wiki.errors import (
     ForeignRedirectError,
     RefusedError,
     ServerFailedError,
@@ -24,9 +24,9 @@ from rabbit_holes.live.errors import (
     UnreachableError,
     WikiError,
 )
-from rabbit_holes.live.etiquette import Etiquette, Gate, retry_after
-from rabbit_holes.live.page_cache import Absent, Library, Links, Page, PageCache
-from rabbit_holes.live.wikipedia import PoliteWikipedia, api_of, check_api
+from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate, retry_after
+from kncl_env.world.sources.wiki.page_cache import Absent, Library, Links, Page, PageCache
+from kncl_env.world.sources.wiki.wikipedia import PoliteWikipedia, api_of, check_api
 
 CONTACT = "walker@kncl.invalid"
 GRAPH = {"A": ["B", "C", "A", "Gone", "Alias of C"], "B": ["A"], "C": []}

@@ -18,7 +18,7 @@ from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.leaks import faults
 from kncl_env.world.splits import SPLITS
-from kncl_env.world.topics import nearest_neighbours
+from kncl_env.world.topics import nearest_topics
 from kncl_env.world.world import World
 
 
@@ -142,7 +142,7 @@ def test_a_corpus_without_links_gets_nearest_neighbours_and_clusters(tmp_path: P
 def test_nearest_neighbours_are_the_most_similar_topics() -> None:
     angles = np.array([0.0, 0.1, 0.25, 3.0])
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
-    assert nearest_neighbours(vectors, 1).indices.tolist() == [1, 0, 1, 2]
+    assert np.concatenate(nearest_topics(vectors, 1)).tolist() == [1, 0, 1, 2]
 
 
 def test_noise_is_mixed_in_at_the_stated_share_and_keeps_the_world_sound(tmp_path: Path) -> None:
@@ -193,7 +193,19 @@ def test_show_of_an_unknown_topic_is_one_line(
 
 def test_an_empty_corpus_is_refused() -> None:
     with pytest.raises(ValueError, match="got none from source 'nothing'"):
-        Corpus((), "nothing", "none")
+        list(Corpus((), "nothing", "none").read())
+
+
+def test_articles_are_checked_and_hashed_as_they_are_read() -> None:
+    first, second, *_ = corpus_of(4).articles
+    reading = Corpus((first, second, first), "x", "none").read()
+    one_by_one = iter(reading)
+    assert [next(one_by_one), next(one_by_one)] == [first, second]
+    assert reading.sha256 == Corpus((first, second), "y", "other").sha256
+    with pytest.raises(ValueError, match="unique titles, got 'Topic 0' more than once"):
+        next(one_by_one)
+    with pytest.raises(ValueError, match="can be read more than once, got an iterator"):
+        Corpus(iter((first, second)), "x", "none")
 
 
 def test_a_build_never_overwrites_without_force(

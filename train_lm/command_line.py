@@ -24,7 +24,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 from train_lm import say_again
-from train_lm.allocator import keep_freed_memory
+from train_lm.machine.allocator import keep_freed_memory
 from train_lm.outputs import interrupted, told_command
 from train_lm.plain_text import visible, visible_lines
 from train_lm.provenance import version

@@ -53,10 +53,10 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if part.stat().st_mode != mode:
             part.chmod(mode)
         if durable:
-            _sync(part)
+            sync(part)
         os.replace(part, path)
         if durable:
-            _sync(path.parent)
+            sync(path.parent)
     sweep(path.parent, path.name)
 
 
@@ -74,14 +74,19 @@ def replacing_folder(folder: Path, *, over: bool = False, durable: bool = True) 
     with beside(folder) as part:
         part.mkdir()
         yield part
-        _open_to_others(part)
-        if durable:
-            for inside in (part, *part.rglob("*")):
-                _sync(inside)
-        move_folder(part, folder, over=over)
-        if durable:
-            _sync(folder.parent)
+        put_in_place(part, folder, over=over, durable=durable)
     sweep(folder.parent, folder.name)
+
+
+def put_in_place(part: Path, folder: Path, *, over: bool, durable: bool = True) -> None:
+    """Make a finished folder another one in one step; what was there is left at `part`."""
+    _open_to_others(part)
+    if durable:
+        for inside in (part, *part.rglob("*")):
+            sync(inside)
+    move_folder(part, folder, over=over)
+    if durable:
+        sync(folder.parent)
 
 
 def _open_to_others(folder: Path) -> None:
@@ -123,17 +128,25 @@ def naming(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A name in a room of its own beside `path`, where libraries may leave files of theirs, too."""
-    room, lock = _open_room(path)
-    part = room / path.name
+def told_as(path: Path, part: Path) -> Iterator[None]:
+    """Errors of writing to `part` name `path`, which is what was asked for."""
     try:
-        yield part
+        yield
     except Exception as error:
         told = _told_of(path, part, error)
         if told is error:
             raise
         raise told from None
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A name in a room of its own beside `path`, where libraries may leave files of theirs, too."""
+    room, lock = _open_room(path)
+    part = room / path.name
+    try:
+        with told_as(path, part):
+            yield part
     finally:
         shutil.rmtree(room, ignore_errors=True)
         if lock is not None:
@@ -198,7 +211,7 @@ def is_litter(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".part")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """See to it that what stands there outlasts a power cut."""
     held = os.open(path, os.O_RDONLY)
     try:

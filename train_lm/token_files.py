@@ -9,6 +9,7 @@ document and read by memory map, so that neither needs the text in memory.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from train_lm.array_files import write_header
 from train_lm.checked.arrays import load_array
 
 Ids = NDArray[np.unsignedinteger[Any]]
@@ -26,6 +27,8 @@ Ints = NDArray[np.int64]
 
 TOKENS = "tokens.npy"
 STARTS = "starts.npy"
+
+BLOCK = 2**22  # [ids] that are looked at together
 
 TRAIN = 0  # what a table of documents calls the training split; all above is held out
 
@@ -91,6 +94,20 @@ class TokenFiles:
         """(P,) tokens of each document."""
         return np.diff(self.starts)
 
+    def largest(self) -> int:
+        """The largest id, -1 where there is none; read by blocks, so that none of it stays."""
+        blocks = range(0, len(self.tokens), BLOCK)
+        return max((int(self._block(i).max()) for i in blocks), default=-1)
+
+    def _block(self, i: int) -> Ids:
+        found = self.tokens
+        if not isinstance(found, np.memmap) or found.filename is None:
+            return found[i : i + BLOCK]
+        n = min(BLOCK, len(found) - i)
+        at = found.offset + i * found.itemsize
+        block: Any = np.fromfile(found.filename, found.dtype, n, offset=at)
+        return block
+
     def of(self, documents: Ints) -> TokenFiles:
         """The given documents alone, in their order; a copy in memory."""
         lengths = self.lengths[documents]
@@ -112,7 +129,7 @@ class TokenWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lengths: list[int] = []
+        self._lengths = array("q")
         self._type: np.dtype[Any] | None = None
 
     def __enter__(self) -> TokenWriter:
@@ -153,15 +170,8 @@ class TokenWriter:
 
     def _write_header(self) -> None:
         shown = np.dtype(np.uint16) if self._type is None else self._type
-        npy.write_array_header_1_0(
-            self._stream,
-            {
-                "descr": npy.dtype_to_descr(shown),
-                "fortran_order": False,
-                "shape": (sum(self._lengths),),
-            },
-        )
+        write_header(self._stream, shown, (sum(self._lengths),))
 
 
-def _starts(lengths: Ints | list[int]) -> Ints:
+def _starts(lengths: Ints | array[int]) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

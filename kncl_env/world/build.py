@@ -1,97 +1,67 @@
 """From a corpus to a world directory: cut, split, (add noise,) tokenise, embed, link, index.
 
-Each stage writes its files into a folder beside the world's place. The world is hashed once, at the
-end, and moved there whole.
+Each stage reads files and writes files, in a folder beside the world's place; none holds the text.
+A build that was killed goes on with the stage that was under way. The world is hashed once, at the
+end, and moved to its place whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.build_config import BuildConfig
-from kncl_env.world.card import WORLD_FORMAT, world_hash
+from kncl_env.world.card import BUILD_LOG, WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Corpus
-from kncl_env.world.embedding import Embedder
-from kncl_env.world.graph import LINK_TYPES, TopicGraph
+from kncl_env.world.cut import together
+from kncl_env.world.drafting import PASSAGES, Draft, prove_apart, read_articles, write_passages
+from kncl_env.world.graph import TopicGraph
 from kncl_env.world.index import PassageIndex
-from kncl_env.world.splits import (
-    SPLITS,
-    Passage,
-    cut_passages,
-    hash_passages,
-    split_article,
-    unproved,
-)
+from kncl_env.world.stages import Say, Stages, clear, finished_by, stages_of
+from kncl_env.world.tables import read_texts
+from kncl_env.world.text.gathered import gathered
+from kncl_env.world.text.spaces import embedder_digest, fit_space, load_space
 from kncl_env.world.topics import (
     check_target,
-    clusters,
+    cluster_labels,
+    connected,
     farthest_region,
     fitting_regions,
-    has_held_out,
-    nearest_neighbours,
     regions_of,
     target_of,
     transfer_regions,
 )
 from kncl_env.world.world import World
+from train_lm.array_files import RowFile, RowWriter
 from train_lm.checked.digests import sealed
-from train_lm.files import hash_file, read_json, replacing_folder, write_json
+from train_lm.files import Json, hash_file, hash_json, read_json, write_json
 from train_lm.outputs import alone, holds_json
-from train_lm.token_files import TokenWriter
-from train_lm.tokenizer import bytes_per_token, encode, train_tokenizer
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from train_lm.token_files import TRAIN, TokenWriter
+from train_lm.tokenizer import bytes_per_token, encode, load_tokenizer, train_tokenizer
 
 TOKENIZER_BYTES = 20_000_000  # of text, about, that the tokenizer is trained on
-TOGETHER = 4096  # [passages] that are tokenised at a time
+EMBEDDER_BYTES = 200_000_000  # of text, about, that the embedder is fitted on
+# Texts that are embedded together, at most, and characters, about.
+EMBEDDED, EMBEDDED_CHARACTERS = 1024, 8_000_000
 
-Say = Callable[[str], None]
+VECTORS = "vectors.npy"  # (training passages, D); the index keeps them in its own form
 
-
-@dataclass
-class Draft:
-    """A world in the making: what later stages need of earlier ones.
-
-    Attributes:
-        titles: (N,) of the topics.
-        labels: (N,) region names of each topic.
-        is_noise: (N,) whether a topic holds nothing but junk.
-        links: (N,) `(target, link type)` of each topic.
-        passages: (P,) by ascending topic.
-        overlapping: Held-out passages that were dropped.
-    """
-
-    titles: list[str]
-    labels: list[list[str]]
-    is_noise: list[bool]
-    links: list[list[tuple[int, int]]]
-    passages: list[Passage]
-    overlapping: int
-
-    @property
-    def n_topics(self) -> int:
-        return len(self.titles)
-
-    @property
-    def training(self) -> list[Passage]:
-        return [p for p in self.passages if p.split == "train"]
-
-    def usable(self) -> NDArray[np.bool_]:
-        """(N,) topics that can be a target: with text in every held-out split, and no junk."""
-        topic = np.array([p.topic for p in self.passages], dtype=np.int64)
-        split = np.array([SPLITS.index(p.split) for p in self.passages], dtype=np.int64)
-        return has_held_out(topic, split, self.n_topics) & ~np.array(self.is_noise, dtype=bool)
+# Raised whenever a stage would leave other files: a build is not gone on with by another version.
+BUILD_VERSION = 1
+LIBRARIES = ("kncl", "numpy", "pyarrow", "scikit-learn", "scipy", "tokenizers")
 
 
 def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambda _: None) -> World:
     """Write a world directory; it appears whole or not at all.
+
+    A build that was killed, or that ran out of disk or patience after a minute or more, leaves its
+    finished stages in `.NAME.building` beside `out`: the same call goes on there to the same bytes.
 
     Args:
         say: Told about each stage as it begins, and of what is left out.
@@ -106,55 +76,84 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         raise FileExistsError(
             f"expected another place than the current folder, got {out}: it would be replaced"
         )
-    with alone(out), replacing_folder(out, over=True) as part:
-        say("cutting and splitting")
-        draft = _cut(corpus, config, say)
-        if config.scenario == "noisy":
-            say("mixing in noise")
-            _mix_noise(draft, config)
-        _write_passages(part, draft)
-        say("training the tokenizer")
-        tokenizer = _train_tokenizer(part, draft, config)
-        say("tokenising")
-        n_tokens, compression = _tokenise(part, draft, tokenizer)
-        say("embedding")
-        topic_vectors, passage_vectors = _embed(part, draft, config)
-        say("linking")
-        graph = _link(part, draft, topic_vectors, config)
-        say("indexing")
-        corpus_hash = hash_passages(draft.passages)
-        trained = np.array([i for i, p in enumerate(draft.passages) if p.split == "train"])
-        PassageIndex.build(passage_vectors, trained, corpus_hash).save(part)
-        card: dict[str, Any] = {
+    made_from = hash_json(
+        {
+            "build": BUILD_VERSION,
+            "libraries": {name: _version(name) for name in LIBRARIES},
+            "settings": asdict(config),
+            "embedder": embedder_digest(config),
+            "corpus": [corpus.source, corpus.licence, corpus.citation, corpus.fingerprint],
+        }
+    )
+    with alone(out):
+        identity = finished_by(out, made_from)
+        if identity is not None and holds_json(out / "world.json", hash=identity):
+            clear(out)
+        else:
+            with stages_of(out, made_from, say) as stages:
+                corpus = gathered(corpus, config, say)
+                card = _build(corpus, config, stages, say)
+                stages.finish(out, card["hash"])
+    return World.open(out)
+
+
+def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Json:
+    """Do every stage; returns the card."""
+    draft = Draft(stages.world, stages.scratch)
+    before = stages.found("cutting and splitting")
+    if before is not None and not corpus.fingerprint and corpus.sha256 != before["sha256"]:
+        say("the corpus is another than that of the build before: from the beginning")
+        stages.forget(None)
+    read = stages.run(
+        "cutting and splitting", lambda: read_articles(corpus, config, stages.scratch, say)
+    )
+    proof = stages.run("proving splits apart", lambda: prove_apart(corpus, config, draft, say))
+    mixing = "mixing in noise" if config.scenario == "noisy" else "writing passages"
+    text = stages.run(mixing, lambda: write_passages(config, draft))
+    stages.run("training the tokenizer", lambda: _train_tokenizer(draft, text, config))
+    tokens = stages.run("tokenising", lambda: _tokenise(draft))
+    fitted = stages.run("fitting the embedder", lambda: _fit_embedder(draft, text, config))
+    stages.run("embedding", lambda: _embed(draft))
+    scenario = stages.run("linking", lambda: _link(draft, corpus, config, say))
+    index = stages.run("indexing", lambda: _index(draft, text["corpus_hash"]))
+
+    def write_card() -> Json:
+        card: Json = {
             "format": WORLD_FORMAT,
             "source": corpus.source,
             "licence": corpus.licence,
             "citation": corpus.citation,
-            "source_sha256": corpus.sha256,
-            "corpus_hash": corpus_hash,
-            "settings": asdict(config),
-            "scenario": _scenario(draft, graph, topic_vectors, corpus, config),
+            "source_sha256": read["sha256"],
+            "corpus_hash": text["corpus_hash"],
+            "settings": config.to_json(),
+            "scenario": scenario["scenario"],
             "counts": {
                 "topics": draft.n_topics,
-                "links": graph.n_edges,
-                "passages": len(draft.passages),
-                "bytes": sum(len(p.text.encode()) for p in draft.passages),
-                "tokens": n_tokens,
-                "bytes_per_token": round(compression, 4),
-                **{f"{s}_passages": sum(p.split == s for p in draft.passages) for s in SPLITS},
-                "overlapping_held_out_passages_dropped": draft.overlapping,
-                "noise_passages": sum(
-                    bool(p.noise) or draft.is_noise[p.topic] for p in draft.passages
-                ),
+                "links": scenario["links"],
+                "passages": sum(text["splits"].values()),
+                "bytes": text["bytes"],
+                "tokens": tokens["tokens"],
+                "bytes_per_token": round(tokens["bytes_per_token"], 4),
+                **{f"{s}_passages": n for s, n in text["splits"].items()},
+                "overlapping_held_out_passages_dropped": proof["dropped"],
+                "noise_passages": text["noise"],
             },
-            "source_counts": corpus.counts,
+            "source_counts": read["counts"],
+            "graph": scenario["graph"],
+            **fitted,
+            **index,
             "hash": "",
         }
-        say("hashing")
-        card["files"] = {f.name: hash_file(f) for f in sorted(part.iterdir())}
+        for name, value in corpus.beside.items():
+            write_json(stages.world / name, value)
+        card["files"] = {f.name: hash_file(f) for f in sorted(stages.world.iterdir())}
         card["hash"] = world_hash(card)
-        write_json(part / "world.json", sealed(card))
-    return World.open(out)
+        write_json(stages.world / "world.json", sealed(card))
+        return {"hash": card["hash"]}
+
+    found = stages.run("hashing", write_card)
+    write_json(stages.world / BUILD_LOG, {"stages": stages.log})
+    return found
 
 
 def is_world(path: Path) -> bool:
@@ -162,177 +161,157 @@ def is_world(path: Path) -> bool:
     if not holds_json(path / "world.json", format=WORLD_FORMAT):
         return False
     files = read_json(path / "world.json").get("files")
-    return isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, "world.json"}
+    known = {"world.json", BUILD_LOG}
+    return isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, *known}
 
 
-def _cut(corpus: Corpus, config: BuildConfig, say: Say) -> Draft:
-    """Passages and their splits, proved not to overlap; refuses a target that cannot be one."""
-    passages: list[Passage] = []
-    for topic, article in enumerate(corpus.articles):
-        texts = cut_passages(article.paragraphs, config.passage_bytes)
-        splits = split_article(article, len(texts), config.held_out, config.seed)
-        passages += [Passage(topic, s, t) for s, t in zip(splits, texts, strict=True)]
-    doomed = dict(unproved(passages))
-    if doomed:
-        first, reason = next(iter(doomed.items()))
-        say(
-            f"{len(doomed):,} held-out passages left out, the first of "
-            f"{corpus.articles[passages[first].topic].title!r}: it {reason}: "
-            f"{_begin(passages[first].text)}"
-        )
-    draft = Draft(
-        titles=[a.title for a in corpus.articles],
-        labels=[list(a.labels) for a in corpus.articles],
-        is_noise=[a.is_noise for a in corpus.articles],
-        links=_numbered_links(corpus, say),
-        passages=[p for i, p in enumerate(passages) if i not in doomed],
-        overlapping=len(doomed),
-    )
-    if not draft.training:
-        raise ValueError("expected training text, got none: every article is too short")
-    if config.scenario == "focused" and any(draft.labels):
-        # Before the long stages; without labels, regions are known only after them.
-        check_target(regions_of(draft.labels), draft.usable(), config.region, corpus.source)
-    return draft
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
 
 
-def _numbered_links(corpus: Corpus, say: Say) -> list[list[tuple[int, int]]]:
-    number = {a.title: i for i, a in enumerate(corpus.articles)}
-    lost = [(a.title, t) for a in corpus.articles for t, _ in a.links if t not in number]
-    if lost:
-        say(
-            f"{len(lost):,} links left out that lead to no article, the first from "
-            f"{lost[0][0]!r} to {lost[0][1]!r}"
-        )
-    return [
-        [(number[t], LINK_TYPES.index(kind)) for t, kind in a.links if t in number]
-        for a in corpus.articles
-    ]
+def _train_tokenizer(draft: Draft, text: Json, config: BuildConfig) -> Json:
+    # Whole passages up to about a limit: byte pairs need no more, and it bounds the time.
+    wanted = draft.split == TRAIN
+    if text["train_characters"] > TOKENIZER_BYTES:
+        share = TOKENIZER_BYTES / text["train_characters"]
+        wanted[wanted] = np.random.default_rng(config.seed).random(wanted.sum()) < share
+    texts = (t for group in read_texts(draft.world / PASSAGES, wanted) for t in group)
+    train_tokenizer(texts, config.vocab_size).save(str(draft.world / "tokenizer.json"))
+    return {}
 
 
-def _mix_noise(draft: Draft, config: BuildConfig) -> None:
-    from kncl_env.world.noise import add_noise
-
-    junk = add_noise(
-        [(p.topic, p.text) for p in draft.training],
-        draft.titles,
-        config.noise_share,
-        np.random.default_rng(config.seed),
-    )
-    link = LINK_TYPES.index("link")
-    for topic in junk.topics:
-        for source in topic.linked_from:
-            draft.links[source].append((draft.n_topics, link))
-        draft.titles.append(topic.title)
-        draft.labels.append([])
-        draft.is_noise.append(True)
-        draft.links.append([(target, link) for target in topic.links])
-    added = [Passage(p.topic, "train", p.text, p.kind) for p in junk.passages]
-    # Stable: junk comes last.
-    draft.passages = sorted([*draft.passages, *added], key=lambda p: p.topic)
-
-
-def _write_passages(part: Path, draft: Draft) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    passages = draft.passages
-    table = pa.table(
-        {
-            "topic": pa.array([p.topic for p in passages], pa.int32()),
-            "split": pa.array([SPLITS.index(p.split) for p in passages], pa.int8()),
-            "text": pa.array([p.text for p in passages], pa.string()),
-            "noise": pa.array([p.noise for p in passages], pa.string()),
-        }
-    )
-    pq.write_table(table, part / "passages.parquet")
-
-
-def _train_tokenizer(part: Path, draft: Draft, config: BuildConfig) -> Tokenizer:
-    texts = _sample([p.text for p in draft.training], TOKENIZER_BYTES, config.seed)
-    tokenizer = train_tokenizer(texts, config.vocab_size)
-    tokenizer.save(str(part / "tokenizer.json"))
-    return tokenizer
-
-
-def _sample(texts: list[str], limit: int, seed: int) -> list[str]:
-    """Whole texts up to about `limit` bytes: byte pairs need no more, and it bounds the time."""
-    total = sum(map(len, texts))
-    if total <= limit:
-        return texts
-    keep = np.random.default_rng(seed).random(len(texts)) < limit / total
-    return [t for t, k in zip(texts, keep, strict=True) if k]
-
-
-def _tokenise(part: Path, draft: Draft, tokenizer: Tokenizer) -> tuple[int, float]:
+def _tokenise(draft: Draft) -> Json:
     """Number of tokens, and bytes per token."""
+    tokenizer = load_tokenizer(draft.world / "tokenizer.json")
     sizes = bytes_per_token(tokenizer)
     counts = np.zeros(len(sizes), dtype=np.int64)
-    with TokenWriter(part) as writer:
-        for i in range(0, len(draft.passages), TOGETHER):
-            encoded = encode(tokenizer, [p.text for p in draft.passages[i : i + TOGETHER]])
+    with TokenWriter(draft.world) as writer:
+        for texts in read_texts(draft.world / PASSAGES):
+            encoded = encode(tokenizer, texts)
             writer.append(encoded)
             counts += np.bincount(np.concatenate(encoded), minlength=len(sizes))
-    return int(counts.sum()), float((counts * sizes).sum() / counts.sum())
+    per_token = float((counts * sizes).sum() / counts.sum())
+    return {"tokens": int(counts.sum()), "bytes_per_token": per_token}
 
 
-def _embed(
-    part: Path, draft: Draft, config: BuildConfig
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors of the topics and of the training passages; the embedder sees training text alone."""
-    of_topic: list[list[str]] = [[] for _ in draft.titles]
-    for p in draft.training:
-        of_topic[p.topic].append(p.text)
-    texts = [
-        f"{title}\n" + "\n".join(parts) for title, parts in zip(draft.titles, of_topic, strict=True)
-    ]
-    embedder = Embedder.fit(texts, config.dimensions, config.max_terms, config.seed)
-    embedder.save(part / "embedder.npz")
-    topic_vectors = embedder(texts)
-    np.save(part / "topic_vectors.npy", topic_vectors)
-    return topic_vectors, embedder([p.text for p in draft.training])
+def _topic_texts(draft: Draft, wanted: NDArray[np.bool_] | None = None) -> Iterator[str]:
+    """Title and training text of each topic, or of the wanted ones."""
+    training = draft.split == TRAIN
+    if wanted is not None:
+        training &= wanted[draft.topic]
+    rows = zip(
+        draft.topic[training].tolist(),
+        (t for group in read_texts(draft.world / PASSAGES, training) for t in group),
+        strict=True,
+    )
+    row = next(rows, None)
+    for topic, title in enumerate(draft.titles):
+        parts = []
+        while row is not None and row[0] == topic:
+            parts.append(row[1])
+            row = next(rows, None)
+        if wanted is None or wanted[topic]:
+            yield f"{title}\n" + "\n".join(parts)
 
 
-def _link(
-    part: Path, draft: Draft, vectors: NDArray[np.float32], config: BuildConfig
-) -> TopicGraph:
-    """The graph; a corpus without links or labels gets them by likeness."""
+def _fit_embedder(draft: Draft, text: Json, config: BuildConfig) -> Json:
+    """The embedder sees training text alone, and of much text a sample of the topics."""
+    wanted, said = None, {}
+    if text["train_bytes"] > EMBEDDER_BYTES:
+        rng = np.random.default_rng([config.seed, 1])
+        wanted = rng.random(draft.n_topics) < EMBEDDER_BYTES / text["train_bytes"]
+        said = {"fitted_on_topics": int(wanted.sum()), "of_topics": draft.n_topics}
+    texts = list(_topic_texts(draft, wanted))
+    embedder = fit_space(texts, config)
+    embedder.save(draft.world / "embedder.npz")
+    return {"embedder": {**embedder.stated, **said}}
+
+
+def _embed(draft: Draft) -> Json:
+    """Vectors of the topics and of the training passages."""
+    embedder = load_space(draft.world / "embedder.npz")
+    files = read_texts(draft.world / PASSAGES, draft.split == TRAIN)
+    passages = (text for group in files for text in group)
+    for file, texts in (
+        (draft.world / "topic_vectors.npy", _topic_texts(draft)),
+        (draft.scratch / VECTORS, passages),
+    ):
+        with RowWriter(file, embedder.dimensions) as writer:
+            for group in together(texts, EMBEDDED, EMBEDDED_CHARACTERS):
+                writer.append(embedder(group))
+    return {}
+
+
+def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
+    """The graph, the target; a corpus without links or labels gets them by likeness."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    graph = TopicGraph.from_links(draft.n_topics, draft.links)
-    if graph.n_edges == 0:
-        graph = nearest_neighbours(vectors, k=10)
-    if not any(draft.labels):
-        draft.labels = clusters(vectors, config.seed)
-    with (part / "graph.npz").open("wb") as stream:
+    vectors: NDArray[np.float32] = np.load(draft.world / "topic_vectors.npy")
+    training = _Training(draft)
+    graph = connected(draft.graph(say), draft.titles, vectors, training, config)
+    shape, labels = graph.shape(), draft.labels
+    say(f"  {shape}")
+    if shape.warning:
+        say(f"  warning: {shape.warning}")
+    if not any(labels):
+        labels = cluster_labels(vectors, training, config.seed)
+    with (draft.world / "graph.npz").open("wb") as stream:
         np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
     table = pa.table(
         {
             "title": pa.array(draft.titles, pa.string()),
-            "labels": pa.array(draft.labels, pa.list_(pa.string())),
-            "noise": pa.array(draft.is_noise, pa.bool_()),
+            "labels": pa.array(labels, pa.list_(pa.string())),
+            "noise": pa.array(draft.is_noise.tolist(), pa.bool_()),
         }
     )
-    pq.write_table(table, part / "topics.parquet")
-    return graph
+    pq.write_table(table, draft.world / "topics.parquet")
+    scenario = _scenario(draft, labels, graph, vectors, corpus, config)
+    return {"links": graph.n_edges, "scenario": scenario, "graph": shape.to_json()}
+
+
+@dataclass(frozen=True)
+class _Training:
+    """`(topic, text)` of the training passages, read anew each time."""
+
+    draft: Draft
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        training = self.draft.split == TRAIN
+        texts = (t for group in read_texts(self.draft.world / PASSAGES, training) for t in group)
+        return zip(self.draft.topic[training].tolist(), texts, strict=True)
+
+
+def _index(draft: Draft, corpus_hash: str) -> Json:
+    index = PassageIndex.build(
+        RowFile(draft.scratch / VECTORS),
+        np.flatnonzero(draft.split == TRAIN),
+        corpus_hash,
+        RowFile(draft.world / "topic_vectors.npy"),
+    )
+    index.save(draft.world)
+    return {} if index.made_as is None else {"index": index.made_as}
 
 
 def _scenario(
     draft: Draft,
+    labels: list[tuple[str, ...]],
     graph: TopicGraph,
     vectors: NDArray[np.float32],
     corpus: Corpus,
     config: BuildConfig,
 ) -> dict[str, Any]:
     """What counts, and on which regions no policy may be trained."""
-    regions, usable = regions_of(draft.labels), draft.usable()
+    regions, usable = regions_of(labels), draft.usable()
     fitting = fitting_regions(regions, usable)
     region, target = None, np.zeros(0, dtype=np.int64)
     if config.scenario == "focused":
         check_target(regions, usable, config.region, corpus.source)
         has_training = np.zeros(draft.n_topics, dtype=bool)
-        has_training[[p.topic for p in draft.training]] = True
+        has_training[draft.topic[draft.split == TRAIN]] = True
         region = config.region or farthest_region(fitting, graph, vectors, has_training)
         target_of(regions, usable, region, corpus.source)
         target = regions[region]
@@ -341,7 +320,3 @@ def _scenario(
         "region": region,
         "transfer_regions": transfer_regions(fitting, target, config.seed),
     }
-
-
-def _begin(text: str, words: int = 8) -> str:
-    return " ".join(text.split()[:words]) + " …"

@@ -14,6 +14,9 @@ WORLD_FORMAT = 1
 # What the card of every world states.
 CARD = ("source", "licence", "corpus_hash", "settings", "scenario", "counts", "hash", "files")
 
+# Time and memory of each stage of the build: they differ from run to run, so no hash covers them.
+BUILD_LOG = "build.json"
+
 ADVICE = "rebuild the world"
 
 
@@ -69,6 +72,9 @@ def _check(card: Fields) -> None:
         for key in counts:
             if not is_number(0)(card.values[name][key]):
                 raise card.inner(name).wrong(key, "a count of 0 or more")
+    for name in ("embedder", "index"):
+        if name in card:
+            card.inner(name)
     card.inner("settings")
     scenario = card.inner("scenario")
     scenario.text("name")

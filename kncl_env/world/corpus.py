@@ -1,5 +1,6 @@
 """What a source of text has to deliver: articles with links, before any split exists.
 
+Articles are read one after another and never all in memory, so that a corpus may be larger than it.
 A corpus knows nothing of tokens, passages, splits or graphs as arrays; `world.py` makes those.
 """
 
@@ -56,30 +57,41 @@ class Corpus:
     """Articles of one source, and where they come from.
 
     Attributes:
+        articles: Any iterable that can be begun anew and gives the same articles each time: a
+            tuple, or an object that reads its files again. Their number need not be known, and they
+            are checked as they are read: `read` says what is wrong with them.
         source: Name of the source, for example `pydoc`.
         licence: Licence of the text, as a reader needs it.
         citation: What the distributor asks to be cited; may be empty.
-        counts: What was read and what was dropped, by reason.
+        counts: What was read and what was dropped, by reason; whole once they were read through.
         first_dropped: The first of what was dropped, by reason, quoted with its place. It is for
             whoever builds and stands in no world: it may name files of this machine.
+        fingerprint: What changes whenever the articles may have changed, and costs no reading: the
+            files' sizes and times, say, and the options. A build that was interrupted goes on where
+            it agrees; without one it reads all articles again to see that they are the same.
+        beside: Files that the world keeps for the source, by name: what JSON each holds.
     """
 
-    articles: tuple[Article, ...]
+    articles: Iterable[Article]
     source: str
     licence: str
     citation: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     first_dropped: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+    beside: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.articles:
-            why = "; ".join(self.losses()) or "check that the source holds text"
+        if iter(self.articles) is self.articles:
             raise ValueError(
-                f"expected a corpus with articles, got none from source {self.source!r}: {why}"
+                f"expected articles of {self.source!r} that can be read more than once, got an "
+                f"iterator, {type(self.articles).__name__}: give an object whose `__iter__` begins "
+                "anew"
             )
-        twice = [title for title, n in Counter(a.title for a in self.articles).items() if n > 1]
-        if twice:
-            raise ValueError(f"expected unique titles, got {twice[0]!r} more than once")
+
+    def read(self) -> Reading:
+        """Begin to read, from the first article."""
+        return Reading(self)
 
     def losses(self) -> Iterator[str]:
         """What was dropped: how many, why, and the first of them."""
@@ -88,12 +100,47 @@ class Corpus:
 
     @property
     def sha256(self) -> str:
-        """Hash of every title, paragraph and link: the identity that an index is bound to."""
-        return hash_texts(
-            part
-            for a in self.articles
-            for part in (a.title, *a.paragraphs, *(f"{t}\t{k}" for t, k in a.links), *a.labels)
-        )
+        """Hash of every title, paragraph and link; reads all of it."""
+        reading = self.read()
+        for _ in reading:
+            pass
+        return reading.sha256
+
+
+class Reading:
+    """One way through a corpus: hands its articles on, and checks and hashes what it hands on.
+
+    Attributes:
+        n: Articles so far.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._hash = new_hash()
+        self._titles: set[str] = set()
+        self.n = 0
+
+    def __iter__(self) -> Iterator[Article]:
+        """Raises: ValueError at a title that was there before, or if there is no article."""
+        for article in self._corpus.articles:
+            if article.title in self._titles:
+                raise ValueError(f"expected unique titles, got {article.title!r} more than once")
+            self._titles.add(article.title)
+            self.n += 1
+            links = (f"{title}\t{kind}" for title, kind in article.links)
+            add_texts(self._hash, (article.title, *article.paragraphs, *links, *article.labels))
+            yield article
+        if not self.n:
+            why = "; ".join(self._corpus.losses()) or "check that the source holds text"
+            raise ValueError(
+                "expected a corpus with articles, got none from source "
+                f"{self._corpus.source!r}: {why}"
+            )
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every title, paragraph and link so far: the identity of what was read."""
+        return self._hash.hexdigest()
 
 
 class Tally(Counter[str]):
@@ -125,8 +172,18 @@ class Tally(Counter[str]):
 
 def hash_texts(texts: Iterable[str]) -> str:
     """SHA-256 over texts, each closed by a separator so that no two splits of a text agree."""
-    digest = hashlib.sha256()
+    digest = new_hash()
+    add_texts(digest, texts)
+    return digest.hexdigest()
+
+
+def new_hash() -> hashlib._Hash:
+    """Of no texts yet."""
+    return hashlib.sha256()
+
+
+def add_texts(digest: hashlib._Hash, texts: Iterable[str]) -> None:
+    """Go on with a hash of texts."""
     for text in texts:
         digest.update(text.encode())
         digest.update(b"\x1e")
-    return digest.hexdigest()

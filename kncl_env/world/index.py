@@ -9,15 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.index_file import check_index_file
+from train_lm.array_files import RowFile
 from train_lm.checked.arrays import load_array
 from train_lm.checked.records import Fields
-from train_lm.files import read_json, write_json
+from train_lm.files import Json, read_json, write_json
 
 EXACT = 200_000  # [vectors] that are searched one by one
 EXACT_PAIRS = 50_000  # [vectors] whose nearest others are: this is their square
-PROBED = 32  # [cells] searched at least in an inverted file
+STORED = (
+    "SQ8"  # form of a vector in an inverted file: a byte for each number, of what its cell lacks
+)
+TRAINED_ON = 40  # [vectors] that each cell is found from
+ROUNDS = 8  # of k-means
+# Cells that are searched: the least of these with which RECALL of the NEAREST true neighbours of
+# TRIED queries are found. How many that takes depends on the vectors, so it is measured.
+PROBED = (16, 32, 64, 128, 256, 512, 1024)
+RECALL, NEAREST, TRIED = 0.96, 10, 256
+ALIKE = 1e-3  # inner products that differ by less are one: bytes tell them apart no better
+ADDED = 2**15  # [vectors] that are added, or compared, together
 GPU_MOST = 2048  # [vectors] that an index on a GPU finds at most
 LOOKED_AT = 8  # [cells] searched for the nearest other passage
+
+Rows = NDArray[np.float32] | RowFile
 
 
 class PassageIndex:
@@ -27,9 +40,16 @@ class PassageIndex:
         index: A faiss index over unit vectors.
         passages: (n,) passage number of each row of the index.
         corpus_hash: Hash of the passages that the index was built from.
+        made_as: What a card says of its kind; None where every vector is looked at.
     """
 
-    def __init__(self, index: Any, passages: NDArray[np.int64], corpus_hash: str) -> None:
+    def __init__(
+        self,
+        index: Any,
+        passages: NDArray[np.int64],
+        corpus_hash: str,
+        made_as: Json | None = None,
+    ) -> None:
         if index.ntotal != len(passages):
             raise ValueError(
                 f"expected {len(passages)} vectors in the index, got {index.ntotal}: rebuild it"
@@ -38,14 +58,28 @@ class PassageIndex:
         self.passages = passages
         self._rows = index  # where vectors can be read back from; a GPU's index cannot
         self.corpus_hash = corpus_hash
+        self.made_as = made_as
 
     @classmethod
     def build(
-        cls, vectors: NDArray[np.float32], passages: NDArray[np.int64], corpus_hash: str
+        cls,
+        vectors: Rows,
+        passages: NDArray[np.int64],
+        corpus_hash: str,
+        queries: Rows | None = None,
     ) -> PassageIndex:
-        """Exact search up to 200,000 vectors, an inverted file above (faiss guidelines)."""
-        index = _flat(vectors) if len(vectors) <= EXACT else _coarse(vectors, PROBED)
-        return cls(index, np.asarray(passages, dtype=np.int64), corpus_hash)
+        """Exact search up to 200,000 vectors, an inverted file above (faiss guidelines).
+
+        Args:
+            vectors: (n, D) unit rows, in memory or in a file: they are read by blocks.
+            passages: (n,) number of each.
+            queries: (m, D) what will be asked for, about; the vectors themselves, if None.
+        """
+        passages = np.asarray(passages, dtype=np.int64)
+        if len(vectors) <= EXACT:
+            return cls(_flat(vectors[:]), passages, corpus_hash)
+        index, made_as = _inverted(vectors, vectors if queries is None else queries)
+        return cls(index, passages, corpus_hash, made_as)
 
     @property
     def size(self) -> int:
@@ -88,7 +122,8 @@ class PassageIndex:
 
         faiss.write_index(self.index, str(folder / "passages.faiss"))
         np.save(folder / "indexed_passages.npy", self.passages)
-        write_json(folder / "index.json", {"corpus_hash": self.corpus_hash})
+        made_as = {} if self.made_as is None else {"made_as": self.made_as}
+        write_json(folder / "index.json", {"corpus_hash": self.corpus_hash, **made_as})
 
     @classmethod
     def open(
@@ -114,7 +149,9 @@ class PassageIndex:
             if not (folder / name).is_file():
                 raise ValueError(f"expected {name} in {folder}, found none: rebuild the world")
         card = folder / "index.json"
-        found = Fields.of(read_json(card), card, "rebuild the world").text("corpus_hash")
+        about = Fields.of(read_json(card), card, "rebuild the world")
+        found = about.text("corpus_hash")
+        made_as = dict(about.inner("made_as").values) if "made_as" in about else None
         if found != corpus_hash:
             raise ValueError(
                 f"expected an index of corpus {corpus_hash[:12]} in {card}, got one of corpus "
@@ -126,19 +163,51 @@ class PassageIndex:
             passages = _numbers(folder / "indexed_passages.npy", size.vectors, n_passages)
             if dimensions not in (None, size.dimensions):
                 raise ValueError(f"expected vectors of {dimensions}, got {size.dimensions} numbers")
-            index = faiss.read_index(str(file))
+            # Vectors stay on disk until a search comes by.
+            index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         except Exception as error:  # numpy and faiss raise kinds of their own
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"expected a whole passage index in {folder}, got {reason}: rebuild the world"
             ) from None
         try:
-            opened = cls(index, passages, found)
+            opened = cls(index, passages, found, made_as)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
             opened.index = faiss.index_cpu_to_all_gpus(index)
         return opened
+
+
+def k_means(vectors: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
+    """(n,) cluster of each row, from 0; clusters that end up empty are left out.
+
+    Spherical k-means (Dhillon & Modha 2001), trained on up to 256 rows a cluster.
+
+    Args:
+        vectors: (n, D) unit rows; a memory map will do.
+
+    Raises:
+        ValueError: More clusters than rows.
+    """
+    import faiss
+
+    if not 1 <= k <= len(vectors):
+        raise ValueError(
+            f"expected 1 to {len(vectors):,} clusters, the number of texts to gather, got {k:,}: "
+            "ask for fewer"
+        )
+    means: Any = faiss.Kmeans(
+        vectors.shape[1], k, niter=25, nredo=1, seed=seed % 2**31, spherical=True
+    )
+    means.cp.min_points_per_centroid = 1  # or it warns on standard error
+    means.train(np.ascontiguousarray(vectors, dtype=np.float32))
+    found = [
+        means.index.search(np.ascontiguousarray(vectors[i : i + 65536], dtype=np.float32), 1)[1]
+        for i in range(0, len(vectors), 65536)
+    ]
+    cluster: NDArray[np.int64] = np.unique(np.concatenate(found)[:, 0], return_inverse=True)[1]
+    return cluster.astype(np.int64)
 
 
 def _numbers(file: Path, n: int, below: int | None) -> NDArray[np.int64]:
@@ -162,7 +231,7 @@ def _flat(vectors: NDArray[np.float32]) -> Any:
 
 
 def _coarse(vectors: NDArray[np.float32], cells: int) -> Any:
-    """An inverted file that looks into `cells` cells."""
+    """An inverted file of whole numbers that looks into `cells` cells."""
     import faiss
 
     lists = int(4 * np.sqrt(len(vectors)))
@@ -173,6 +242,67 @@ def _coarse(vectors: NDArray[np.float32], cells: int) -> Any:
     index.add(np.ascontiguousarray(vectors))
     index.nprobe = cells
     return index
+
+
+def _inverted(vectors: Rows, queries: Rows) -> tuple[Any, Json]:
+    """An inverted file that finds what it should, and what a card says of it."""
+    import faiss
+
+    n, dimensions = vectors.shape
+    lists = int(4 * np.sqrt(n))
+    kind = f"IVF{lists},{STORED}"
+    index: Any = faiss.index_factory(dimensions, kind, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.cp.max_points_per_centroid = ROUNDS, TRAINED_ON
+    index.train(_some(vectors, TRAINED_ON * lists))
+    for low in range(0, n, ADDED):
+        index.add(np.ascontiguousarray(vectors[low : low + ADDED]))
+    asked = _some(queries, TRIED)
+    nearest = _nearest_products(vectors, asked)
+    found = 0.0
+    for cells in PROBED:
+        index.nprobe = min(cells, lists)
+        rows = index.search(asked, NEAREST)[1]
+        found = float(np.mean(_true(vectors, asked, rows, nearest)))
+        if found >= RECALL or cells >= lists:
+            break
+    return index, {
+        "kind": kind,
+        "cells_searched": int(index.nprobe),
+        f"recall_at_{NEAREST}": round(found, 4),
+        "queries_tried": len(asked),
+    }
+
+
+def _some(vectors: Rows, n: int) -> NDArray[np.float32]:
+    """At most n of the rows, the same ones each time, in their order."""
+    chosen = np.arange(len(vectors))
+    if n < len(vectors):
+        chosen = np.sort(np.random.default_rng(0).choice(len(vectors), n, replace=False))
+    found = vectors.take(chosen) if isinstance(vectors, RowFile) else vectors[chosen]
+    return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def _nearest_products(vectors: Rows, asked: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,) the inner product of each query with its nearest vectors' last one, found one by one."""
+    best = np.full((len(asked), NEAREST), -np.inf, dtype=np.float32)
+    for low in range(0, len(vectors), ADDED):
+        both = np.concatenate([best, asked @ vectors[low : low + ADDED].T], axis=1)
+        best = -np.partition(-both, NEAREST - 1, axis=1)[:, :NEAREST]
+    return np.asarray(best.min(axis=1))
+
+
+def _true(
+    vectors: Rows,
+    asked: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    nearest: NDArray[np.float32],
+) -> NDArray[np.bool_]:
+    """(n, k) whether what was found is as near as the nearest are: of copies any one will do."""
+    flat = np.unique(rows[rows >= 0])
+    found = vectors.take(flat) if isinstance(vectors, RowFile) else vectors[flat]
+    place = np.searchsorted(flat, np.maximum(rows, 0)).clip(max=len(flat) - 1)
+    products = np.einsum("nkd,nd->nk", found[place], asked)
+    return np.asarray((products >= nearest[:, None] - ALIKE) & (rows >= 0))
 
 
 def _search(

@@ -1,21 +1,23 @@
 """A faiss file read by hand before faiss reads it: faiss trusts numbers that it finds there.
 
 A wrong count makes it take any amount of memory, write past the end of a list, or end the process.
-Two kinds of index are known, those that `index.py` writes; every byte of them is accounted for. The
-layout is that of faiss' `impl/index_write.cpp`: numbers are little-endian, a vector of numbers
-begins with its length.
+Three kinds of index are known, those that `index.py` writes or once wrote; every byte of them is
+accounted for. The layout is that of faiss' `impl/index_write.cpp`: numbers are little-endian, a
+vector of numbers begins with its length.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FLAT, INVERTED = b"IxFI", b"IwFl"
+FLAT, INVERTED, INVERTED_BYTES = b"IxFI", b"IwFl", b"IwSq"
+ONE_BYTE = 0  # faiss' number of the form that stores a byte for each number
+BLOCK = 2**22  # [numbers] that are looked at together
 LISTS, ALL_LISTS = b"ilar", b"full"
 INNER_PRODUCT = 0
 
@@ -34,50 +36,62 @@ class IndexFile:
 
 
 def check_index_file(file: Path) -> IndexFile:
-    """Account for every byte of an index.
+    """Account for every byte of an index, block by block: none of it stays in memory.
 
     Raises:
         ValueError: It is of another kind, cut short or too long; or its numbers, rows or vectors
             are not such as can be searched.
     """
-    raw = np.memmap(file, dtype=np.uint8, mode="r") if file.stat().st_size else np.empty(0, "u1")
-    reader = _Reader(raw)
-    kind = reader.take(4)
-    if kind not in (FLAT, INVERTED):
-        raise ValueError(f"expected a flat or inverted index of vectors, got kind {kind!r}")
-    found = _read_header(reader)
-    if kind == FLAT:
-        _read_vectors(reader, found)
-    else:
-        _read_inverted(reader, found)
-    if reader.left:
-        raise ValueError(f"expected an index of {reader.at:,} bytes, got {len(raw):,}")
+    with file.open("rb") as stream:
+        reader = _Reader(stream, file.stat().st_size)
+        kind = reader.take(4)
+        if kind not in (FLAT, INVERTED, INVERTED_BYTES):
+            raise ValueError(f"expected a flat or inverted index of vectors, got kind {kind!r}")
+        found = _read_header(reader)
+        if kind == FLAT:
+            _read_vectors(reader, found)
+        else:
+            _read_inverted(reader, found, kind)
+        if reader.left:
+            raise ValueError(f"expected an index of {reader.at:,} bytes, got {reader.size:,}")
     return found
 
 
 class _Reader:
     """Takes numbers one after another; what is not there is an error, never a guess."""
 
-    def __init__(self, raw: NDArray[np.uint8]) -> None:
-        self.raw, self.at = raw, 0
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self.size, self.at = stream, size, 0
 
     @property
     def left(self) -> int:
-        return len(self.raw) - self.at
+        return self.size - self.at
 
     def take(self, n: int) -> bytes:
-        return self.array("u1", n).tobytes()
+        """Raises: ValueError where the file has fewer bytes left; before memory is taken."""
+        if n > self.left:
+            raise ValueError(f"expected {n:,} more bytes of an index, got {self.left:,}")
+        found = self._stream.read(n)
+        if len(found) != n:
+            raise ValueError(f"expected {n:,} more bytes of an index, got {len(found):,}")
+        self.at += n
+        return found
 
     def one(self, kind: str) -> int:
         return int(self.array(kind, 1)[0])
 
     def array(self, kind: str, n: int) -> NDArray[Any]:
+        return np.frombuffer(self.take(n * np.dtype(kind).itemsize), dtype=kind)
+
+    def check_finite(self, kind: str, n: int) -> None:
+        """Pass n numbers. Raises: ValueError where one is not finite, or missing."""
         size = n * np.dtype(kind).itemsize
         if size > self.left:
             raise ValueError(f"expected {size:,} more bytes of an index, got {self.left:,}")
-        part = self.raw[self.at : self.at + size]
-        self.at += size
-        return np.frombuffer(part, dtype=kind)
+        for first in range(0, n, BLOCK):
+            block = self.array(kind, min(BLOCK, n - first))
+            if block.dtype.kind == "f" and not np.isfinite(block).all():
+                raise ValueError("expected finite vectors, got infinite or no numbers")
 
 
 def _read_header(reader: _Reader) -> IndexFile:
@@ -99,10 +113,10 @@ def _read_vectors(reader: _Reader, index: IndexFile) -> None:
         raise ValueError(
             f"expected {index.vectors} vectors of {index.dimensions} numbers, got {numbers} numbers"
         )
-    _check_finite(reader.array("<f4", numbers))
+    reader.check_finite("<f4", numbers)
 
 
-def _read_inverted(reader: _Reader, index: IndexFile) -> None:
+def _read_inverted(reader: _Reader, index: IndexFile, of: bytes) -> None:
     cells, probed = reader.one("<u8"), reader.one("<u8")
     kind = reader.take(4)
     if kind != FLAT:
@@ -116,24 +130,39 @@ def _read_inverted(reader: _Reader, index: IndexFile) -> None:
     _read_vectors(reader, centres)
     if (direct := reader.one("u1"), reader.one("<u8")) != (0, 0):
         raise ValueError(f"expected an index without a map of its rows, got map {direct}")
-    _read_lists(reader, index, cells)
+    if of == INVERTED_BYTES:
+        _read_form(reader, index)
+    _read_lists(reader, index, cells, "u1" if of == INVERTED_BYTES else "<f4")
 
 
-def _read_lists(reader: _Reader, index: IndexFile, cells: int) -> None:
+def _read_form(reader: _Reader, index: IndexFile) -> None:
+    """How vectors are stored: as differences from their cell's centre, in bytes over a range."""
+    kind, ranges = reader.one("<i4"), (reader.one("<i4"), reader.take(4))
+    dimensions, code, trained = (reader.one("<u8") for _ in range(3))
+    wanted = (ONE_BYTE, index.dimensions, index.dimensions, 2 * index.dimensions)
+    if (kind, dimensions, code, trained) != wanted or ranges != (0, bytes(4)):
+        raise ValueError(
+            f"expected vectors stored as {wanted}, got {(kind, dimensions, code, trained)}"
+        )
+    reader.check_finite("<f4", trained)
+    if (again := reader.one("<u8"), reader.one("u1")) != (index.dimensions, 1):
+        raise ValueError(f"expected differences of {index.dimensions} bytes, got {again}")
+
+
+def _read_lists(reader: _Reader, index: IndexFile, cells: int, number: str) -> None:
     found = (reader.take(4), reader.one("<u8"), reader.one("<u8"), reader.take(4))
-    wanted = (LISTS, cells, 4 * index.dimensions, ALL_LISTS)
+    wanted = (LISTS, cells, np.dtype(number).itemsize * index.dimensions, ALL_LISTS)
     if found != wanted or reader.one("<u8") != cells:
         raise ValueError(f"expected a list of vectors for each of {cells} cells, got {found}")
     sizes = reader.array("<u8", cells).tolist()
-    rows = []
+    seen = np.zeros(min(index.vectors, reader.left), dtype=bool)
+    total = 0
     for size in sizes:
-        _check_finite(reader.array("<f4", size * index.dimensions))
-        rows.append(reader.array("<i8", size))
-    every = np.sort(np.concatenate([np.empty(0, np.int64), *rows]))
-    if not np.array_equal(every, np.arange(index.vectors)):
+        reader.check_finite(number, size * index.dimensions)
+        rows = reader.array("<i8", size)
+        if size and not 0 <= rows.min() <= rows.max() < len(seen):
+            raise ValueError(f"expected rows from 0 to {index.vectors - 1}, got others")
+        seen[rows] = True
+        total += size
+    if total != index.vectors or not seen.all() or len(seen) != index.vectors:
         raise ValueError(f"expected every row of {index.vectors} in one cell, got others")
-
-
-def _check_finite(numbers: NDArray[np.float32]) -> None:
-    if not np.isfinite(numbers).all():
-        raise ValueError("expected finite vectors, got infinite or no numbers")

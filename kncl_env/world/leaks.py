@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from kncl_env.world.splits import SPLITS, Passage, hash_passages, unproved
+from kncl_env.world.overlap import unproved_of
+from kncl_env.world.splits import SPLITS, Passage, hash_passages
 from kncl_env.world.world import World
 from train_lm.files import hash_file
 from train_lm.token_files import TRAIN
@@ -39,7 +41,15 @@ def faults(world: World) -> list[str]:
         elif hash_file(world.path / name) != sha256:
             found.append(f"expected {name} as it was built, got another: it was changed since")
     try:
-        passages = world.passages()
+        n_bytes = 0
+
+        def measured() -> Iterator[Passage]:
+            nonlocal n_bytes
+            for p in world.passage_rows():
+                n_bytes += len(p.text.encode())
+                yield p
+
+        corpus_hash = hash_passages(measured())
         titles = world.titles
     except ValueError as error:
         return list(dict.fromkeys([*found, str(error)]))
@@ -50,34 +60,36 @@ def faults(world: World) -> list[str]:
         except ValueError as error:
             broken.append(str(error))
     found += dict.fromkeys(fault for fault in broken if fault not in found)
-    corpus_hash = hash_passages(passages)
     if corpus_hash != world.corpus_hash:
         found.append(
             f"expected passages with hash {world.corpus_hash[:12]}, got {corpus_hash[:12]}: "
             "passages.parquet or the card was changed after the build"
         )
-    for i, reason in unproved(passages):
-        p = passages[i]
+    unproved = dict(
+        unproved_of(world.passage_split, lambda rows: (p.text for p in world.passage_rows(rows)))
+    )
+    leaks = zip(unproved.items(), world.passage_rows(np.array([*unproved], int)), strict=True)
+    for (i, reason), p in leaks:
         start = " ".join(p.text.split()[:8])
         found.append(f"leak: {p.split} passage {i} of {titles[p.topic]!r} {reason}: {start} …")
     if not broken:
-        found += _card_faults(world, passages)
+        found += _card_faults(world, n_bytes)
         found += _index_faults(world)
     return found
 
 
-def _card_faults(world: World, passages: list[Passage]) -> list[str]:
+def _card_faults(world: World, n_bytes: int) -> list[str]:
     """What the card says otherwise than the files."""
-    n_tokens = int(world.tokens()[1][-1])
-    n_bytes = sum(len(p.text.encode()) for p in passages)
+    n_tokens = world.n_tokens
+    splits = np.bincount(world.passage_split, minlength=len(SPLITS)).tolist()
     counted = {
         "topics": world.n_topics,
         "links": world.graph.n_edges,
-        "passages": len(passages),
+        "passages": len(world.passage_split),
         "bytes": n_bytes,
         "tokens": n_tokens,
         "bytes_per_token": round(n_bytes / n_tokens, 4),
-        **{f"{s}_passages": sum(p.split == s for p in passages) for s in SPLITS},
+        **{f"{s}_passages": n for s, n in zip(SPLITS, splits, strict=True)},
         "noise_passages": int(world.passage_is_noise.sum()),
     }
     stated = world.card["counts"]

@@ -1,4 +1,4 @@
-"""Which passage may be trained on, which is held out, and the proof that they do not overlap.
+"""Which passage may be trained on, and which is held out; `overlap.py` proves them apart.
 
 Passages are cut and split before any tokenizer, vector, index or batch exists.
 """
@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kncl_env.world.corpus import Article, hash_texts
+from kncl_env.world.scripts import cut_anywhere, is_latin
 
 # The policy sees the loss on `reward`; `select` chooses checkpoints and settings; `test` is read
 # once, by an evaluation. Tables have their numbers: that of `train` is `token_files.TRAIN`.
 SPLITS = ("train", "reward", "select", "test")
 HELD_OUT = SPLITS[1:]
 
-# Two passages overlap when they share a run of this many words. Eight is short enough to catch a
-# copied sentence, and long enough that ordinary prose seldom repeats it (7 % of passages did).
-OVERLAP_WORDS = 8
+# Times the size asked for, above which a piece of an article in Latin letters is cut once more.
+# Such articles are cut as they always were, at the spaces after their stops.
+MOST = 2
 
-_WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
 
 
@@ -52,10 +51,11 @@ def hash_passages(passages: Iterable[Passage]) -> str:
 
 def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
     """Join short paragraphs and cut long ones into passages of about `size` bytes."""
+    paragraphs = tuple(paragraphs)
     passages: list[str] = []
     room: list[str] = []
     filled = 0
-    for piece in _pieces(paragraphs, size):
+    for piece in _pieces(paragraphs, size, is_latin(paragraphs)):
         length = len(piece.encode())
         if room and filled + length > size:
             passages.append("\n".join(room))
@@ -67,21 +67,31 @@ def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
     return passages
 
 
-def _pieces(paragraphs: Iterable[str], size: int) -> Iterable[str]:
+def _pieces(paragraphs: Iterable[str], size: int, latin: bool) -> Iterable[str]:
     for paragraph in paragraphs:
         if len(paragraph.encode()) <= size:
             yield paragraph
-            continue
-        current = ""
-        for sentence in _SENTENCE_END.split(paragraph):
-            for part in _words_up_to(sentence, size):
-                if current and len(current.encode()) + len(part.encode()) >= size:
-                    yield current
-                    current = part
+        elif not latin:
+            yield from cut_anywhere(paragraph, size)
+        else:
+            for piece in _sentences_up_to(paragraph, size):
+                if len(piece.encode()) > MOST * size:  # without a space, or of another script
+                    yield from cut_anywhere(piece, size)
                 else:
-                    current = f"{current} {part}" if current else part
-        if current:
-            yield current
+                    yield piece
+
+
+def _sentences_up_to(paragraph: str, size: int) -> Iterable[str]:
+    current = ""
+    for sentence in _SENTENCE_END.split(paragraph):
+        for part in _words_up_to(sentence, size):
+            if current and len(current.encode()) + len(part.encode()) >= size:
+                yield current
+                current = part
+            else:
+                current = f"{current} {part}" if current else part
+    if current:
+        yield current
 
 
 def _words_up_to(sentence: str, size: int) -> Iterable[str]:
@@ -119,58 +129,3 @@ def split_article(article: Article, n_passages: int, share: float, seed: int) ->
         start = int(rng.integers(low, high + 1))
         splits[start : start + block] = [str(name)] * block
     return splits
-
-
-def word_runs(text: str) -> NDArray[np.uint64]:
-    """Hashes of all runs of `OVERLAP_WORDS` words of a text, case and punctuation aside."""
-    words = _WORD.findall(text.lower())
-    n = len(words) - OVERLAP_WORDS + 1
-    if n <= 0:
-        return np.zeros(0, dtype=np.uint64)
-    codes = np.array([zlib.crc32(w.encode()) for w in words], dtype=np.uint64)
-    runs = np.zeros(n, dtype=np.uint64)
-    for i in range(OVERLAP_WORDS):
-        # Polynomial hash modulo 2^64 with an odd multiplier (Knuth's MMIX constant).
-        runs = runs * np.uint64(6364136223846793005) + codes[i : i + n] + np.uint64(1)
-    return runs
-
-
-def unproved(passages: Sequence[Passage]) -> list[tuple[int, str]]:
-    """Held-out passages that share a run of words with another split, or are too short to tell.
-
-    Returns:
-        `(index of the held-out passage, what is wrong with it)`, ascending by index.
-    """
-    held_out = [i for i, p in enumerate(passages) if p.split != "train"]
-    runs_of = {i: word_runs(passages[i].text) for i in held_out}
-    wanted = _sorted_unique([runs_of[i] for i in held_out])
-    seen_in: dict[str, NDArray[np.uint64]] = {}
-    for split in SPLITS:
-        # Only runs that some held-out passage has can matter: this keeps memory small.
-        parts = []
-        for i, passage in enumerate(passages):
-            if passage.split == split:
-                runs = runs_of[i] if i in runs_of else word_runs(passage.text)
-                parts.append(runs[_is_in(runs, wanted)])
-        seen_in[split] = _sorted_unique(parts)
-    found = []
-    for i in held_out:
-        if not len(runs_of[i]):
-            found.append((i, f"has fewer than {OVERLAP_WORDS} words to compare"))
-            continue
-        for split in SPLITS:
-            if split != passages[i].split and _is_in(runs_of[i], seen_in[split]).any():
-                found.append((i, f"shares a run of {OVERLAP_WORDS} words with {split}"))
-                break
-    return found
-
-
-def _sorted_unique(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.uint64)
-
-
-def _is_in(values: NDArray[np.uint64], table: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    if not len(table):
-        return np.zeros(len(values), dtype=bool)
-    place = np.minimum(np.searchsorted(table, values), len(table) - 1)
-    return np.asarray(table[place] == values)

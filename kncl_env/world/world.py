@@ -9,6 +9,7 @@
     topic_vectors.npy     one unit vector per topic
     embedder.npz          maps any text into the same space
     passages.faiss …      passage index, bound to the corpus by its hash
+    build.json            time and memory of each stage of the build; no hash covers it
 
 `build.py` makes it, `leaks.py` checks it. It knows no learner and no policy.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,10 +28,11 @@ from numpy.typing import NDArray
 
 from kncl_env.world.cached import cached_array
 from kncl_env.world.card import read_card
-from kncl_env.world.embedding import Embedder
+from kncl_env.world.embedding import TextSpace
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.splits import SPLITS, Passage
-from kncl_env.world.tables import read_passages, read_topics
+from kncl_env.world.tables import PassageTable, read_topics
+from kncl_env.world.text.spaces import load_space
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
 from train_lm.checked.arrays import load_array, load_arrays, reason
 from train_lm.checked.digests import verify
@@ -88,9 +90,12 @@ class World:
         try:
             return read(file)
         except Exception as error:  # pyarrow, numpy and others raise kinds of their own
-            raise ValueError(
-                f"expected {name} of world {self.path} whole, got {reason(error)}: rebuild it"
-            ) from None
+            raise self._damaged(name, error) from None
+
+    def _damaged(self, name: str, error: Exception) -> ValueError:
+        return ValueError(
+            f"expected {name} of world {self.path} whole, got {reason(error)}: rebuild it"
+        )
 
     def _whole(self, name: str) -> Path:
         """A file of the world, if it is the one that was built."""
@@ -168,20 +173,19 @@ class World:
         """(N, D) titles in the space of `topic_vectors`; zero where no word of one is known."""
 
         def embedded() -> NDArray[np.float32]:
-            # A dotted name is one word of documentation; its parts are words, too.
-            return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
+            return self.embed([title_text(title) for title in self.titles])
 
         made_from = {"world": self.hash, "version": TITLES_VERSION}
         return cached_array("titles", made_from, self.topic_vectors.shape, embedded)
 
     @cached_property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> TextSpace:
         """Maps any text into the space of `topic_vectors`."""
 
         width = self.topic_vectors.shape[1]
 
-        def read(file: Path) -> Embedder:
-            found = Embedder.load(file)
+        def read(file: Path) -> TextSpace:
+            found = load_space(file)
             if found.dimensions != width:
                 raise ValueError(f"expected vectors of {width} dimensions, got {found.dimensions}")
             return found
@@ -209,26 +213,24 @@ class World:
         return self._read("tokenizer.json", load_tokenizer)
 
     @cached_property
-    def _passages(self) -> Any:
+    def _passages(self) -> PassageTable:
         n = self.n_topics
-        return self._read("passages.parquet", lambda file: read_passages(file, n))
+        return self._read("passages.parquet", lambda file: PassageTable(file, n))
 
-    @cached_property
+    @property
     def passage_topic(self) -> NDArray[np.int64]:
         """(P,) ascending."""
-        return np.asarray(self._passages["topic"].to_numpy(), dtype=np.int64)
+        return self._passages.topic
 
-    @cached_property
+    @property
     def passage_split(self) -> NDArray[np.int64]:
         """(P,) index into `SPLITS`."""
-        return np.asarray(self._passages["split"].to_numpy(), dtype=np.int64)
+        return self._passages.split
 
     @cached_property
     def passage_is_noise(self) -> NDArray[np.bool_]:
         """(P,) truth about junk, for accounting only."""
-        noisy_topic = np.array(self._topics["noise"], dtype=bool)[self.passage_topic]
-        kind = np.array(self._passages["noise"].to_pylist()) != ""
-        return noisy_topic | kind
+        return self.topic_is_noise[self.passage_topic] | self._passages.is_noise
 
     @cached_property
     def topic_is_noise(self) -> NDArray[np.bool_]:
@@ -236,17 +238,24 @@ class World:
         return np.array(self._topics["noise"], dtype=bool)
 
     def passage_text(self, passage: int) -> str:
-        return str(self._passages["text"][int(passage)].as_py())
+        """One passage's text, read from its file. Raises: ValueError where that is damaged."""
+        return self._read("passages.parquet", lambda _: self._passages.text(int(passage)))
+
+    def passage_rows(self, passages: NDArray[np.int64] | None = None) -> Iterator[Passage]:
+        """The given passages, whose numbers ascend, or all of them, read one after another.
+
+        Raises:
+            ValueError: Their file is damaged.
+        """
+        self._whole("passages.parquet")
+        try:
+            yield from self._passages.rows(passages)
+        except (OSError, ValueError) as error:  # pyarrow's are kinds of these
+            raise self._damaged("passages.parquet", error) from None
 
     def passages(self) -> list[Passage]:
         """All passages with their texts; a copy of the corpus in memory."""
-        table = self._passages.to_pydict()
-        return [
-            Passage(topic, SPLITS[split], text, noise)
-            for topic, split, text, noise in zip(
-                table["topic"], table["split"], table["text"], table["noise"], strict=True
-            )
-        ]
+        return list(self.passage_rows())
 
     def passages_of(self, topic: int, split: str = "train") -> NDArray[np.int64]:
         """Numbers of a topic's passages of one split, in reading order."""
@@ -264,11 +273,10 @@ class World:
                 f"expected the tokens of {len(self.passage_split)} passages in world {self.path}, "
                 f"got those of {len(files)}: rebuild it"
             )
-        known = self.tokenizer.get_vocab_size()
-        if len(files.tokens) and files.tokens.max() >= known:
+        known, largest = self.tokenizer.get_vocab_size(), files.largest()
+        if largest >= known:
             raise ValueError(
-                f"expected token ids below {known} in world {self.path}, got "
-                f"{files.tokens.max()}: rebuild it"
+                f"expected token ids below {known} in world {self.path}, got {largest}: rebuild it"
             )
         return files
 
@@ -281,6 +289,10 @@ class World:
             weights=self._token_files.lengths[train],
             minlength=self.n_topics,
         ).astype(np.int64)
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self._token_files.starts[-1])
 
     def tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(M,) token ids of all passages, and (P + 1,) where each begins; the last entry is M."""
@@ -322,3 +334,9 @@ class World:
         """
         usable = self.has_held_out & ~self.topic_is_noise
         return target_of(self.regions, usable, region or self.target_region, self.path)
+
+
+def title_text(title: str) -> str:
+    """A title as it is embedded."""
+    # A dotted name is one word of documentation; its parts are words, too.
+    return f"{title} {re.sub(r'[._]', ' ', title)}"

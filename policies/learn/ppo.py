@@ -27,6 +27,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
+from kncl_env.memory import stored
 from kncl_env.settings import Settings
 from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
@@ -329,7 +330,8 @@ def train_ppo(
         figures = _figures(infos, config.episodes, time.monotonic() - began, at_once)
         figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
         if noise is not None and noise.any():
-            figures["noise_share"] = float(np.mean([noise[i["windows"]] for i in infos]))
+            read = np.concatenate([stored(info["windows"]) for info in infos])
+            figures["noise_share"] = float(np.mean(noise[read]))
         figures["iteration"] = iteration + 1
         for key, value in figures.items():
             model.logger.record(f"kncl/{key}", value)
@@ -405,11 +407,25 @@ def _figures(infos: list[Info], episodes: int, seconds: float, at_once: int) -> 
         "steps_per_second": len(infos) / seconds,
         "seconds": seconds,
     }
+    found |= _memory_figures(infos, episodes)
     for name in infos[0].get("shaping", {}):
         found[f"shaping/{name}"] = float(np.sum([i["shaping"][name] for i in infos])) / episodes
     if "learner_seconds" in infos[0]:
         spent = float(np.sum([i["learner_seconds"] for i in infos]))
         found["learner_share"] = spent / at_once / seconds
+    return found
+
+
+def _memory_figures(infos: list[Info], episodes: int) -> dict[str, float]:
+    """What became of watched topics by the end of an episode, and what the learner wrote itself."""
+    found: dict[str, float] = {}
+    if infos[0]["memory"]["watched"]:
+        ends = [i["memory"] for i in infos if "terminal_observation" in i]
+        for name in ("backward_transfer", "forgetting") if ends else ():
+            found[f"memory/{name}"] = float(np.mean([end[name] for end in ends]))
+    if any(i["memory"]["own_tokens"] for i in infos):
+        written = sum(i["memory"]["own_tokens"] for i in infos)
+        found["memory/own_tokens"] = float(written) / episodes
     return found
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.memory import stored
 from kncl_env.observation import Observation
 from kncl_env.passage_traits import TRAITS_VERSION, PassageTraits
 from kncl_env.retrieval import NeighbourhoodRetriever
@@ -288,7 +289,7 @@ class _TasteWatch:
 
     def after(self, turn: Turn) -> None:
         if self.by_step:
-            read = self.env.stage.store.document[turn.info["windows"]]
+            read = self.env.stage.store.document[stored(turn.info["windows"])]
             self.found.traits.append(_traits(self.env).shares(read).ravel().tolist())
             self._pay()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.forgetting import LossMatrix
+from kncl_env.memory import stored
 from policies.arms.arm import Turn
 from train_lm.checked.records import Fields, is_whole
 from train_lm.files import Json
@@ -17,13 +19,14 @@ class Curve:
     """What an evaluation knows of an episode.
 
     Attributes:
-        tokens: Trained until each measurement, from 0 on.
+        tokens: Trained until each measurement, from 0 to the end.
         loss: Held-out loss on `select` at each [bits per byte]: a policy was paid for `reward`.
         topics: Expanded in each step; -1 where none was.
         passages: Read in each step.
         test_before, test_after: Held-out loss on `test` [bits per byte].
         noise_share: Junk's share of the windows; None where the world has no junk.
         flops_per_token: Of the learner's training.
+        kept: What became of watched topics, step by step; None where none was watched.
     """
 
     tokens: list[int]
@@ -34,17 +37,46 @@ class Curve:
     test_after: float
     noise_share: float | None
     flops_per_token: float
+    kept: LossMatrix | None = None
 
     def to_json(self) -> Json:
-        return asdict(self)
+        line = asdict(replace(self, kept=None))
+        del line["kept"]  # a line is as it always was where none was watched
+        return line if self.kept is None else {**line, "kept": self.kept.to_json()}
 
 
 @dataclass(frozen=True)
 class CurveMeter:
-    """Measures the curve of an episode, and `test` before and after it."""
+    """Measures the curve of an episode, and `test` before and after it.
+
+    The moments are fixed by the budget alone, so they are the same for all arms. A curve measured
+    after every step on four times the windows takes longer than the training that it shows, and
+    tells the same speed-ups (docs/PERFORMANCE.md).
+
+    Attributes:
+        points: Measurements of an episode, both ends included, evenly over its steps.
+        windows: Of `select`, at each.
+
+    Raises:
+        ValueError: Fewer than two points, or no window.
+    """
+
+    points: int = 9
+    windows: int = 128
+
+    def __post_init__(self) -> None:
+        if self.points < 2 or self.windows < 1:
+            raise ValueError(
+                f"expected a curve of at least 2 points of 1 window, got {self.points} of "
+                f"{self.windows}"
+            )
+
+    def moments(self, steps: int) -> frozenset[int]:
+        """After how many of the budget's steps the curve is measured; 0 is before the first."""
+        return frozenset(np.linspace(0, steps, self.points).round().astype(int).tolist())
 
     def begin(self, env: TopicExpansionEnv) -> _CurveWatch:
-        return _CurveWatch(env)
+        return _CurveWatch(env, self)
 
     def from_json(self, line: Json) -> Curve:
         found = Fields.of(line, "the line of an episode")
@@ -62,31 +94,39 @@ class CurveMeter:
             test_after=found.number("test_after"),
             noise_share=found.or_none("noise_share", lambda name: found.number(name, 0, 1)),
             flops_per_token=found.number("flops_per_token", least=0),
+            kept=LossMatrix.from_json(found.inner("kept")) if "kept" in found else None,
         )
-        steps = len(curve.topics)
-        if not len(curve.tokens) - 1 == len(curve.loss) - 1 == len(passages) == steps:
-            raise found.wrong("tokens", f"a measurement before and after each of {steps} steps")
+        if len(passages) != len(curve.topics):
+            raise found.wrong("passages", f"those of {len(curve.topics)} steps")
+        if not 2 <= len(curve.tokens) == len(curve.loss):
+            raise found.wrong("tokens", "one for each of two losses or more")
         return curve
 
 
 class _CurveWatch:
-    def __init__(self, env: TopicExpansionEnv) -> None:
+    def __init__(self, env: TopicExpansionEnv, meter: CurveMeter) -> None:
         self.env = env
+        self.windows = meter.windows
+        self.moments = meter.moments(env.rules.steps)
         self.junk = 0
         self.before = env.learner.held_out_loss("test")
-        self.tokens, self.loss = [0], [env.learner.held_out_loss("select")]
+        self.tokens: list[int] = []
+        self.loss: list[float] = []
         self.topics: list[int] = []
         self.passages: list[list[int]] = []
+        self._measure(0)
 
     def after(self, turn: Turn) -> None:
-        read = self.env.stage.store.document[turn.info["windows"]]
-        self.tokens.append(turn.info["tokens"])
-        self.loss.append(self.env.learner.held_out_loss("select"))
+        read = self.env.stage.store.document[stored(turn.info["windows"])]
         self.topics.append(int(turn.info["topic"]))
         self.passages.append(np.unique(read).tolist())
         self.junk += int(self.env.stage.world.passage_is_noise[read].sum())
+        # The last one is measured wherever it comes: a frontier can end before the budget.
+        if len(self.topics) in self.moments or turn.over:
+            self._measure(turn.info["tokens"])
 
     def finish(self) -> Curve:
+        assert self.env.episode is not None
         windows = len(self.topics) * self.env.settings.windows_per_step
         noisy = self.env.stage.world.passage_is_noise.any()
         return Curve(
@@ -98,4 +138,9 @@ class _CurveWatch:
             test_after=self.env.learner.held_out_loss("test"),
             noise_share=self.junk / windows if noisy else None,
             flops_per_token=self.env.learner.flops_per_token,
+            kept=self.env.episode.watched.matrix(self.env.stage.world.titles),
         )
+
+    def _measure(self, tokens: int) -> None:
+        self.tokens.append(tokens)
+        self.loss.append(self.env.learner.held_out_loss("select", self.windows))

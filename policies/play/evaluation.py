@@ -7,6 +7,7 @@ an interrupted evaluation goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from kncl_env.learner import MEASURED_WINDOWS
@@ -16,13 +17,13 @@ from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
 from policies.arms.registry import check_arms
-from policies.play.curves import Curve, CurveMeter
+from policies.play.curves import Curve
 from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
 from policies.play.journal import Journal
 from policies.play.plan import Plan
 from policies.play.results import write_results
 from policies.play.seeds import EVALUATION
-from policies.verdict.summary import Summary
+from policies.verdict.summary import TEST, Summary
 from train_lm.checked.records import Fields
 from train_lm.checkpoint import claim_run
 from train_lm.files import read_json
@@ -60,10 +61,12 @@ def evaluate(
     compiled = begun.flag("compiled") if "compiled" in begun else worth_compiling(updates)
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS, "traits": TRAITS_VERSION}
     run = {"world": world.hash, "settings": settings.to_json(), "inits": plan.inits}
-    run |= {"versions": versions, "compiled": compiled}
+    run |= {"versions": versions, "compiled": compiled, "curve": asdict(plan.meter)}
     with alone(out) as hold:
         hold.begin_run(COMMAND, force=False)
-        claim_run(out, run, defaults={"settings": Settings().to_json()}, made_by=COMMAND)
+        # What will count is fixed before the first episode.
+        claimed, usual = {**run, "primary": TEST}, {"settings": Settings().to_json()}
+        claim_run(out, claimed, defaults={**usual, "primary": TEST}, made_by=COMMAND)
         journal = Journal(out / "episodes.jsonl", {"format": FORMAT, **run})
         records = play_all(
             world,
@@ -104,7 +107,7 @@ def _tasks(world: World, settings: Settings, plan: Plan) -> list[EpisodeTask[Cur
             arm=arm,
             seed=seed,
             choices=EVALUATION.choices,
-            meter=CurveMeter(),
+            meter=plan.meter,
         )
         for seed in seeds
         for arm in plan.arms

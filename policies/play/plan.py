@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kncl_env.settings import Settings
 from kncl_env.world.world import World
+from policies.play.curves import CurveMeter
 from train_lm.command_line import by_comma
 
 
@@ -22,6 +23,7 @@ class Plan:
         inits: Different initialisations of the learner, spread over the seeds.
         learners: Episodes played side by side, their learners in one bank.
         subject: The arm that the report's first sentence is about.
+        meter: How an episode's curve is measured.
     """
 
     arms: Sequence[str]
@@ -29,6 +31,7 @@ class Plan:
     inits: int = 1
     learners: int = 4
     subject: str | None = None
+    meter: CurveMeter = field(default_factory=CurveMeter)
 
     def __post_init__(self) -> None:
         for name in ("seeds", "inits", "learners"):
@@ -44,6 +47,8 @@ def command_of(world: World, settings: Settings, plan: Plan, out: Path) -> str:
         words += ["--inits", str(plan.inits)]
     if plan.learners != Plan.learners:
         words += ["--learners", str(plan.learners)]
+    if plan.meter.points != CurveMeter.points:
+        words += ["--curve-points", str(plan.meter.points)]
     words += ["--out", str(out)]
     usual = Settings().to_json()
     for name, value in settings.to_json().items():

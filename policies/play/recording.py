@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.memory import stored
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage, open_stage
 from kncl_env.vector import worth_compiling
@@ -103,7 +104,8 @@ class _StepWatch:
     def after(self, turn: Turn) -> None:
         env = self.env
         assert env.episode is not None
-        read, counts = np.unique(self.topic_of_window[turn.info["windows"]], return_counts=True)
+        windows = stored(turn.info["windows"])
+        read, counts = np.unique(self.topic_of_window[windows], return_counts=True)
         known, n_topics = env.episode.measurements, len(env.stage.table)
         measured = np.flatnonzero(known.measured_at == env.episode.steps)
         drawn = self.rng.choice(n_topics, min(self.probes, n_topics))

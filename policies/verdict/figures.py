@@ -13,12 +13,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.forgetting import BEFORE, LossMatrix, backward_transfer, forgetting
 from policies.verdict.style_sheet import N_COLOURS
 from policies.verdict.summary import Interval, Summary
-from policies.verdict.wording import MINUS, amount, short
+from policies.verdict.wording import MINUS, amount, bits, short, signed
 from train_lm.plain_text import in_html
 
 FloatArray = NDArray[np.float64]
+NUMBERED = 14  # [columns] of a heat map, at most, whose cells say their number
 MAX_POINTS = 240  # [points per drawn curve]; more cannot be told apart at this size
 
 
@@ -232,6 +234,83 @@ def _dots_svg(
             f"<circle class='seed {looks[arm]}' cx='{x(v)}' cy='{y + (i % 3 - 1) * 3}' r='4'/>"
             for i, v in enumerate(found.values)
         ]
+    return "".join([*out, "</svg>"])
+
+
+def heat_map_section(matrix: LossMatrix, title: str, *, stages: Sequence[str] = ()) -> str:
+    """The part of the page that shows what each stage did to what was learned before it.
+
+    Args:
+        matrix: Losses of neighbourhoods (columns) after stages (rows).
+        title: What was played.
+        stages: Names of the rows; their numbers, if none.
+
+    Raises:
+        ValueError: Another number of names than of stages.
+    """
+    if len(stages) not in (0, matrix.stages):
+        raise ValueError(f"expected {matrix.stages} names of stages or none, got {len(stages)}")
+    told = [
+        f"{name}: {signed(value)}"
+        for name, value in (
+            ("Backward transfer", backward_transfer(matrix)),
+            ("forgetting", forgetting(matrix)),
+        )
+        if np.isfinite(value)
+    ]
+    figures = f" {', '.join(told)} bits per byte." if told else ""
+    rows = list(stages) or [str(i) for i in range(1, matrix.stages + 1)]
+    return (
+        f"<section><h2>{in_html(title)}</h2>{_heat_map_svg(matrix, rows)}"
+        "<p class='caption'>Held-out loss of each neighbourhood (column) after each stage (row) "
+        "[bits per byte]. Colour: its change since its own stage (framed; without a frame: since "
+        f"before the first): orange, it was forgotten; green, it went on to improve. Grey: not "
+        f"taught yet.{in_html(figures)}</p></section>"
+    )
+
+
+def _heat_map_svg(matrix: LossMatrix, rows: Sequence[str]) -> str:
+    stages, columns = matrix.after.shape
+    width, left, top = 1080, 120, 24
+    step = min(90.0, (width - left - 10) / columns)
+    height = min(30.0, max(8.0, 620 / stages))
+    # What was measured since its own stage, as a change; the largest one has the full colour.
+    since = np.arange(stages)[:, None] >= np.maximum(matrix.taught, 0)
+    change = np.where(since, matrix.after - matrix.learned, np.nan)
+    most = float(np.nanmax(np.abs(change))) or 1.0
+    out = [svg_open(width, top + height * stages + 26, "Held-out loss after each stage")]
+    for j, name in enumerate(matrix.names):
+        if columns <= NUMBERED or j % math.ceil(columns / NUMBERED) == 0:
+            x, room = round(left + step * (j + 0.5), 1), int(max(step, 60) // 8)
+            label = f"{in_html(short(name, room))}<title>{in_html(name)}</title>"
+            out.append(f"<text class='mid' x='{x}' y='14'>{label}</text>")
+    for i, row in enumerate(rows):
+        y = round(top + height * i, 1)
+        if height >= 14 or i % math.ceil(14 / height) == 0:
+            out.append(
+                f"<text class='end' x='{left - 8}' y='{y + height / 2 + 4:.1f}'>"
+                f"{in_html(short(row, 14))}</text>"
+            )
+        for j in range(columns):
+            loss, moved = float(matrix.after[i, j]), float(change[i, j])
+            if not np.isfinite(loss):
+                continue
+            x = round(left + step * j, 1)
+            kind = "unseen" if not np.isfinite(moved) else "worse" if moved > 0 else "better"
+            own = " own" if matrix.taught[j] == i and matrix.taught[j] != BEFORE else ""
+            shade = 1.0 if kind == "unseen" else abs(moved) / most
+            told = f"{matrix.names[j]} after {row}: {bits(loss)}"
+            told += "" if kind == "unseen" else f" ({signed(moved)})"
+            out.append(
+                f"<rect class='cell {kind}{own}' x='{x}' y='{y}' width='{step - 1:.1f}' "
+                f"height='{height - 1:.1f}' fill-opacity='{0.85 * shade:.3f}'>"
+                f"<title>{in_html(told)}</title></rect>"
+            )
+            if columns <= NUMBERED and height >= 16:
+                out.append(
+                    f"<text class='mid' x='{x + step / 2:.1f}' y='{y + height / 2 + 4:.1f}'>"
+                    f"{loss:.3f}</text>"
+                )
     return "".join([*out, "</svg>"])
 
 

@@ -11,7 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from policies.verdict.figures import Curve, curves_section, looks_of, seeds_section
+from kncl_env.forgetting import LossMatrix
+from policies.verdict.figures import (
+    Curve,
+    curves_section,
+    heat_map_section,
+    looks_of,
+    seeds_section,
+)
 from policies.verdict.growth_map import Growth, growth_section
 from policies.verdict.style_sheet import STYLE_SHEET
 from policies.verdict.summary import (
@@ -19,8 +26,11 @@ from policies.verdict.summary import (
     INTERVALS,
     NO_DIFFERENCE,
     REFERENCE,
+    TEST,
+    TOO_FEW,
     WORSE,
     ArmScore,
+    Contest,
     Difference,
     Summary,
 )
@@ -76,6 +86,7 @@ def write_report(
     run_info: RunInfo,
     growth: Growth | None = None,
     subject: str | None = None,
+    kept: Mapping[str, LossMatrix] | None = None,
 ) -> Path:
     """Write the page to `file`, in one move, and return its path.
 
@@ -85,11 +96,14 @@ def write_report(
         subject: The arm that the first sentence is about, chosen before the figures were seen;
             without it the sentence lists every arm.
 
+        kept: What became of watched topics in one episode per arm, by arm.
+
     Raises:
-        ValueError: `subject`, a curve or `growth` names an arm that the summary lacks.
+        ValueError: `subject`, a curve, `growth` or `kept` names an arm that the summary lacks.
     """
     arms = list(summary.arms)
     named = {c.arm for c in curves} | set(growth.expansions if growth else ())
+    named |= set(kept or ())
     unknown = sorted((named | ({subject} if subject else set())) - set(arms))
     if unknown:
         raise ValueError(f"expected arms of the summary ({', '.join(arms)}), got {unknown}")
@@ -104,6 +118,10 @@ def write_report(
         _table_section(summary, looks),
         seeds_section(summary, looks),
         growth_section(growth, looks) if growth is not None else "",
+        *(
+            heat_map_section(matrix, f"What {arm} kept: its first seed's watched topics")
+            for arm, matrix in (kept or {}).items()
+        ),
         _origin_section(summary, run_info),
     ]
     page = (
@@ -127,12 +145,15 @@ def headline(summary: Summary, subject: str | None = None) -> list[str]:
     lines = []
     if subject is not None and (gap := arms[subject].difference) is not None:
         lines.append(_sentence(summary, subject, gap))
+    if summary.contest is not None and len(arms) > 2:  # of two, the first sentence says it
+        lines.append(_against_rival(summary.contest))
     groups = [
         (label, [arm for arm in others if arms[arm].verdict == word])
         for word, label in (
             (BETTER, f"Better than {reference}"),
             (WORSE, f"Worse than {reference}"),
             (NO_DIFFERENCE, f"No difference from {reference} shown"),
+            (TOO_FEW, f"Too few seeds to show a difference from {reference}"),
         )
     ]
     listed = ". ".join(f"{label}: {', '.join(names)}" for label, names in groups if names)
@@ -143,11 +164,7 @@ def headline(summary: Summary, subject: str | None = None) -> list[str]:
     if n == 1:
         lines.append("One seed has no interval, so no difference can be shown.")
     else:
-        lines.append(
-            f"A verdict follows from the {summary.level:.0%} interval of the difference in "
-            f"final test loss over the same {n} seeds; each arm is judged on its own, without a "
-            "correction for the number of arms."
-        )
+        lines.append(f"A verdict follows from {TEST}. Over {n} seeds here.")
     return lines + [f"Note: {note}." for note in summary.notes]
 
 
@@ -158,7 +175,9 @@ def _sentence(summary: Summary, arm: str, gap: Difference) -> str:
         return f"One seed shows nothing yet: {arm} ended {centre} bits per byte from {reference}."
     ends = f"{signed(gap.mean.low)} to {signed(gap.mean.high)}"
     span = f"{summary.level:.0%} interval {ends}"
-    if word == NO_DIFFERENCE:
+    if word == TOO_FEW:
+        start = f"{n} seeds are too few to show a difference between {arm} and {reference}"
+    elif word == NO_DIFFERENCE:
         start = f"No difference between {arm} and {reference} is shown"
     else:
         start = f"{arm} does {word} than {reference}"
@@ -173,6 +192,19 @@ def _sentence(summary: Summary, arm: str, gap: Difference) -> str:
     return (
         f"{start}: {centre} bits per byte of test loss ({span}, {n} seeds, lower is better){tail}."
     )
+
+
+def _against_rival(contest: Contest) -> str:
+    """One sentence on the subject and the strongest other arm."""
+    subject, rival, gap = contest.subject, contest.rival, contest.difference
+    start = {
+        BETTER: f"{subject} also does better than every rival, the strongest of them {rival}",
+        WORSE: f"{rival} does better than {subject}",
+        NO_DIFFERENCE: f"{subject} and its strongest rival, {rival}, are not told apart",
+        TOO_FEW: f"Too few seeds to tell {subject} from its strongest rival, {rival}",
+    }[contest.verdict]
+    ends = bracketed(gap.mean, signed)
+    return f"{start}: {signed(gap.mean.centre)} bits per byte {ends}, p = {gap.p:.2g}."
 
 
 def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
@@ -224,9 +256,8 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f"<p class='caption'>Before the first step: {start} bits per byte.{brackets} "
         "Final loss, average loss and speed-up: interquartile "
-        "means; difference: mean over pairs with one seed, p from flipping the pairs' signs "
-        "(one-sided: the arm has the lower loss). A speed-up counts a run that never gets there "
-        "as 0.</p></section>"
+        f"means; difference: mean over pairs with one seed; p: {in_html(TEST)}. A speed-up counts "
+        "a run that never gets there as 0.</p></section>"
     )
 
 

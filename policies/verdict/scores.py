@@ -14,26 +14,33 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from policies.verdict.statistics import (
-    EXACT_PAIRS,
     FloatArray,
+    holm,
     iqm,
     mean,
     paired_bootstrap_ci,
     paired_difference,
+    pairs_needed,
     permutation_test,
     probability_of_improvement,
+    smallest_p,
     stratified_bootstrap_ci,
 )
 from policies.verdict.summary import (
+    ALPHA,
     BETTER,
     NO_DIFFERENCE,
     REFERENCE,
+    TOO_FEW,
     WORSE,
     ArmScore,
+    Contest,
     Difference,
     Interval,
     Summary,
 )
+
+LEVEL = 0.95  # of all intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +162,22 @@ def gap_closed(arm: ArrayLike, reference: ArrayLike, oracle: ArrayLike) -> float
     return (mean(reference) - mean(arm)) / gap if gap > 0 else math.nan
 
 
-def verdict(low: float, high: float) -> str:
-    """The word for an interval of (arm - reference) loss: it must leave 0 out to say anything."""
-    if high < 0:
-        return BETTER
-    return WORSE if low > 0 else NO_DIFFERENCE
+def verdict(difference: Difference) -> str:
+    """The word for a difference in loss; a corrected p of 0.05 or more shows nothing.
+
+    Where no outcome of so many seeds could have come below 0.05, that is what is said.
+    """
+    if difference.smallest_p is not None and difference.smallest_p >= ALPHA:
+        return TOO_FEW
+    centre = difference.mean.centre
+    if difference.p >= ALPHA or not centre:
+        return NO_DIFFERENCE
+    return BETTER if centre < 0 else WORSE
+
+
+def seeds_needed(arms: int) -> int:
+    """The least number of seeds that can show a difference among so many arms."""
+    return pairs_needed(max(1, arms - 1), ALPHA)
 
 
 def summarise(
@@ -168,9 +186,9 @@ def summarise(
     oracle: str | None = None,
     rival: str | None = None,
     *,
+    subject: str | None = None,
     rng: np.random.Generator,
     reps: int = 2000,
-    level: float = 0.95,
 ) -> Summary:
     """Everything that the score table says.
 
@@ -179,6 +197,7 @@ def summarise(
         reference: Every arm is compared with it.
         oracle: What could be had; the share of the gap to it is told.
         rival: Another arm that tokens are counted against, besides the reference.
+        subject: The arm that the evaluation is about; it is compared with its strongest rival, too.
 
     Raises:
         ValueError: A missing arm, a doubled run, arms with other seeds than the reference, or an
@@ -189,7 +208,7 @@ def summarise(
         if run.seed in table.setdefault(run.arm, {}):
             raise ValueError(f"expected one run per arm and seed, got {run.arm!r} {run.seed} twice")
         table[run.arm][run.seed] = run
-    for name in (reference, oracle, rival):
+    for name in (reference, oracle, rival, subject):
         if name is not None and name not in table:
             raise ValueError(f"expected runs of {name!r} to compare with, got {sorted(table)}")
     seeds = sorted(table[reference])
@@ -199,11 +218,15 @@ def summarise(
         _check_comparable(arm, by_seed, seeds, base, notes)
     rows = {arm: [by_seed[seed] for seed in seeds] for arm, by_seed in table.items()}
     finals = {arm: [run.test_after for run in row] for arm, row in rows.items()}
-    estimate = _Estimates(rng, reps, level)
-    differences = {
-        arm: estimate.difference(finals[arm], finals[reference]) for arm in rows if arm != reference
-    }
-    words = {arm: _word(differences.get(arm)) for arm in rows}
+    estimate = _Estimates(rng, reps)
+    others = [arm for arm in rows if arm != reference]
+    differences = dict(
+        zip(
+            others,
+            _corrected([estimate.difference(finals[a], finals[reference]) for a in others]),
+            strict=True,
+        )
+    )
     arms: dict[str, ArmScore] = {}
     for arm, row in rows.items():
         ratios = [tokens_ratio(x, y) for x, y in zip(row, base, strict=True)]
@@ -214,8 +237,11 @@ def summarise(
         if rival is not None and arm != rival:
             pairs = zip(row, rows[rival], base, strict=True)
             over_rival = estimate.speed([speed_over(*three) for three in pairs])
-        # A share of a gap that was not shown to exist would be noise over noise.
-        if oracle is not None and words[oracle] == BETTER and arm not in (reference, oracle):
+        if (
+            oracle is not None
+            and _apart(differences.get(oracle))
+            and arm not in (reference, oracle)
+        ):
             gap = estimate.gap(finals[arm], finals[reference], finals[oracle])
         shares = [x.noise_share for x in row if not math.isnan(x.noise_share)]
         arms[arm] = ArmScore(
@@ -229,10 +255,13 @@ def summarise(
             difference=differences.get(arm),
             gap_closed=gap,
             noise_share=mean(shares) if shares else None,
-            verdict=words[arm],
+            verdict=verdict(differences[arm]) if arm in differences else REFERENCE,
         )
+    contest = None if subject is None else _contest(subject, finals, oracle, estimate)
     budget = float(max(run.tokens[-1] for run in base))
-    return Summary(reference, oracle, rival, tuple(seeds), budget, level, reps, tuple(notes), arms)
+    return Summary(
+        reference, oracle, rival, tuple(seeds), budget, LEVEL, reps, tuple(notes), arms, contest
+    )
 
 
 @dataclass(frozen=True)
@@ -241,7 +270,7 @@ class _Estimates:
 
     rng: np.random.Generator
     reps: int
-    level: float
+    level: float = LEVEL
 
     def middle(self, values: Sequence[float]) -> Interval:
         low, high = stratified_bootstrap_ci(values, iqm, self.rng, self.reps, self.level)
@@ -260,8 +289,8 @@ class _Estimates:
         values = tuple(x - y for x, y in zip(own, theirs, strict=True))
         return Difference(
             Interval(centre, _none(low), _none(high), values),
-            p=permutation_test(own, theirs, True, self.rng),
-            smallest_p=0.5 ** len(own) if len(own) <= EXACT_PAIRS else None,
+            p=permutation_test(own, theirs, True, self.rng, two_sided=True),
+            smallest_p=smallest_p(len(own)),
             probability_of_improvement=probability_of_improvement(own, theirs),
         )
 
@@ -282,11 +311,39 @@ def _inverse(speed: Interval, ratios: Sequence[float]) -> Interval:
     return Interval(centre, low, high, tuple(ratios))
 
 
-def _word(difference: Difference | None) -> str:
-    if difference is None:
-        return REFERENCE
-    low, high = difference.mean.low, difference.mean.high
-    return NO_DIFFERENCE if low is None or high is None else verdict(low, high)
+def _corrected(differences: Sequence[Difference]) -> list[Difference]:
+    """The same with p corrected for their number."""
+    n = len(differences)
+    return [
+        replace(d, p=float(p), smallest_p=d.smallest_p and min(1.0, n * d.smallest_p))
+        for d, p in zip(differences, holm([d.p for d in differences]), strict=True)
+    ]
+
+
+def _contest(
+    subject: str,
+    finals: Mapping[str, Sequence[float]],
+    oracle: str | None,
+    estimate: _Estimates,
+) -> Contest | None:
+    """The subject against the strongest other arm; None where there is no other."""
+    others = [arm for arm in finals if arm not in (subject, oracle)]
+    if not others:
+        return None
+    rival = min(others, key=lambda arm: mean(finals[arm]))
+    found = {arm: estimate.difference(finals[subject], finals[arm]) for arm in others}
+    difference = found[rival]
+    if (difference.mean.centre or 0) < 0:
+        # It beats all others where it beats each of them (Berger 1982); that needs no correction.
+        difference = replace(difference, p=max(d.p for d in found.values()))
+    else:
+        difference = dict(zip(others, _corrected([*found.values()]), strict=True))[rival]
+    return Contest(subject, rival, difference, verdict(difference))
+
+
+def _apart(difference: Difference | None) -> bool:
+    """Whether the interval lies below 0: a share of a gap that may be none is noise over noise."""
+    return difference is not None and difference.mean.high is not None and difference.mean.high < 0
 
 
 def _check_comparable(

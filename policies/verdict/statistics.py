@@ -146,8 +146,9 @@ def permutation_test(
     paired: bool,
     rng: np.random.Generator | None = None,
     reps: int = 10_000,
+    two_sided: bool = False,
 ) -> float:
-    """One-sided p that losses `a` are lower than `b` on average by chance alone.
+    """p that losses `a` are lower than `b` on average by chance alone; two-sided: that they differ.
 
     Paired: signs of the differences are flipped, all 2^n of them up to 12 pairs. Unpaired: runs
     are dealt anew to the two arms, in every way if there are at most 20 000. Otherwise `rng` draws
@@ -178,9 +179,40 @@ def permutation_test(
         sums = both[rows].sum(axis=1)
         drawn = (both.sum() - sums) / len(y) - sums / len(x)
         observed = y.mean() - x.mean()
+    if two_sided:
+        drawn, observed = np.abs(drawn), abs(observed)
     # Regroupings that are equal in exact arithmetic must not fall below by a rounding error.
     hits = int((drawn >= observed - 1e-12 * max(1.0, abs(observed))).sum())
     return hits / len(drawn) if exact else (hits + 1) / (len(drawn) + 1)
+
+
+def smallest_p(pairs: int) -> float | None:
+    """The least two-sided p that flipping the signs of so many pairs can give; None if sampled."""
+    return min(1.0, 2 * 0.5**pairs) if pairs <= EXACT_PAIRS else None
+
+
+def pairs_needed(comparisons: int, alpha: float) -> int:
+    """The least number of pairs with which one of so many comparisons can come below `alpha`."""
+    return next(n for n in range(1, 64) if comparisons * 2 * 0.5**n < alpha)
+
+
+def holm(p: ArrayLike) -> FloatArray:
+    """(m,) p values corrected for m comparisons, in the order given (Holm 1979).
+
+    The chance of one false finding or more among those below a level is at most that level,
+    however the comparisons depend on each other.
+
+    Raises:
+        ValueError: A value outside 0..1.
+    """
+    found = np.asarray(p, dtype=np.float64)
+    if found.ndim != 1 or not ((found >= 0) & (found <= 1)).all():
+        raise ValueError(f"expected a list of p values in 0..1, got {found.tolist()}")
+    order = np.argsort(found, kind="stable")
+    raised = np.minimum(1.0, found[order] * np.arange(len(found), 0, -1))
+    corrected = np.empty_like(found)
+    corrected[order] = np.maximum.accumulate(raised)
+    return corrected
 
 
 def _pairs(a: ArrayLike, b: ArrayLike) -> FloatArray:

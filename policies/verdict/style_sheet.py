@@ -44,6 +44,8 @@ figure{margin:0}figcaption{font-size:.8rem;color:var(--soft)}
 .edge{fill:none;stroke:var(--soft);stroke-width:.5}
 .core{stroke:var(--ink);stroke-linecap:square}.grown{stroke:var(--c)}.old{stroke-opacity:.5;fill-opacity:.5}
 .region{stroke:var(--region)}.rim{stroke:var(--paper)}
+.cell.worse{fill:var(--c2)}.cell.better{fill:var(--c3)}.cell.unseen{fill:var(--rule)}
+.cell.own{stroke:var(--ink);stroke-width:1.2}
 .legend{display:flex;flex-wrap:wrap;gap:4px 20px;font-size:.85rem;margin:0}
 .legend span{display:flex;align-items:center;gap:6px}.key{width:16px;flex:none}
 .swatch{display:inline-block;width:.75em;height:.75em;border-radius:50%;background:var(--c);

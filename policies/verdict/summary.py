@@ -12,8 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 BETTER, WORSE, NO_DIFFERENCE, REFERENCE = "better", "worse", "no difference shown", "reference"
+TOO_FEW = "too few seeds"  # no outcome of so few could have shown a difference
+WORDS = (BETTER, WORSE, NO_DIFFERENCE, TOO_FEW, REFERENCE)
 
 METRIC = "held-out loss on the test split [bits per byte], lower is better"
+# Fixed before an evaluation's first episode; it stands in the evaluation's config.
+ALPHA = 0.05
+TEST = (
+    "two-sided sign flips of paired seeds on the final test loss, corrected for the number of "
+    f"arms (Holm); a difference is shown where p < {ALPHA:g}"
+)
 INTERVALS = "stratified bootstrap over seeds, widened for few seeds as Student's t is"
 
 Record = Mapping[str, Any]  # a JSON object
@@ -51,8 +59,10 @@ class Difference:
 
     Attributes:
         mean: Its mean [bits per byte]; below 0 the arm is better.
-        p: One-sided, from flipping the signs of pairs: the arm has the lower loss by chance alone.
-        smallest_p: The least that so many pairs can give; None where p was sampled.
+        p: Two-sided, from flipping the signs of pairs, corrected for the number of comparisons:
+            a mean as far from 0 by chance alone.
+        smallest_p: The least corrected p that so many pairs and comparisons can give; None where
+            p was sampled.
         probability_of_improvement: Chance that a run of the arm ends below one of the reference.
     """
 
@@ -98,7 +108,7 @@ class ArmScore:
         gap_closed: Share of the way from the reference to the oracle; None where there is no
             oracle, or it is not shown to be better, or this arm is one of the two.
         noise_share: Of the trained tokens; None where no run can tell.
-        verdict: One cautious word; it follows from the difference's interval alone.
+        verdict: One cautious word; it follows from the difference's corrected p alone.
     """
 
     test: Interval
@@ -114,7 +124,7 @@ class ArmScore:
     verdict: str
 
     def __post_init__(self) -> None:
-        if self.verdict not in (BETTER, WORSE, NO_DIFFERENCE, REFERENCE):
+        if self.verdict not in WORDS:
             raise ValueError(f"expected a verdict of `scores.py`, got {self.verdict!r}")
         if (self.difference is None) != (self.verdict == REFERENCE):
             raise ValueError(
@@ -182,6 +192,38 @@ class ArmScore:
         )
 
 
+@dataclass(frozen=True)
+class Contest:
+    """An arm against the strongest of all others.
+
+    Attributes:
+        subject: The arm, named before the figures were seen.
+        rival: The other arm with the lowest mean test loss, the oracle aside.
+        difference: Final test loss of the subject minus the rival's. Its p is the largest against
+            any other arm where the subject is ahead, so that choosing the rival afterwards gives
+            no advantage; it is corrected for the number of others where it is behind.
+        verdict: One cautious word.
+    """
+
+    subject: str
+    rival: str
+    difference: Difference
+    verdict: str
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "subject": self.subject,
+            "rival": self.rival,
+            "difference": self.difference.to_json(),
+            "verdict": self.verdict,
+        }
+
+    @classmethod
+    def from_json(cls, record: Record) -> Contest:
+        difference = Difference.from_json(record["difference"])
+        return cls(record["subject"], record["rival"], difference, record["verdict"])
+
+
 def _ratio_to_json(ratio: float) -> float | str | None:
     return "never" if math.isinf(ratio) else None if math.isnan(ratio) else ratio
 
@@ -204,6 +246,8 @@ class Summary:
         reps: Resamples of each.
         notes: What a reader must know before comparing, one sentence each.
         arms: Scores by name, in the order of the table.
+        contest: The evaluation's subject against its strongest rival; None without a subject, or
+            without another arm.
     """
 
     reference: str
@@ -215,6 +259,7 @@ class Summary:
     reps: int
     notes: tuple[str, ...]
     arms: Mapping[str, ArmScore]
+    contest: Contest | None = None
 
     def __post_init__(self) -> None:
         for name in (self.reference, self.oracle, self.rival):
@@ -239,8 +284,10 @@ class Summary:
             "level": self.level,
             "reps": self.reps,
             "interval": INTERVALS,
+            "test": TEST,
             "notes": [*self.notes],
             "arms": {arm: score.to_json() for arm, score in self.arms.items()},
+            "contest": None if self.contest is None else self.contest.to_json(),
         }
 
     @classmethod
@@ -251,6 +298,7 @@ class Summary:
             ValueError: A part is missing or of another kind.
         """
         try:
+            contest = record["contest"]
             return cls(
                 reference=record["reference"],
                 oracle=record["oracle"],
@@ -261,6 +309,7 @@ class Summary:
                 reps=record["reps"],
                 notes=tuple(record["notes"]),
                 arms={arm: ArmScore.from_json(found) for arm, found in record["arms"].items()},
+                contest=None if contest is None else Contest.from_json(contest),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from policies.verdict.summary import Interval, Summary
+from policies.verdict.scores import seeds_needed
+from policies.verdict.summary import TEST, Interval, Summary
 from train_lm.plain_text import visible
 
 
@@ -17,10 +18,22 @@ def table(summary: Summary) -> str:
             f"{visible(name)[:16]:16s} {_span(arm.test):>24s} {gap:>28s} "
             f"{_span(arm.speed_up, digits=2):>22s}  {arm.verdict}"
         )
+    if (needed := seeds_needed(len(summary.arms))) > len(summary.seeds):
+        lines.append(
+            f"{len(summary.seeds)} seeds cannot show a difference among {len(summary.arms)} arms, "
+            f"whatever comes out: {needed} can"
+        )
+    if summary.contest is not None:
+        duel = summary.contest
+        lines.append(
+            f"{visible(duel.subject)} against its strongest rival {visible(duel.rival)}: "
+            f"{_span(duel.difference.mean, '+')}, p = {duel.difference.p:.2g}: {duel.verdict}"
+        )
     lines.append(
         f"{len(summary.seeds)} paired seeds (slots and order of text; one training of each "
         f"policy), {summary.budget_tokens:,.0f} tokens each; {100 * summary.level:.0f} % intervals "
-        f"in brackets; speed-up: {reference}'s tokens / the arm's to {reference}'s final loss"
+        f"in brackets; speed-up: {reference}'s tokens / the arm's to {reference}'s final loss; "
+        f"verdict: {TEST}"
     )
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rabbit_holes.live.etiquette import OWN_NAME, Etiquette
+from kncl_env.world.sources.wiki.options import add_wiki_options, etiquette_of
 from rabbit_holes.live.settings import CollectionSettings, Progress, Report
 from train_lm.command_line import GOES_ON, say
 
@@ -130,33 +130,7 @@ def _add_walk_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_wiki_options(wiki: argparse._ArgumentGroup) -> None:
-    wiki.add_argument(
-        "--contact",
-        default="",
-        metavar="MAIL_OR_URL",
-        help="where you can be reached; required unless --user-agent says it",
-    )
-    wiki.add_argument(
-        "--user-agent",
-        default="",
-        metavar="UA",
-        help=f"what to call yourself; the contact is added ({OWN_NAME})",
-    )
-    wiki.add_argument(
-        "--language", default="en", metavar="L", help="language code of a Wikipedia (%(default)s)"
-    )
-    wiki.add_argument(
-        "--api-url",
-        metavar="URL",
-        help="api.php of any other MediaWiki (that of the --language's Wikipedia)",
-    )
-    wiki.add_argument(
-        "--rate",
-        type=float,
-        default=2.0,
-        metavar="R",
-        help="requests per second at most, over all walks (%(default)s)",
-    )
+    add_wiki_options(wiki)
     wiki.add_argument(
         "--concurrency",
         type=int,
@@ -205,18 +179,13 @@ def run_collection(
         max_pages=arguments.max_pages,
         walker_options=walker_options,
     )
-    etiquette = Etiquette(
-        contact=arguments.contact,
-        user_agent=arguments.user_agent,
-        rate=arguments.rate,
-        concurrency=arguments.concurrency,
-    )
+    etiquette = etiquette_of(arguments, arguments.concurrency)
 
     # The client brings a third of a second of imports, which bad options need not wait for.
+    from kncl_env.world.sources.wiki.etiquette import Gate
+    from kncl_env.world.sources.wiki.page_cache import Library, PageCache
+    from kncl_env.world.sources.wiki.wikipedia import PoliteWikipedia, api_of
     from rabbit_holes.live.collector import collect
-    from rabbit_holes.live.etiquette import Gate
-    from rabbit_holes.live.page_cache import Library, PageCache
-    from rabbit_holes.live.wikipedia import PoliteWikipedia, api_of
 
     wiki = PoliteWikipedia(
         etiquette,

@@ -18,9 +18,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from rabbit_holes.live.errors import RefusedError, StoppedError, UnreachableError, WikiError
+from kncl_env.world.sources.wiki.errors import (
+    RefusedError,
+    StoppedError,
+    UnreachableError,
+    WikiError,
+)
+from kncl_env.world.sources.wiki.page_cache import Absent, Library, Page
 from rabbit_holes.live.journal import Failure, Journal, WalkLog, is_journal
-from rabbit_holes.live.page_cache import Absent, Library, Page
 from rabbit_holes.live.settings import CollectionSettings, Progress, Report
 from rabbit_holes.path import Path, PathWriter, Visit, holds_paths, read_paths
 from rabbit_holes.walkers.walkers import Walker, next_click

@@ -10,7 +10,7 @@ a trainer's: it moves from a `Trainer` to a bank and back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import product
@@ -22,11 +22,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train_lm.bank.programs import compiled, plain
-from train_lm.bank.stacks import stack_of, trainable
-from train_lm.optimizers import BETAS
-from train_lm.schedule import Schedule
-from train_lm.trainer import Snapshot, TrainerConfig, check_length, check_snapshot, not_finite
+from train_lm.adapters import CYCLE, Adapter, AdapterConfig, adapted_twin
+from train_lm.bank.bases import FrozenBases, check_one_base
+from train_lm.bank.programs import compiled, fisher, plain
+from train_lm.bank.row_updates import RowUpdates
+from train_lm.bank.stacks import adapted_stack, stack_of, trainable
+from train_lm.steps.anchors import Anchor, check_labels
+from train_lm.steps.costs import Cost, cost_of
+from train_lm.steps.optimizers import BETAS
+from train_lm.steps.schedule import Schedule
+from train_lm.trainer import (
+    MEASURED_AT_ONCE,
+    Snapshot,
+    TrainerConfig,
+    check_length,
+    check_snapshot,
+    cycle_of,
+    not_finite,
+    place_of,
+    take_over,
+    training_flops,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -48,10 +64,12 @@ class LearnerBank:
             activations then stay in the cache.
         threads: Programs run side by side on a CPU, each on one core; PyTorch's number of
             threads, if not stated.
+        adapter: Shape of the adapters that train in the place of the models, which are then one
+            base for all of them, kept once.
 
     Raises:
-        ValueError: The models differ in architecture or the settings in their batch, or there is
-            nothing to compile with.
+        ValueError: The models differ in architecture or the settings in their batch, there is
+            nothing to compile with, or the models have no layers for an adapter.
     """
 
     def __init__(
@@ -63,6 +81,7 @@ class LearnerBank:
         compile: bool = False,
         chunk: int | None = None,
         threads: int | None = None,
+        adapter: AdapterConfig | None = None,
     ) -> None:
         if not models:
             raise ValueError("expected at least one model, got none")
@@ -71,17 +90,26 @@ class LearnerBank:
         self.n = len(models)
         self.configs = _checked_configs(config, self.n)
         self.model = models[0]  # says what the learners are; its weights are not theirs
-        self.n_parameters = sum(p.numel() for p in self.model.parameters())
-        self._shapes = {n: tuple(p.shape) for n, p in trainable(self.model)}
         self._compiled = compile
-        stack = stack_of(self.model)
-        self._programs = compiled(stack, self.device) if compile else plain(stack)
-
-        self._weights = torch.stack([self._row(m) for m in models])  # (N, P)
-        self._mean = torch.zeros_like(self._weights)
-        self._square = torch.zeros_like(self._weights)
-        decays = [torch.full((math.prod(s),), float(len(s) >= 2)) for s in self._shapes.values()]
-        self._decays = torch.cat(decays).to(self.device)[None]  # (1, P)
+        self._bases: FrozenBases | None = None
+        if adapter is None:
+            self._shapes = {n: tuple(p.shape) for n, p in trainable(self.model)}
+            self._stack = stack_of(self.model)
+            rows = [self._row(m) for m in models]
+        else:
+            rows = self._adapt(models, adapter)
+        self._weights = torch.stack(rows)  # (N, P)
+        self.n_trained = self._weights.shape[1]
+        frozen = 0 if self._bases is None else self._bases.rows.shape[1]
+        every = sum(p.numel() for p in self.model.parameters())
+        self.n_parameters = every if adapter is None else frozen + self.n_trained
+        self._uncompiled = plain(self._stack)  # for windows of any number
+        self._programs = compiled(self._stack, self.device) if compile else self._uncompiled
+        self._rule = RowUpdates(self._shapes, self.configs[0].updates, self.n, self.device)
+        self._mean = self._weights.new_zeros(self.n, self._rule.low)
+        self._square = torch.zeros_like(self._mean)
+        self._decays = self._rule.decays().to(self.device)
+        self._anchors: dict[int, tuple[Tensor, Tensor]] = {}
         self._steps = np.zeros(self.n, dtype=np.int64)
         self.updates = np.zeros(self.n, dtype=np.int64)
         self.schedules = [Schedule(c.learning_rate, c.warmup, c.final) for c in self.configs]
@@ -89,6 +117,21 @@ class LearnerBank:
         chunk = min(self.n, chunk or (1 if on_cpu else self.n))
         self._blocks = [slice(i, min(i + chunk, self.n)) for i in range(0, self.n, chunk)]
         self._pool = _cores(threads or torch.get_num_threads()) if on_cpu else None
+
+    def _adapt(self, models: Sequence[nn.Module], adapter: AdapterConfig) -> list[Tensor]:
+        """Freeze the models as one base; the rows of fresh adapters on it."""
+        if adapter.dropout:
+            raise ValueError(
+                f"expected adapters without dropout in a bank, got {adapter.dropout}: use trainers"
+            )
+        check_one_base(models)
+        adapted = adapted_twin(self.model, adapter)
+        numbers = {n: p for n, p in adapted.model.named_parameters() if "lora_" in n}
+        self._shapes = {n: tuple(p.shape) for n, p in numbers.items()}
+        self._stack = adapted_stack(self.model, adapted)
+        self._bases = FrozenBases(adapted, self.n, self.device)
+        row = torch.cat([p.detach().flatten() for p in numbers.values()])
+        return [row.to(self.device, torch.float32)] * self.n
 
     def close(self) -> None:
         """Free the threads; it can train and measure no more."""
@@ -110,7 +153,12 @@ class LearnerBank:
             raise ValueError(f"expected a phase of at least one update, got {updates}")
         for i in self._chosen(learners):
             self.schedules[i] = replace(
-                self.schedules[i], start=int(self.updates[i]), length=updates, decays=decay
+                self.schedules[i],
+                start=int(self.updates[i]),
+                length=updates,
+                decays=decay,
+                restart=0,
+                rewarm=0,
             )
 
     def train(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
@@ -154,7 +202,9 @@ class LearnerBank:
 
     def _update(self, block: slice, batch: Tensor, inside: list[int]) -> Floats:
         """One step of the learners `inside` a block; (c,) losses of all of the block."""
-        loss, gradient, norm = self._programs.gradient(self._weights[block], batch)
+        base = self._base_of(block)
+        loss, gradient, norm = self._programs.gradient(self._weights[block], batch, *base)
+        self._pull(block, gradient, norm)
         values = torch.cat([loss[:, None], norm], 1).double().cpu().numpy()  # (c, 2)
         rates = np.array([self.schedules[i].rate(int(self.updates[i])) for i in inside])
         for i, rate in zip(inside, rates, strict=True):
@@ -171,18 +221,45 @@ class LearnerBank:
                 for k, i in enumerate(inside)
             ]
         for rows, own, k in parts:
-            self._programs.step(
-                self._weights[rows],
-                gradient[own],
-                self._mean[rows],
-                self._square[rows],
-                self._decays,
-                norm[own],
-                scalars[k],
-            )
+            self._step(rows, gradient[own], norm[own], scalars[k])
         self._steps[inside] += 1
         self.updates[inside] += 1
         return np.asarray(values[:, 0])
+
+    def _base_of(self, block: slice) -> tuple[Tensor, ...]:
+        """The frozen weights of a block's learners, where there are any."""
+        return () if self._bases is None else (self._bases.of(block),)
+
+    def _pull(self, block: slice, gradient: Tensor, norm: Tensor) -> None:
+        """Add the anchors' gradients to those of a block, and tell the norms of the sums."""
+        for i in self._anchors.keys() & range(block.start, block.stop):
+            at, force = self._anchors[i]
+            own = gradient[i - block.start].add_(force * (self._weights[i] - at))
+            norm[i - block.start] = torch.linalg.vector_norm(own)
+
+    def _step(self, rows: slice, gradient: Tensor, norm: Tensor, scalars: Tensor) -> None:
+        """One step of the rows by their (c, P) gradients, as the update rule has it."""
+        weights, moments = self._weights[rows], (self._mean[rows], self._square[rows])
+        rule = self._rule.updates.rule
+        if rule == "full":
+            self._programs.step(weights, gradient, *moments, self._decays, norm, scalars)
+            return
+        # Clipped before it is reduced: what is left out is remembered as it would have counted.
+        gradient = gradient * (scalars[:, 3:] / (norm + 1e-6)).clamp(max=1.0)
+        scalars = scalars.clone()
+        scalars[:, 3] = math.inf
+        if rule == "topk":
+            gradient, keep = self._rule.truncated(rows, gradient)
+            moved = (weights, *moments)
+            before = [value.clone() for value in moved]
+            self._programs.step(weights, gradient, *moments, self._decays, norm, scalars)
+            for value, was in zip(moved, before, strict=True):
+                value.copy_(torch.where(keep, value, was))
+            return
+        fresh = self._steps[rows] % self._rule.updates.refresh == 0
+        small, gradient = self._rule.lowered(rows, fresh, weights, gradient)
+        self._programs.step(small, gradient, *moments, self._decays, norm, scalars)
+        self._rule.raise_(rows, small, weights, scalars[:, 0])
 
     def nll(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
         """(n, m) negative log-likelihood [nats] summed over each of (n, m, T + 1) windows."""
@@ -196,7 +273,7 @@ class LearnerBank:
         def measure(task: tuple[slice, int]) -> None:
             block, i = task
             part = batch[block, i : i + self.batch].contiguous()
-            sums = self._programs.measure(self._weights[block], part)
+            sums = self._programs.measure(self._weights[block], part, *self._base_of(block))
             found[block, i : i + self.batch] = sums.cpu().numpy()
 
         # Unlike updates, the pieces of one learner can be measured side by side.
@@ -204,19 +281,111 @@ class LearnerBank:
         self._each(measure, list(product(self._holding(chosen), pieces)))
         return found[chosen, :m]
 
+    # --- what is to be kept, and what it costs -----------------------------------------------
+
+    def anchor(self, learner: int, anchor: Anchor | None) -> None:
+        """Hold one learner near to an anchor from now on, or no more; as `Trainer.anchor`."""
+        self._anchors.pop(learner, None)
+        if anchor is None or anchor.strength == 0:
+            return
+        anchor.fitted(self._shapes)
+        at, importance = (
+            torch.cat([parts[n].flatten().to(self.device, torch.float32) for n in self._shapes])
+            for parts in (anchor.weights, anchor.importance)
+        )
+        self._anchors[learner] = at, anchor.strength * importance
+
+    @torch.no_grad()
+    def importance(
+        self, learner: int, windows: Ints, labels: str = "model", seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Fisher information of one learner on (n, T + 1) windows; as `Trainer.importance`."""
+        check_labels(labels)
+        check_length(self.model, windows)
+        if not len(windows):
+            raise ValueError("expected at least one window to measure importance on, got none")
+        generator = torch.Generator(self.device).manual_seed(seed)
+        tokens = torch.from_numpy(windows).to(self.device)
+        row = self._weights[learner][None]
+        with self._autocast():
+            base = next(iter(self._base_of(slice(learner, learner + 1))), None)
+            found = fisher(self._stack, row, base, tokens, labels, generator)
+        return self._split(found, self._shapes)
+
+    @torch.no_grad()
+    def gradient(self, learner: int, windows: Ints) -> dict[str, Tensor]:
+        """Gradient of one learner's mean loss on (n, T + 1) windows; as `Trainer.gradient`."""
+        check_length(self.model, windows)
+        row = self._weights[learner][None]
+        base = self._base_of(slice(learner, learner + 1))
+        total = torch.zeros_like(row[0])
+        with self._autocast():
+            for i in range(0, len(windows), MEASURED_AT_ONCE):
+                piece = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(self.device)
+                _, found, _ = self._uncompiled.gradient(row, piece[None], *base)
+                total += found[0] * (len(piece) / len(windows))
+        return self._split(total, self._shapes)
+
+    def weights(self, learner: int) -> dict[str, Tensor]:
+        """Copies of one learner's trained weights, by the parameter's name."""
+        return self._split(self._weights[learner].clone(), self._shapes)
+
+    def merged(self, learner: int) -> dict[str, Tensor]:
+        """Copies of all weights of one learner, under a snapshot's names; as `Trainer.merged`."""
+        found = self.weights(learner)
+        if self._bases is not None:
+            found = self._bases.merged(learner, found)
+        return {f"model.{name}": value for name, value in found.items()}
+
+    def cost(self, learner: int, since: Snapshot | None = None) -> Cost:
+        """What one learner's way of updating costs; as `Trainer.cost`."""
+        kept = [v for n, v in self._state_of(learner).items() if not n.startswith("model.")]
+        n_bytes = sum(v.numel() * v.element_size() for v in kept) + self._steps.itemsize
+        return cost_of(self.n_trained, n_bytes, self.merged(learner), since)
+
+    # --- adapters ----------------------------------------------------------------------------
+
+    def take_adapter(self, learner: int) -> Adapter:
+        """A copy of one learner's adapter; as `Trainer.take_adapter`."""
+        return self._frozen().take(learner, self.weights(learner))
+
+    def put_adapter(self, learner: int, adapter: Adapter) -> None:
+        """One learner goes on with the numbers of another adapter; as `Trainer.put_adapter`."""
+        self._frozen().put_(learner, self._numbers(learner), adapter)
+
+    def merge_and_reset(self, learner: int, rewarm: int | None = None) -> None:
+        """Merge one learner's adapter into a base of its own; as `Trainer.merge_and_reset`."""
+        self._frozen().merge_(learner, self._numbers(learner))
+        for name, value in self._state_of(learner).items():
+            if not name.startswith("model."):
+                value.zero_()
+        self._steps[learner] = 0
+        updates = int(self.updates[learner])
+        self.schedules[learner] = self.schedules[learner].rewarmed(updates, rewarm)
+
+    def _frozen(self) -> FrozenBases:
+        if self._bases is None:
+            raise RuntimeError("a bank without adapters has none to take, put or merge")
+        return self._bases
+
+    def _numbers(self, learner: int) -> dict[str, Tensor]:
+        """Views of one learner's trained weights, by the parameter's name."""
+        return self._split(self._weights[learner], self._shapes)
+
     # --- exact copies ------------------------------------------------------------------------
 
     def snapshot(self, learner: int) -> dict[str, Tensor]:
         """Copies of one learner's weights, moments and place in its schedule, as a trainer's."""
-        taken: dict[str, Tensor] = {}
-        for kind, rows in self._rows().items():
-            copied = self._named(rows[learner].clone())
-            taken.update({f"{kind}.{name}": value for name, value in copied.items()})
+        taken = {name: value.clone() for name, value in self._state_of(learner).items()}
         for name in self._shapes:
             taken[f"step.{name}"] = torch.tensor(float(self._steps[learner]), device=self.device)
         plan = self.schedules[learner]
         place = [int(self.updates[learner]), plan.start, plan.length, int(plan.decays)]
         taken["schedule"] = torch.tensor(place)
+        if self._bases is not None:
+            taken |= self._bases.state_of(learner)
+            cycles = int(self._bases.cycles[learner])
+            taken[CYCLE] = torch.tensor([cycles, plan.restart, plan.rewarm])
         return taken
 
     @torch.no_grad()
@@ -227,27 +396,62 @@ class LearnerBank:
             ValueError: The snapshot is of another architecture or optimiser; nothing is changed.
         """
         check_snapshot(snapshot, self._shapes)
-        kinds = ("step", *self._rows())
-        missing = [f"{k}.{n}" for n in self._shapes for k in kinds if f"{k}.{n}" not in snapshot]
-        if missing:
-            raise ValueError(
-                f"expected optimiser state {missing[0]}, got nothing: the snapshot is of another "
-                "optimiser"
-            )
-        for kind, rows in self._rows().items():
-            for name, value in self._named(rows[learner]).items():
-                value.copy_(snapshot[f"{kind}.{name}"])
+        state = self._state_of(learner)
+        for name, value in [*state.items(), *((f"step.{n}", None) for n in self._shapes)]:
+            found = snapshot.get(name)
+            if found is None or (value is not None and found.shape != value.shape):
+                got = "nothing" if found is None else tuple(found.shape)
+                raise ValueError(
+                    f"expected optimiser state {name}, got {got}: the snapshot is of another "
+                    "optimiser"
+                )
+        place = place_of(snapshot)
+        cycles, restart, rewarm = (0, 0, 0) if self._bases is None else cycle_of(snapshot)
+        if self._bases is not None:
+            self._bases.check(learner, snapshot, cycles)
+            self._bases.restore_(learner, snapshot, cycles)
+        for name, value in state.items():
+            value.copy_(snapshot[name])
         self._steps[learner] = int(snapshot[f"step.{next(iter(self._shapes))}"])
-        updates, start, length, decays = snapshot["schedule"].tolist()
+        self._go_to(learner, place, restart, rewarm)
+
+    @torch.no_grad()
+    def adopt(self, learner: int, snapshot: Snapshot) -> None:
+        """One learner begins where a trainer of the whole model stood; as `Trainer.adopt`."""
+        shapes = self._shapes if self._bases is None else self._bases.shapes
+        check_snapshot(snapshot, shapes)
+        place = place_of(snapshot) if "schedule" in snapshot else None
+        state = self._state_of(learner)
+        if self._bases is not None:
+            weights = {name: snapshot[f"model.{name}"] for name in shapes}
+            self._bases.rebase_(learner, weights, self._numbers(learner))
+        else:
+            for name in self._shapes:
+                state[f"model.{name}"].copy_(snapshot[f"model.{name}"])
+        steps = {f"step.{name}": torch.zeros(()) for name in self._shapes}
+        take_over(steps | {n: v for n, v in state.items() if not n.startswith("model.")}, snapshot)
+        self._steps[learner] = int(next(iter(steps.values())))
+        if place is not None:
+            self._go_to(learner, place)
+
+    def _go_to(
+        self, learner: int, place: tuple[int, int, int, bool], restart: int = 0, rewarm: int = 0
+    ) -> None:
+        updates, start, length, decays = place
         self.updates[learner] = updates
         self.schedules[learner] = replace(
-            self.schedules[learner], start=start, length=length, decays=bool(decays)
+            self.schedules[learner],
+            start=start,
+            length=length,
+            decays=decays,
+            restart=restart,
+            rewarm=rewarm,
         )
 
     @property
     def flops_per_token(self) -> float:
-        """Training FLOPs per token of one learner, 6 N (Kaplan et al. 2020)."""
-        return 6.0 * self.n_parameters
+        """Training FLOPs per token of one learner; see `training_flops`."""
+        return training_flops(self.n_parameters, self.n_trained)
 
     # --- what it is made of ------------------------------------------------------------------
 
@@ -257,13 +461,20 @@ class LearnerBank:
             raise ValueError("expected models of one architecture, got several")
         return torch.cat([p.detach().flatten().to(self.device, torch.float32) for _, p in named])
 
-    def _rows(self) -> dict[str, Tensor]:
-        """The (N, P) arrays, by the names that a trainer's snapshot gives them."""
-        return {"model": self._weights, "exp_avg": self._mean, "exp_avg_sq": self._square}
+    def _state_of(self, learner: int) -> dict[str, Tensor]:
+        """Views of one learner's numbers, by the names that a trainer's snapshot gives them."""
+        rows = {"model": self._weights, "exp_avg": self._mean, "exp_avg_sq": self._square}
+        found: dict[str, Tensor] = {}
+        for kind, row in rows.items():
+            shapes = self._shapes if kind == "model" else self._rule.moments
+            found |= {f"{kind}.{n}": v for n, v in self._split(row[learner], shapes).items()}
+        return found | self._rule.state_of(learner)
 
-    def _named(self, row: Tensor) -> dict[str, Tensor]:
-        parts = row.split([math.prod(s) for s in self._shapes.values()])
-        return {n: p.view(s) for (n, s), p in zip(self._shapes.items(), parts, strict=True)}
+    @staticmethod
+    def _split(row: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Views of a learner's numbers, by name."""
+        parts = zip(shapes.items(), row.split([math.prod(s) for s in shapes.values()]), strict=True)
+        return {name: part.view(shape) for (name, shape), part in parts}
 
     def _scalars(self, learners: list[int], rates: Floats) -> Tensor:
         """(n, 4) of the given learners; see `adamw_`."""
@@ -322,6 +533,8 @@ def _checked_configs(
     shared = {(c.batch, c.precision) for c in configs}
     if len(shared) > 1:
         raise ValueError(f"expected one batch and precision for all learners, got {shared}")
+    if len({c.updates for c in configs}) > 1:
+        raise ValueError("expected one update rule for all learners of a bank, got several")
     if any(c.accumulate > 1 or c.optimizer != "adamw" for c in configs):
         raise ValueError(
             "expected AdamW and batches in one piece, got other settings: use a trainer for them"

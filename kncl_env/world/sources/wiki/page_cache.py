@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from rabbit_holes.live.errors import WikiError
-from rabbit_holes.live.etiquette import Gate
+from kncl_env.world.sources.wiki.errors import WikiError
+from kncl_env.world.sources.wiki.etiquette import Gate
 from train_lm.checked.digests import sealed, unsealed
 from train_lm.checked.records import Fields, parse_json
 
@@ -260,7 +260,7 @@ def _page(record: object, key: object, file: Path) -> Page | None:
 
 
 class Wiki(Protocol):
-    """A wiki that can be walked, such as `rabbit_holes.live.wikipedia.PoliteWikipedia`.
+    """A wiki that can be walked, such as `kncl_env.world.sources.wiki.wikipedia.PoliteWikipedia`.
 
     Attributes:
         api: Address of its API.

@@ -45,9 +45,7 @@ def build_optimizers(
             raise ValueError(
                 f"expected a torch with Muon, got {torch.__version__}: use the optimizer adamw"
             )
-        hidden = [
-            (n, p) for n, p in named if p.dim() == 2 and "embed" not in n and "lm_head" not in n
-        ]
+        hidden = [(n, p) for n, p in named if p.dim() == 2 and is_hidden(n)]
     of_muon = {n for n, _ in hidden}
     rest = [(n, p) for n, p in named if n not in of_muon]
     adamw = torch.optim.AdamW(
@@ -80,6 +78,11 @@ def build_optimizers(
     for _, parameter in hidden:
         muon.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
     return [adamw, muon]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a parameter lies between the embedding and the head."""
+    return "embed" not in name and "lm_head" not in name
 
 
 def state_of(optimizers: Sequence[Optimizer], parameter: nn.Parameter) -> dict[str, Tensor]:

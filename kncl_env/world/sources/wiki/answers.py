@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from rabbit_holes.live.errors import (
+from kncl_env.world.sources.wiki.errors import (
     ApiError,
     ForeignRedirectError,
     HttpError,
@@ -23,8 +23,8 @@ from rabbit_holes.live.errors import (
     UnexpectedAnswerError,
     WikiError,
 )
-from rabbit_holes.live.etiquette import retry_after
-from rabbit_holes.live.page_cache import Absent
+from kncl_env.world.sources.wiki.etiquette import retry_after
+from kncl_env.world.sources.wiki.page_cache import Absent
 
 _DEFAULT_LAG_WAIT = 5.0  # [s], Manual:Maxlag parameter
 _KEEPS_OUT = {"blocked", "autoblocked", "globalblocking", "readapidenied", "permissiondenied"}

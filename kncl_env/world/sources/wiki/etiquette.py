@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from rabbit_holes.live.errors import StoppedError, WikiError
+from kncl_env.world.sources.wiki.errors import StoppedError, WikiError
 
 _MAIL_OR_URL = re.compile(r"[^@\s<>()]+@[^@\s<>()]+\.[^@\s<>()]+|https?://[^\s/<>()]+\.[^\s<>()]+")
 OWN_NAME = "kncl-rabbit-holes/0.1"  # as user agent, where the user names none

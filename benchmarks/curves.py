@@ -1,0 +1,130 @@
+"""Whether a learning curve of few points tells the speed-ups of one measured at every step.
+
+    python benchmarks/curves.py --world worlds/wiki --seeds 8 --out curves.json
+
+Each episode is measured once, after every step and on all windows of `select`; the sparse curve is
+measured beside it, by the meter that `evaluate` uses. Printed are each arm's speed-up over uniform
+with its interval, by either curve, and what each costs as a share of the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.learner import MEASURED_WINDOWS, ClockedLearner
+from kncl_env.settings import Settings
+from kncl_env.stage import open_stage
+from kncl_env.world.world import World
+from policies.arms.arm import Turn
+from policies.arms.registry import arm_of
+from policies.play.curves import Curve, CurveMeter
+from policies.play.episodes import play
+from policies.play.seeds import EVALUATION
+from policies.verdict.scores import ArmRun, summarise
+from policies.verdict.summary import Summary
+from train_lm.command_line import comma_separated, say
+from train_lm.files import Json, write_json
+from train_lm.provenance import commit
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A dense and a sparse curve of one episode, and what either took between its steps [s]."""
+
+    curves: tuple[Curve, ...]
+    seconds: tuple[float, ...]
+
+    def to_json(self) -> Json:
+        raise NotImplementedError("no journal holds it")
+
+
+class PairWatch:
+    def __init__(self, env: TopicExpansionEnv, meters: tuple[CurveMeter, ...]) -> None:
+        self.watches = [meter.begin(env) for meter in meters]
+        self.seconds = [0.0 for _ in meters]
+
+    def after(self, turn: Turn) -> None:
+        for i, watch in enumerate(self.watches):
+            began = time.perf_counter()
+            watch.after(turn)
+            self.seconds[i] += time.perf_counter() - began
+
+    def finish(self) -> Pair:
+        return Pair(tuple(w.finish() for w in self.watches), tuple(self.seconds))
+
+
+@dataclass(frozen=True)
+class PairMeter:
+    """Several curves of one episode."""
+
+    meters: tuple[CurveMeter, ...]
+
+    def begin(self, env: TopicExpansionEnv) -> PairWatch:
+        return PairWatch(env, self.meters)
+
+    def from_json(self, line: Json) -> Pair:
+        raise NotImplementedError("no journal holds it")
+
+
+def summary_of(curves: dict[tuple[str, int], Curve]) -> Summary:
+    runs = [
+        ArmRun(arm, seed, np.array(c.tokens), np.array(c.loss), c.test_before, c.test_after)
+        for (arm, seed), c in curves.items()
+    ]
+    return summarise(runs, rng=np.random.default_rng(0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--world", required=True)
+    parser.add_argument(
+        "--arms", type=comma_separated, default=["uniform", "random", "goal", "rule", "coverage"]
+    )
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--updates-per-step", type=int, default=6)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.seeds < 2:
+        parser.error("expected at least 2 seeds: one has no interval")
+    settings = Settings.of(steps=args.steps, updates_per_step=args.updates_per_step)
+    stage = open_stage(World.open(args.world), settings)
+    clock = ClockedLearner(stage.learner())
+    env = TopicExpansionEnv(stage, clock)
+    dense = CurveMeter(args.steps + 1, MEASURED_WINDOWS["select"])
+    meter = PairMeter((dense, CurveMeter()))
+    found: list[dict[tuple[str, int], Curve]] = [{}, {}]
+    spent = np.zeros(2)
+    for seed in EVALUATION(args.seeds):
+        for name in args.arms:
+            pair = play(env, arm_of(name), seed, EVALUATION.choices, meter).measured
+            for curves, curve in zip(found, pair.curves, strict=True):
+                curves[name, seed] = curve
+            spent += pair.seconds
+    training = clock.seconds["train"]
+    summaries = [summary_of(curves) for curves in found]
+    kinds = ("dense", "sparse")
+    table = {
+        name: {
+            kind: [found.centre, found.low, found.high]
+            for kind, found in zip(kinds, (s.arms[name].speed_up for s in summaries), strict=True)
+        }
+        for name in args.arms
+    }
+    shares = {k: s / training for k, s in zip(kinds, spent.tolist(), strict=True)}
+    for name, row in table.items():
+        figures = (f"{k} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for k, v in row.items())
+        say(f"{name:10s} {'   '.join(figures)}")
+    say(f"share of the training: {', '.join(f'{k} {v:.3f}' for k, v in shares.items())}")
+    if args.out:
+        write_json(args.out, {"speed_up": table, "share_of_training": shares, "commit": commit()})
+
+
+if __name__ == "__main__":
+    main()
