@@ -91,6 +91,8 @@ def main() -> None:
     parser.add_argument("--updates-per-step", type=int, default=6)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.seeds < 2:
+        parser.error("expected at least 2 seeds: one has no interval")
     settings = Settings.of(steps=args.steps, updates_per_step=args.updates_per_step)
     stage = open_stage(World.open(args.world), settings)
     clock = ClockedLearner(stage.learner())

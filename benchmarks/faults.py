@@ -80,6 +80,11 @@ class Case:
         return self.name or self.words.split()[1]
 
     @property
+    def variants(self) -> tuple[bool, ...]:
+        """With an empty cache, and with a full one where it fills one."""
+        return (False, True) if self.cache else (False,)
+
+    @property
     def program(self) -> str:
         """Module with the `main` of its first word."""
         return PROGRAMS[self.words.split()[0]]
@@ -145,6 +150,26 @@ def cases(api: str) -> list[Case]:
     ]
 
 
+# What some inputs are made of, besides the world.
+MADE_OF = {
+    "surrogate": "episodes",
+    "model": "loop",
+    "curriculum": "loop",
+    "damaged": "holes",
+}
+
+
+def chosen_cases(api: str, only: str, cold: bool) -> list[tuple[Case, bool, str]]:
+    """Commands whose name holds a pattern, whether with a full cache, and that name."""
+    found = []
+    for case in cases(api):
+        for warm in (False,) if cold else case.variants:
+            name = f"{case.title}, warm" if warm else case.title
+            if re.search(only, name):
+                found.append((case, warm, name))
+    return found
+
+
 @dataclass
 class Row:
     """What came of one case."""
@@ -178,8 +203,8 @@ class Bench:
         (self.trial / "out").mkdir(parents=True)
         if case.before:
             shutil.copytree(self.inputs / case.before, self.trial / "out" / "w")
-        if warm and self.kept.is_dir():
-            shutil.copytree(self.kept, self.trial / "cache")
+        if warm:
+            shutil.copytree(self.kept / case.title, self.trial / "cache")
 
     def run(self, case: Case, mode: int = COUNT, nth: int = 0, half: bool = False) -> int:
         """Exit status, minus the signal's number; `self.said` holds what it printed."""
@@ -195,8 +220,7 @@ class Bench:
             os.dup2(said, 1)
             os.dup2(said, 2)
             os.environ["KNCL_CACHE"] = str(self.trial / "cache")
-            places = {"OUT": str(self.trial / "out"), "IN": str(self.inputs)}
-            _, *words = re.sub(r"\b(OUT|IN)\b", lambda m: places[m[1]], case.words).split()
+            words = self.words(case)
             main = sys.modules[case.program].main
             self.lib.faults_arm(
                 str(self.trial).encode(), SKIP.encode(), mode, ctypes.c_long(nth), int(half)
@@ -212,6 +236,11 @@ class Bench:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(70)
+
+    def words(self, case: Case) -> list[str]:
+        """Its arguments, with the places of this bench."""
+        places = {"OUT": str(self.trial / "out"), "IN": str(self.inputs)}
+        return re.sub(r"\b(OUT|IN)\b", lambda m: places[m[1]], case.words).split()[1:]
 
     def counted(self) -> list[int]:
         found: list[int] = json.loads(self.said.with_suffix(".count").read_text())
@@ -244,8 +273,24 @@ def _timeless(name: str, data: bytes) -> bytes:
     return data
 
 
+def check_rerun(bench: Bench, case: Case, point: int, row: Row, wanted: dict[str, bytes]) -> None:
+    """The same command again: it ends with the files of an undisturbed run, and no others."""
+    if bench.run(case) != 0:
+        row.note(point, "refused")
+        row.told.append(bench.said.read_text(errors="replace")[-600:])
+        return
+    found, litter = bench.left()
+    if found != wanted:
+        row.note(point, "different")
+        names = {n for n in {*found, *wanted} if found.get(n) != wanted.get(n)}
+        row.told.append(", ".join(sorted(names)[:5]))
+    if litter:
+        row.note(point, "litter")
+        row.told.append(", ".join(litter[:5]))
+
+
 def disturb(bench: Bench, case: Case, points: list[int], mode: int, row: Row, warm: bool) -> None:
-    wanted, _ = _whole(bench, case, warm)
+    wanted, _ = undisturbed(bench, case, warm)
     for point in points:
         bench.prepare(case, warm)
         before, _ = bench.left()
@@ -253,40 +298,39 @@ def disturb(bench: Bench, case: Case, points: list[int], mode: int, row: Row, wa
         row.points += 1
         said = bench.said.read_text(errors="replace")
         if mode == FULL and status != 0:
-            last = said.strip().splitlines()[-1] if said.strip() else ""
-            if status != 2 or "Traceback" in said or str(bench.trial) not in last:
+            *_, last = said.strip().splitlines() or [""]
+            lines = re.findall(r"^(?:error: |Traceback|Exception).*", said, re.MULTILINE)
+            if status != 2 or lines != [last] or str(bench.trial) not in last:
                 row.note(point, "unclear")
                 row.told.append(said[-600:])
         if mode == FULL:
             after, _ = bench.left()
             if any(after.get(name) != data for name, data in before.items()):
                 row.note(point, "different")
-        if bench.run(case) != 0:
-            row.note(point, "refused")
-            row.told.append(bench.said.read_text(errors="replace")[-600:])
-            continue
-        found, litter = bench.left()
-        if found != wanted:
-            row.note(point, "different")
-            names = {n for n in {*found, *wanted} if found.get(n) != wanted.get(n)}
-            row.told.append(", ".join(sorted(names)[:5]))
-        if litter:
-            row.note(point, "litter")
-            row.told.append(", ".join(litter[:5]))
+        check_rerun(bench, case, point, row, wanted)
 
 
-def _whole(bench: Bench, case: Case, warm: bool) -> tuple[dict[str, bytes], list[int]]:
+def undisturbed(bench: Bench, case: Case, warm: bool) -> tuple[dict[str, bytes], list[int]]:
     """What an undisturbed run leaves, and its operations and writes."""
     bench.prepare(case, warm)
     if bench.run(case) != 0:
         raise RuntimeError(f"{case.title} fails undisturbed: {bench.said.read_text()[-2000:]}")
     found, litter = bench.left()
     assert not litter, litter
+    if case.cache and not warm:
+        shutil.rmtree(bench.kept / case.title, ignore_errors=True)
+        shutil.copytree(bench.trial / "cache", bench.kept / case.title)
     return found, bench.counted()
 
 
-def make_inputs(bench: Bench) -> None:
-    """A world, walks, a model, an order of reading, episodes and a surrogate, by our commands."""
+def make_inputs(bench: Bench, chosen: list[Case]) -> None:
+    """What these commands read: a world, walks, a model, an order of reading, episodes and so on.
+
+    All of it by our own commands.
+    """
+    needs = {name for case in chosen for name in re.findall(r"\bIN/(\w+)", case.words)} | {"world"}
+    for name, of in MADE_OF.items():
+        needs |= {of} if name in needs else set()
     world = "--world IN/world"
     few = f"--policies uniform,random --episodes 4 --learners 2 {TINY}"
     for name, words in {
@@ -296,13 +340,15 @@ def make_inputs(bench: Bench) -> None:
         "surrogate.json": f"kncl-policy surrogate {world} --episodes IN/episodes.jsonl",
         "loop": f"kncl-policy run {world} --policy random --threads 1 {TINY}",
     }.items():
-        if bench.run(Case(f"{words} --out IN/{name}")) != 0:
+        if name.split(".")[0] in needs and bench.run(Case(f"{words} --out IN/{name}")) != 0:
             raise RuntimeError(bench.said.read_text())
-    shutil.copytree(bench.inputs / "loop" / "model", bench.inputs / "model")
-    shutil.copy(bench.inputs / "loop" / "curriculum.jsonl", bench.inputs / "curriculum.jsonl")
-    lines = (bench.inputs / "holes.jsonl").read_text().splitlines(keepends=True)
-    lines[3] = "{\n"  # so that an import has something to complain about
-    (bench.inputs / "damaged.jsonl").write_text("".join(lines[:20]))
+    if "loop" in needs:
+        shutil.copytree(bench.inputs / "loop" / "model", bench.inputs / "model")
+        shutil.copy(bench.inputs / "loop" / "curriculum.jsonl", bench.inputs / "curriculum.jsonl")
+    if "damaged" in needs:
+        lines = (bench.inputs / "holes.jsonl").read_text().splitlines(keepends=True)
+        lines[3] = "{\n"  # so that an import has something to complain about
+        (bench.inputs / "damaged.jsonl").write_text("".join(lines[:20]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -321,40 +367,38 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = parser().parse_args()
     if "faults.so" not in os.environ.get("LD_PRELOAD", ""):
-        return _with_shim()
+        return with_shim()
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    _import_everything()
+    import_everything()
     began = time.monotonic()
     rows: list[Row] = []
     rng = np.random.default_rng(args.seed)
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kncl-faults-")))
         bench = Bench(base)
-        make_inputs(bench)
-        for case in cases(_wiki(stack)):
-            for warm in (False, True) if case.cache and not args.cold else (False,):
-                name = f"{case.title}, warm" if warm else case.title
-                if not re.search(args.only, name) or time.monotonic() - began > args.seconds:
-                    continue
-                counts = _whole(bench, case, warm)[1]
-                if case.cache and not warm:
-                    shutil.rmtree(bench.kept, ignore_errors=True)
-                    shutil.copytree(bench.trial / "cache", bench.kept)
-                for mode in MODES[args.how]:
-                    operations = counts[mode == FULL]
-                    points = np.arange(int(rng.integers(args.every)), operations, args.every) + 1
-                    if args.points is not None and len(points) > args.points:
-                        points = points[np.linspace(0, len(points) - 1, args.points).astype(int)]
-                    rows.append(Row(f"{name}: full" if mode == FULL else name, operations))
-                    disturb(bench, case, points.tolist(), mode, rows[-1], warm)
-                    print(_line(rows[-1]), flush=True)
-                    for line in rows[-1].told[:12]:
-                        print(f"    {line}", file=sys.stderr, flush=True)
-                    _write(args.out, rows)
+        chosen = chosen_cases(wiki(stack), args.only, args.cold)
+        make_inputs(bench, [case for case, _, _ in chosen])
+        for case, warm, name in chosen:
+            if time.monotonic() - began > args.seconds:
+                continue
+            if warm:
+                undisturbed(bench, case, warm=False)  # fills the cache
+            counts = undisturbed(bench, case, warm)[1]
+            for mode in MODES[args.how]:
+                operations = counts[mode == FULL]
+                points = np.arange(int(rng.integers(args.every)), operations, args.every) + 1
+                if args.points is not None and len(points) > args.points:
+                    points = points[np.linspace(0, len(points) - 1, args.points).astype(int)]
+                rows.append(Row(f"{name}: full" if mode == FULL else name, operations))
+                disturb(bench, case, points.tolist(), mode, rows[-1], warm)
+                print(line(rows[-1]), flush=True)
+                for told in rows[-1].told[:12]:
+                    print(f"    {told}", file=sys.stderr, flush=True)
+                _write(args.out, rows)
     total = Row("all", sum(r.operations for r in rows))
     for what in ("points", "refused", "different", "litter", "unclear"):
         setattr(total, what, sum(getattr(r, what) for r in rows))
-    print(_line(total))
+    print(line(total))
     return int(bool(total.refused or total.different or total.litter or total.unclear))
 
 
@@ -363,7 +407,7 @@ def _write(out: Path | None, rows: list[Row]) -> None:
         out.write_text(json.dumps([vars(row) for row in rows], indent=1) + "\n")
 
 
-def _line(row: Row) -> str:
+def line(row: Row) -> str:
     return (
         f"{row.command:22s} {row.operations:5d} operations, {row.points:4d} points: "
         f"{row.refused} refused, {row.different} different, {row.litter} litter, "
@@ -371,7 +415,7 @@ def _line(row: Row) -> str:
     )
 
 
-def _wiki(stack: ExitStack) -> str:
+def wiki(stack: ExitStack) -> str:
     """A wiki on this machine, where the tests have one; returns the address of its API."""
     from misbehaving_server import MisbehavingServer
 
@@ -379,7 +423,7 @@ def _wiki(stack: ExitStack) -> str:
     return stack.enter_context(MisbehavingServer(graph).running()).api
 
 
-def _with_shim() -> int:
+def with_shim() -> int:
     with tempfile.TemporaryDirectory() as folder:
         shim = Path(folder, "faults.so")
         subprocess.run(
@@ -390,7 +434,7 @@ def _with_shim() -> int:
         return subprocess.run([sys.executable, *sys.argv], env=env, check=False).returncode
 
 
-def _import_everything() -> None:
+def import_everything() -> None:
     import importlib
 
     with redirect_stdout(io.StringIO()):

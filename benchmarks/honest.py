@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -20,9 +21,11 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 import numpy as np  # noqa: E402
+from answers import kinds_of_servers  # noqa: E402
 from fakes import corpus_of, fake_env  # noqa: E402
 from mutations import Kind, in_a_child  # noqa: E402
 from rabbit_hole_fakes import finished, unfinished, walk_of, write_snap  # noqa: E402
+from test_sources_wikispeedia import unpacked  # noqa: E402
 
 from kncl_env.settings import Settings  # noqa: E402
 from train_lm.files import hash_file, read_json, write_json  # noqa: E402
@@ -43,30 +46,37 @@ WORLD = (
     *(("graph.npz", "npz"), ("topic_vectors.npy", "npy"), ("embedder.npz", "npz")),
     *(("index.json", "json"), ("passages.faiss", "bytes"), ("indexed_passages.npy", "npy")),
 )
+NEEDED = (
+    *("faiss", "pyarrow.dataset", "pyarrow.parquet", "scipy.sparse.linalg", "tokenizers"),
+    *("sklearn.feature_extraction.text", "kncl_env.world.sources.wikispeedia"),
+    *("policies.curiosity", "rabbit_holes.live.collector", "rabbit_holes.live.wikipedia"),
+    "train_lm.checkpoint",
+)
+NEEDED_BY_RUNS = (
+    *("torch.utils.tensorboard", "transformers.models.llama.modeling_llama", "rabbit_holes.cli"),
+    *("policies.learn.ppo", "policies.play.closed_loop", "policies.play.evaluation"),
+    *("policies.play.recording", "rabbit_holes.walkers.generative", "train_lm.curriculum_run"),
+    *("rabbit_holes.walkers.language_model", "rabbit_holes.walkers.over_world"),
+)
+MODEL = (
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    "generation_config.json",
+)
+TEXT = "plaintext_articles/Zebra.txt"
 API = "https://example.org/w/api.php"
 
 
 def ready(quick: bool = False) -> None:
     """Import what readers need, so that each fork finds it there."""
-    import faiss  # noqa: F401
-    import pyarrow.dataset
-    import pyarrow.parquet  # noqa: F401
-    import scipy.sparse.linalg  # noqa: F401
-    import sklearn.feature_extraction.text  # noqa: F401
-    import tokenizers  # noqa: F401
     import torch
 
-    import policies.curiosity
-    import train_lm.checkpoint  # noqa: F401
-
-    torch.set_num_threads(1)
+    for name in (*NEEDED, *(() if quick else NEEDED_BY_RUNS)):
+        importlib.import_module(name)
     if not quick:
-        import transformers.models.llama.modeling_llama  # noqa: F401
+        import transformers
 
-        import policies.learn.ppo
-        import policies.play.closed_loop
-        import policies.play.evaluation
-        import policies.play.recording  # noqa: F401
+        _ = (transformers.AutoModelForCausalLM, transformers.AutoTokenizer)  # it imports lazily
+    torch.set_num_threads(1)
 
 
 def identity(*parts: object) -> str:
@@ -96,7 +106,10 @@ def kinds_in(folder: Path, quick: bool = False) -> list[Kind]:
     if told["how"] != "value":
         raise RuntimeError(f"honest files could not be made: {told}")
     kinds = [*_of_worlds(folder / "world"), *_of_policies(folder / "policy"), *_others(folder)]
-    return kinds if quick else [*kinds, *_of_runs(folder), *_of_caches(folder)]
+    kinds += kinds_of_servers(folder)
+    if not quick:
+        kinds += [*_of_runs(folder), *_of_caches(folder), *_of_models(folder)]
+    return kinds
 
 
 def _of_worlds(world: Path) -> list[Kind]:
@@ -142,6 +155,13 @@ def _others(folder: Path) -> list[Kind]:
         kinds.append(
             Kind(f"wikispeedia: {name}", folder / "snap", file, read_snap, "text", loose=True)
         )
+    for file in ("articles.tsv", "links.tsv", "categories.tsv", TEXT):
+        name = "a text" if file == TEXT else file
+        place = file if file == TEXT else f"wikispeedia_paths-and-graph/{file}"
+        kinds.append(
+            Kind(f"source: {name}", folder / "source", place, read_source, "text", loose=True)
+        )
+    kinds.append(Kind("lock", small, ".anything.lock", read_lock, "json"))
     read = _text(folder / "world")
     for file in ("card.json", "tokens.npy", "starts.npy", "row_of.npy"):
         form = file.split(".")[1]
@@ -160,7 +180,24 @@ def _of_runs(folder: Path) -> list[Kind]:
         root = folder / name
         newest = sorted(f.name for f in root.glob("checkpoint*.safetensors"))[-1]
         kinds.append(Kind(f"{name}: checkpoint.json", root, "checkpoint.json", read, "json"))
-        kinds.append(Kind(f"{name}: checkpoint", root, newest, read, "safetensors"))
+        kinds.append(Kind(f"{name}: checkpoint", root, newest, read, "safetensors", every=2))
+    loop, run = _read_loop(world), folder / "run"
+    kinds.append(Kind("run: config.json", run, "config.json", loop, "json"))
+    kinds.append(Kind("run: metrics", run, "metrics.jsonl", loop, "jsonl", loose=True))
+    return kinds
+
+
+def _of_models(folder: Path) -> list[Kind]:
+    """A model's directory: anybody's, so without a digest."""
+    kinds = []
+    for file in MODEL:
+        form = file.split(".")[1]
+        for name, read in (("trained on", _trained_on(folder)), ("asked", _asked(folder))):
+            kinds.append(
+                Kind(
+                    f"model {name}: {file}", folder / "model", file, read, form, loose=True, every=4
+                )
+            )
     return kinds
 
 
@@ -172,7 +209,7 @@ def _of_caches(folder: Path) -> list[Kind]:
     for file in ("card.json", "times_read.npy", "nucleus.safetensors", reference):
         name, form = file.split("-")[0].split(".")[0], file.split(".")[1]
         place = f"{nucleus.name}/{file}"
-        kinds.append(Kind(f"nucleus: {name}", cache, place, _nucleus(world), form))
+        kinds.append(Kind(f"nucleus: {name}", cache, place, _nucleus(world), form, every=2))
     for name in ("traits", "titles"):
         found = next(cache.glob(f"{name}-*"))
         kinds.append(Kind(f"{name} cache", cache, found.name, _traits(world), found.suffix[1:]))
@@ -211,6 +248,7 @@ def _make_runs(folder: Path, world: Any) -> None:
     _evaluate(folder / "world")(folder / "evaluation")
     run_closed_loop(world, "random", SETTINGS, folder / "run", seed=3, save_every=2)
     read_ppo(folder / "train")
+    shutil.copytree(folder / "run" / "model", folder / "model")
     for extra in ("run/model", "run/tensorboard", "train/tensorboard"):
         shutil.rmtree(folder / extra)
     (folder / "train-lm").mkdir()
@@ -234,6 +272,8 @@ def _make_small(folder: Path, world: Any) -> None:
     Surrogate(world.hash, SETTINGS.to_json(), Dynamics(), 4.0, start, fall, fall / n, {}).save(
         folder / "surrogate.json"
     )
+    rows = world.passages_of(0).tolist()
+    write_curriculum(folder / "few.jsonl", world.hash, 16, [0, 0], [rows, rows])
     write_curriculum(
         folder / "curriculum.jsonl", world.hash, 256, [1, -1, 5], [[3, 4], [0], [7, 9, 11]]
     )
@@ -267,6 +307,9 @@ def _make_walks(folder: Path) -> None:
     game = {"source": "s", "model": "m", "start": "Ant", "target": "Cat", "status": "success"}
     games = [{**game, "pair": f"p{i}", "path": ["Ant", "Bee", "Cat"]} for i in range(5)]
     (small / "games.jsonl").write_text("".join(json.dumps(g) + "\n" for g in games))
+    unpacked(folder / "source")
+    note = {"pid": 1, "command": "a walk", "began": False}
+    (small / ".anything.lock").write_text(json.dumps(note))
     write_snap(
         folder / "snap",
         [finished("%C3%85land;Ant;<;Dog"), finished("Ant;Big_Cat;Dog", "3")],
@@ -395,8 +438,8 @@ def read_ppo(place: Path) -> str:
 
 def read_run(place: Path) -> str:
     from train_lm.checkpoint import restore_checkpoint, save_checkpoint
+    from train_lm.machine.parallel import Alone
     from train_lm.model import ModelConfig, build_model
-    from train_lm.parallel import Alone
     from train_lm.trainer import Trainer, TrainerConfig
 
     model = build_model(ModelConfig(width=16, layers=1, context=8), 40)
@@ -540,3 +583,42 @@ def read_snap(place: Path) -> str:
     found = list(read_games(place, tally))
     _told(tally)
     return identity(found)
+
+
+def read_source(place: Path) -> str:
+    from kncl_env.world.sources.wikispeedia import read_wikispeedia
+
+    corpus = read_wikispeedia(place)
+    return identity(corpus.articles, sorted(corpus.counts.items()))
+
+
+def read_lock(place: Path) -> str:
+    from train_lm.outputs import alone
+
+    with alone(place / "anything") as hold:
+        hold.go_on()
+    return identity("ours")
+
+
+def _trained_on(folder: Path) -> Callable[[Path], str]:
+    def read(place: Path) -> str:
+        from train_lm.curriculum_run import Machine, RunConfig, run_curriculum
+
+        config = RunConfig(str(place), batch=1, context=16)
+        curriculum, out = folder / "small" / "few.jsonl", place / "out"
+        made = run_curriculum(folder / "world", curriculum, out, config, Machine(cpu=True))
+        return identity(sorted((f.name, hash_file(f)) for f in made.iterdir()))
+
+    return read
+
+
+def _asked(folder: Path) -> Callable[[Path], str]:
+    def read(place: Path) -> str:
+        from rabbit_holes.cli import main
+
+        os.environ["KNCL_TRACEBACK"] = "1"  # the error itself
+        words = f"generate --world {folder}/world --model {place} --walks 1 --depth 1 --device cpu"
+        code = main([*words.split(), "--out", str(place / "out.jsonl")])
+        return identity(code, (place / "out.jsonl").read_bytes())
+
+    return read

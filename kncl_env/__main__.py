@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from train_lm.command_line import program
+from train_lm import say_nothing
+
+say_nothing()
 
 
 def command() -> None:
+    from train_lm.command_line import program
+
     program("kncl_env.cli")
 
 

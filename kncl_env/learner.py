@@ -83,7 +83,8 @@ class MeasuredText:
         self.end_of_text = end_of_text(world.tokenizer)
         self._windows: dict[tuple[str, int], Ints] = {}
         self._neighbourhoods: dict[int, Ints] = {}
-        self.probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])  # (N,)
+        every = range(world.n_topics)
+        self.probe_window = np.array([probe_window(world, store, t) for t in every])  # (N,)
 
     def sample(self, split: str, n: int) -> Ints:
         """At most n windows, drawn round-robin over the target's topics; the same for all arms.
@@ -114,14 +115,6 @@ class MeasuredText:
         """(n,) bytes of text that (n, T + 1) tokens ask to predict."""
         return np.asarray(self._bytes[tokens[:, 1:]].sum(1))
 
-    def _probe_of(self, topic: int) -> int:
-        """One window of the topic's `reward` text, of its training text where it has none."""
-        for split in ("reward", "train"):
-            windows = self.store.windows_of(self.world.passages_of(topic, split))
-            if len(windows):
-                return int(windows[0])
-        return -1
-
     def _drawn(self, split: str, n: int) -> Ints:
         rng = np.random.default_rng(0)
         queues = [
@@ -139,6 +132,15 @@ class MeasuredText:
         return np.sort(np.array(chosen[:n], dtype=np.int64))
 
 
+def probe_window(world: World, store: TokenStore, topic: int) -> int:
+    """One window of a topic's `reward` text, of its training text where it has none; -1 of none."""
+    for split in ("reward", "train"):
+        windows = store.windows_of(world.passages_of(topic, split))
+        if len(windows):
+            return int(windows[0])
+    return -1
+
+
 class WorldLearner:
     """A language model in a world.
 
@@ -146,14 +148,21 @@ class WorldLearner:
         text: What it is measured on.
         trainer: Trains and measures the model; a member of a bank can stand in its place.
         nucleated: Where episodes begin; None before the nucleus phase.
+        merge_every: Updates after which an adapter is merged into the model and begun anew; never,
+            if 0.
     """
 
     def __init__(
-        self, text: MeasuredText, trainer: Trainer | Member, nucleated: Snapshot | None = None
+        self,
+        text: MeasuredText,
+        trainer: Trainer | Member,
+        nucleated: Snapshot | None = None,
+        merge_every: int = 0,
     ) -> None:
         self.text = text
         self.trainer = trainer
         self.nucleated = nucleated
+        self.merge_every = merge_every
 
     @property
     def flops_per_token(self) -> float:
@@ -162,20 +171,31 @@ class WorldLearner:
     def begin(self, tokens: int) -> None:
         if self.nucleated is None:
             raise RuntimeError("a learner needs its nucleus phase before an episode")
-        self.trainer.restore(self.nucleated)
+        # All of it where the trainer is the nucleus phase's, and else what fits.
+        self.trainer.adopt(self.nucleated)
         per_update = self.trainer.config.batch * self.text.store.context
         self.trainer.begin_phase(tokens // per_update, decay=True)
 
     def train(self, windows: Ints) -> None:
-        self.trainer.train(self._tokens(windows))
+        tokens = self._tokens(windows)
+        if self.merge_every and self.since_begun and self.since_begun % self.merge_every == 0:
+            self.trainer.merge_and_reset()
+        self.trainer.train(tokens)
+
+    @property
+    def since_begun(self) -> int:
+        """Updates since the episode began."""
+        return self.trainer.updates - self.trainer.schedule.start
 
     def _tokens(self, windows: Ints) -> Ints:
         """(n, T + 1) token ids; the learner, as it is before it trains, writes what is missing."""
         own = windows < 0
         if not own.any():
             return self.text.store.read(windows)
+        from train_lm.trainer import Trainer
         from train_lm.writing import write_text
 
+        assert isinstance(self.trainer, Trainer), "a bank's learners write nothing"
         length = self.text.store.context + 1
         tokens = np.empty((len(windows), length), dtype=np.int64)
         tokens[~own] = self.text.store.read(windows[~own])

@@ -62,7 +62,7 @@ class Memory(Protocol):
     def begun(self, past: Past) -> bool:
         """Whether there is old text yet."""
 
-    def recall(self, n: int, past: Past, rng: np.random.Generator) -> Ints:
+    def recall(self, past: Past, n: int, rng: np.random.Generator) -> Ints:
         """(n,) windows of old text; `OWN` where the learner writes it."""
 
 
@@ -72,7 +72,7 @@ class Nothing:
     def begun(self, past: Past) -> bool:
         return False
 
-    def recall(self, n: int, past: Past, rng: np.random.Generator) -> Ints:
+    def recall(self, past: Past, n: int, rng: np.random.Generator) -> Ints:
         raise AssertionError("there is nothing to recall")
 
 
@@ -83,7 +83,7 @@ class Expansions:
     def begun(self, past: Past) -> bool:
         return len(past.pools) > 0
 
-    def recall(self, n: int, past: Past, rng: np.random.Generator) -> Ints:
+    def recall(self, past: Past, n: int, rng: np.random.Generator) -> Ints:
         return by_lot(past.pools, n, rng)
 
 
@@ -93,7 +93,7 @@ class Solid:
     def begun(self, past: Past) -> bool:
         return len(past.solid()) > 0
 
-    def recall(self, n: int, past: Past, rng: np.random.Generator) -> Ints:
+    def recall(self, past: Past, n: int, rng: np.random.Generator) -> Ints:
         return by_lot(past.solid(), n, rng)
 
 
@@ -106,7 +106,7 @@ class Hardest:
     def begun(self, past: Past) -> bool:
         return len(past.solid()) > 0
 
-    def recall(self, n: int, past: Past, rng: np.random.Generator) -> Ints:
+    def recall(self, past: Past, n: int, rng: np.random.Generator) -> Ints:
         drawn = by_lot(past.solid(), CANDIDATES * n, rng)
         return drawn[np.argsort(-past.losses(drawn), kind="stable")[:n]]
 
@@ -128,7 +128,7 @@ class Reservoir:
     def begun(self, past: Past) -> bool:
         return bool(past.read.any())
 
-    def recall(self, n: int, past: Past, rng: np.random.Generator) -> Ints:
+    def recall(self, past: Past, n: int, rng: np.random.Generator) -> Ints:
         kept = self.kept(past)
         return kept[rng.integers(len(kept), size=n)]
 
@@ -147,7 +147,7 @@ class OwnText:
     def begun(self, past: Past) -> bool:
         return True
 
-    def recall(self, n: int, past: Past, rng: np.random.Generator) -> Ints:
+    def recall(self, past: Past, n: int, rng: np.random.Generator) -> Ints:
         return np.full(n, OWN, dtype=np.int64)
 
 

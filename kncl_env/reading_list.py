@@ -7,11 +7,17 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.memory import by_lot
 from train_lm.windows import TokenStore, draw_least_read
 
 Ints = NDArray[np.int64]
 
 Recall = Callable[[int, np.random.Generator], Ints]
+
+
+def nothing(n: int, rng: np.random.Generator) -> Ints:
+    """Recalls no old text: all windows of an expansion are new."""
+    return np.zeros(0, dtype=np.int64)
 
 
 class ReadingList:
@@ -37,12 +43,14 @@ class ReadingList:
         Passages too short for a window of their own are read with their predecessor.
 
         Args:
-            recall: Gives as many windows of old text as it is asked for; None where there is none.
+            recall: Gives as many windows of old text as it is asked for, or is `nothing`. It
+            replays earlier expansions, if not stated.
         """
         pool = self.store.windows_of(passages)
-        n_old = round(self.replay * n) if recall is not None else 0
+        recall = recall or (self._replayed if self.pools else nothing)
+        n_old = 0 if recall is nothing else round(self.replay * n)
         fresh = draw_least_read(pool, self.times_read, n - n_old, rng)
-        old = recall(n_old, rng) if recall is not None and n_old else np.zeros(0, dtype=np.int64)
+        old = recall(n_old, rng) if n_old else nothing(0, rng)
         np.add.at(self.times_read, old[old >= 0], 1)  # below 0 is text of no window
         self.pools.append(pool)
         return rng.permutation(np.concatenate([fresh, old]))
@@ -59,6 +67,16 @@ class ReadingList:
             for i in np.flatnonzero(count)
         ]
         return rng.permutation(np.concatenate(drawn))
+
+    def _replayed(self, n: int, rng: np.random.Generator) -> Ints:
+        return by_lot(self.pools, n, rng)
+
+    def grown(self, store: TokenStore) -> ReadingList:
+        """The same of a store with further windows, none of them read yet."""
+        twin = self.copy()
+        twin.store = store
+        twin.times_read = np.pad(self.times_read, (0, len(store) - len(self.times_read)))
+        return twin
 
     def copy(self) -> ReadingList:
         twin = ReadingList.__new__(ReadingList)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,10 +25,10 @@ from kncl_env.nucleus import Nucleus
 from kncl_env.queue import ExpansionQueue
 from kncl_env.reading_list import ReadingList
 from kncl_env.retrieval import NeighbourhoodRetriever
-from kncl_env.settings import LearnerSettings, ReadingSettings, Settings
+from kncl_env.settings import ChangeSettings, LearnerSettings, ReadingSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
-from kncl_env.world.topics import nucleate
+from kncl_env.world.nucleation import NucleusReport, Wanted, seeds_of
 from kncl_env.world.world import World
 from train_lm.checked.arrays import load_array, rng_state
 from train_lm.checked.digests import read_sealed, sealed, verify
@@ -45,6 +46,10 @@ from train_lm.files import (
 from train_lm.windows import TokenStore
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from train_lm.adapters import AdapterConfig
+    from train_lm.steps.anchors import Anchor
     from train_lm.trainer import Snapshot, Trainer
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,11 @@ Ints = NDArray[np.int64]
 
 # Raised whenever the nucleus phase or the reference run would end with other bytes.
 NUCLEUS_VERSION = 3
+
+ALL_NUMBERS = ChangeSettings()
+
+# Windows, at most, of the seeds' text that the importance of weights is measured on.
+ANCHOR_WINDOWS = 64
 
 # Files of a cached phase; the first names the digests of the others.
 CACHED, WEIGHTS, TIMES_READ = "card.json", "nucleus.safetensors", "times_read.npy"
@@ -104,6 +114,11 @@ class Stage:
     def __post_init__(self) -> None:
         _check_slots(self.table, self.seeds, self.settings.rules.slots)
 
+    @cached_property
+    def nucleus_report(self) -> NucleusReport:
+        """Coverage and centrality of the nucleus, and the text that it brings."""
+        return NucleusReport.of(self.world, self.seeds)
+
     @property
     def queue(self) -> ExpansionQueue | None:
         """What retrieves ahead, if anything."""
@@ -114,14 +129,59 @@ class Stage:
         """The windows that everybody counts by."""
         return self.reading_list.store
 
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """The shape of the adapter that an episode trains, if it trains one."""
+        return adapter_of(self.settings.change, self.settings.learner.seed)
+
     def trainer(self) -> Trainer:
-        """A fresh model of the learner's architecture, to be given the nucleated snapshot."""
+        """A fresh model of the learner's architecture, that an episode changes as settings say."""
+        return _trainer(self.world, self.settings.learner, self.settings.change)
+
+    def plain_trainer(self) -> Trainer:
+        """The same, of all numbers: as nucleus phase and reference run have it."""
         return _trainer(self.world, self.settings.learner)
 
     def learner(self, trainer: Any = None) -> WorldLearner:
         """A learner of its own, with a trainer of its own or a member of a bank."""
         assert self.text is not None, "this stage was made for a formula"
-        return WorldLearner(self.text, trainer or self.trainer(), self.nucleated)
+        learner = WorldLearner(
+            self.text, trainer or self.trainer(), self.nucleated, self.settings.merge_every_updates
+        )
+        if self.settings.memory.rule == "ewc":
+            learner.trainer.anchor(self.anchor)
+        return learner
+
+    def whole_model(self, learner: WorldLearner) -> nn.Module:
+        """The learner's model as one: a copy with the adapter merged in, where it has one."""
+        trainer = learner.trainer
+        if self.settings.change.adapter == "none":
+            model: nn.Module = trainer.model  # type: ignore[union-attr]
+            return model
+        whole = self.plain_trainer().model
+        weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
+        # Only what is tied to another weight has no entry of its own.
+        whole.load_state_dict(weights, strict=False)
+        return whole
+
+    @cached_property
+    def anchor(self) -> Anchor:
+        """What `ewc` holds learners near to: the nucleated weights, as far as the nucleus needs
+        each (elastic weight consolidation, Kirkpatrick et al. 2017, arXiv:1612.00796).
+
+        Importance is measured on the same windows of the seeds' training text for all learners.
+        """
+        from train_lm.steps.anchors import Anchor
+
+        assert self.nucleated is not None, "a learner is anchored after its nucleus phase"
+        trainer = self.plain_trainer()
+        trainer.restore(self.nucleated)
+        own = np.concatenate([self.world.passages_of(int(t)) for t in self.seeds])
+        windows = self.store.windows_of(own)
+        spread = np.linspace(0, len(windows) - 1, min(ANCHOR_WINDOWS, len(windows)))
+        chosen = windows[spread.round().astype(np.int64)]
+        importance = trainer.importance(self.store.read(chosen))
+        return Anchor(trainer.weights(), importance, self.settings.memory.strength)
 
 
 def open_stage(
@@ -173,15 +233,10 @@ def retriever_of(
 
 
 def seed_topics(world: World, settings: Settings) -> Ints:
-    """Seeds of the nucleus: named by title, or chosen outside the target region."""
-    if settings.nucleus.titles:
-        return np.array([world.topic_of(t) for t in settings.nucleus.titles], dtype=np.int64)
-    allowed = world.train_tokens_of > settings.learner.context
-    region = settings.region or world.target_region
-    if region is not None:
-        allowed[world.region(region)] = False
-    n = settings.nucleus.topics or int(np.clip(world.n_topics // 30, 8, 150))
-    return nucleate(world.graph, world.topic_vectors, n, allowed)
+    """Seeds of the nucleus: named by title or text, or chosen outside the target region."""
+    nucleus = settings.nucleus
+    wanted = Wanted(nucleus.titles, nucleus.text, nucleus.topics)
+    return seeds_of(world, wanted, settings.region, settings.learner.context)
 
 
 def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
@@ -193,15 +248,32 @@ def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
         )
 
 
-def _trainer(world: World, settings: LearnerSettings) -> Trainer:
+def _trainer(
+    world: World, settings: LearnerSettings, change: ChangeSettings = ALL_NUMBERS
+) -> Trainer:
+    """A trainer of a fresh model; of all its numbers, in nucleus phase and reference run."""
     from train_lm.model import PRESETS, build_model
     from train_lm.tokenizer import end_of_text
     from train_lm.trainer import Trainer, TrainerConfig
+    from train_lm.updates import Updates
 
     model = replace(PRESETS[settings.model], seed=settings.seed)
-    config = TrainerConfig(learning_rate=settings.learning_rate, batch=settings.batch)
+    updates = Updates(change.updates, share=change.updates_share, rank=change.updates_rank)
+    config = TrainerConfig(
+        learning_rate=settings.learning_rate, batch=settings.batch, updates=updates
+    )
     vocabulary, end = world.tokenizer.get_vocab_size(), end_of_text(world.tokenizer)
-    return Trainer(build_model(model, vocabulary, end), config)
+    adapter = adapter_of(change, settings.seed)
+    return Trainer(build_model(model, vocabulary, end), config, adapter=adapter)
+
+
+def adapter_of(change: ChangeSettings, seed: int) -> AdapterConfig | None:
+    """The shape of an episode's adapter; None where the learner's own numbers are trained."""
+    if change.adapter == "none":
+        return None
+    from train_lm.adapters import AdapterConfig
+
+    return AdapterConfig(change.adapter_rank, change.adapter_alpha, seed=seed)
 
 
 class _NucleusPhase:

@@ -264,9 +264,9 @@ class SurrogateLearner:
 # Settings that decide what a window teaches; the others only decide which windows are read.
 LEARNING = (
     *("model", "learning_rate", "learner_seed", "region", "steps", "updates_per_step", "batch"),
-    *("nucleus_topics", "nucleus_titles", "nucleus_updates"),
+    *("nucleus_topics", "nucleus_titles", "nucleus_text", "nucleus_updates"),
     *("adapter", "adapter_rank", "adapter_alpha", "merge_every"),
-    *("updates", "updates_share", "updates_rank", "ewc_strength"),
+    *("updates", "updates_share", "updates_rank"),
 )
 
 
@@ -288,11 +288,17 @@ def surrogate_learner(surrogate: Surrogate, stage: Stage) -> SurrogateLearner:
             f"expected a surrogate of world {world.hash[:12]}, got one of world "
             f"{surrogate.world[:12]}: record episodes there and fit it again"
         )
+    weight, d = stage.settings.rules.backward_weight, surrogate.dynamics
+    if weight and d.forgetting == 0 and d.general >= 0:
+        raise ValueError(
+            f"expected a surrogate that can forget for a backward_weight of {weight}, got one with "
+            "a forgetting of 0: train with real learners alone, or take a backward_weight of 0"
+        )
     recorded = Settings.from_json(surrogate.settings, "the surrogate")
     held = recorded.memory.rule == "ewc" or stage.settings.memory.rule == "ewc"
     differs = [
         f"{k} {recorded[k]} there, {stage.settings[k]} here"
-        for k in (*LEARNING, *(["memory"] if held else []))
+        for k in (*LEARNING, *(("memory", "ewc_strength") if held else ()))
         if recorded[k] != stage.settings[k]
     ]
     if differs:

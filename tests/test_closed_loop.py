@@ -246,3 +246,20 @@ def test_what_cannot_run_is_one_clear_line(
         "steps": "save_every >= 1",
     }
     assert expected[fault] in error[0]
+
+
+def test_a_run_tells_what_watched_topics_forgot_and_what_it_wrote_itself(
+    small_world: World, policy: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = Settings.of(**{**SETTINGS, "steps": 4, "watched": 6, "memory": "self"})
+    run_closed_loop(small_world, policy, settings, out, seed=3, save_every=2)
+    told = lines(out)
+    assert all({"backward_transfer", "forgetting"} <= set(line) for line in told)
+    # By now the nucleus' topics are not as they were.
+    assert told[-1]["backward_transfer"] != 0
+    assert {line.get("own_tokens", 0) for line in told} <= {0, settings.tokens_per_step // 2}
+    assert any("extra_flops" in line for line in told)
+    tags = {"forgetting [bits per byte]", "backward transfer [bits per byte]"}
+    written = next((out / "tensorboard").glob("events*")).read_bytes()
+    assert all(tag.encode() in written for tag in tags)

@@ -18,14 +18,14 @@ from kncl_env.world.world import World
 
 N, D = 200, 8
 HEADER = 33  # [bytes] after the kind: i4, i8, 2 i8, u1, i4
-KINDS = ("flat", "inverted", "halves")
+KINDS = ("flat", "inverted", "bytes")
 
 
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setattr(module, "EXACT", N if request.param == "flat" else N - 1)
-    # Worlds of before there were numbers of 16 bits have whole ones, and stay readable.
-    monkeypatch.setattr(module, "STORED", "Flat" if request.param == "inverted" else "SQfp16")
+    # Worlds of before had whole numbers, and stay readable.
+    monkeypatch.setattr(module, "STORED", "Flat" if request.param == "inverted" else "SQ8")
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(N, D)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -112,25 +112,27 @@ INVERTED_ALONE = {
     "a row out of range": put("<q", -8, N),
     "a negative row": put("<q", -8, -2),
 }
-HALVES_ALONE = {
-    "another form": put_before(b"ilar", "<i", -45, 1),
-    "a range": put_before(b"ilar", "<i", -41, 1),
-    "dimensions of the form": put_before(b"ilar", "<Q", -33, D + 1),
-    "a code's size": put_before(b"ilar", "<Q", -25, 2**40),
-    "numbers of the form": put_before(b"ilar", "<Q", -17, 2**40),
-    "another code's size": put_before(b"ilar", "<Q", -9, D),
+FORM = 4 + 4 + 4 + 3 * 8 + 2 * D * 4 + 8 + 1  # [bytes] of how vectors are stored, before the lists
+BYTES_ALONE = {
+    "another form": put_before(b"ilar", "<i", -FORM, 4),
+    "a range": put_before(b"ilar", "<i", 4 - FORM, 1),
+    "dimensions of the form": put_before(b"ilar", "<Q", 12 - FORM, D + 1),
+    "a code's size": put_before(b"ilar", "<Q", 20 - FORM, 2**40),
+    "numbers of the form": put_before(b"ilar", "<Q", 28 - FORM, 2**40),
+    "an infinite range": put_before(b"ilar", "<f", 36 - FORM, float("inf")),
+    "another code's size": put_before(b"ilar", "<Q", -9, D + 1),
     "no differences": put_before(b"ilar", "<B", -1, 0),
 }
 # Before the form of the vectors stands the map.
 MAPS = {
-    "a map": put_before(b"ilar", "<B", -54, 1),
-    "a map's length": put_before(b"ilar", "<Q", -53, 2**40),
+    "a map": put_before(b"ilar", "<B", -9 - FORM, 1),
+    "a map's length": put_before(b"ilar", "<Q", -8 - FORM, 2**40),
 }
 
 
 CRAFTED = [("flat", fault) for fault in (*SPOILT, *FLAT_ALONE)]
 CRAFTED += [("inverted", fault) for fault in (*SPOILT, *INVERTED_ALONE)]
-CRAFTED += [("halves", fault) for fault in (*SPOILT, *INVERTED_ALONE, *HALVES_ALONE)]
+CRAFTED += [("bytes", fault) for fault in (*SPOILT, *INVERTED_ALONE, *BYTES_ALONE)]
 
 
 @pytest.mark.parametrize(("folder", "fault"), CRAFTED, indirect=["folder"])
@@ -139,10 +141,11 @@ def test_a_crafted_file_is_refused_before_faiss_reads_it(
 ) -> None:
     file = folder / "passages.faiss"
     raw = bytearray(file.read_bytes())
-    flat, halves = raw[:4] == b"IxFI", raw[:4] == b"IwSq"
+    flat, in_bytes = raw[:4] == b"IxFI", raw[:4] == b"IwSq"
     if fault == "infinite":
-        at = 45 if flat else raw.index(b"full") + 12 + 8 * int(4 * np.sqrt(N))
-        struct.pack_into("<e" if halves else "<f", raw, at, float("nan"))
+        # Of a cell's centre, where a vector has no number that could be.
+        lists = raw.index(b"full") + 12 + 8 * int(4 * np.sqrt(N)) if not flat else 45
+        struct.pack_into("<f", raw, 57 + HEADER + 8 if in_bytes else lists, float("nan"))
     elif fault in ("a row twice", "a row out of range", "a negative row"):
         # The last number of the file is the row of the last vector, if its cell has any.
         value = {"a row twice": struct.unpack_from("<q", raw, len(raw) - 16)[0]}.get(
@@ -150,8 +153,8 @@ def test_a_crafted_file_is_refused_before_faiss_reads_it(
         )
         struct.pack_into("<q", raw, len(raw) - 8, value)
     else:
-        every = SPOILT | FLAT_ALONE | INVERTED_ALONE | HALVES_ALONE
-        (every | MAPS if halves else every)[fault](raw)
+        every = SPOILT | FLAT_ALONE | INVERTED_ALONE | BYTES_ALONE
+        (every | MAPS if in_bytes else every)[fault](raw)
     assert bytes(raw) != file.read_bytes()
     file.write_bytes(raw)
     monkeypatch.setattr("faiss.read_index", None)

@@ -32,7 +32,7 @@ def test_no_mutated_file_gives_a_traceback_or_another_result_in_silence(tmp_path
     outcomes = [
         sum(c.get(name, 0) for c in found["counts"].values()) for name in ("error", "again")
     ]
-    assert min(outcomes) > 10  # they were mutated indeed
+    assert min(outcomes) > 5  # they were mutated indeed
     assert sum(sum(c.values()) for c in found["counts"].values()) == 150
 
 

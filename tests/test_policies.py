@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fakes import fake_env
+from fakes import RULES, fake_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from kncl_env.env import TopicExpansionEnv
@@ -395,6 +396,11 @@ def test_the_figures_of_training_tell_what_was_paid_and_what_was_read(tmp_path: 
         env.learner = ClockedLearner(env.learner)
         return Shaped(Clocked(env), {"novelty": 0.5}, 0.95)
 
+    def watching() -> gym.Env:
+        env = fake_env(rules=replace(RULES, watched=4))
+        env.learner = ClockedLearner(env.learner)
+        return Clocked(env)
+
     noise = np.arange(len(fake_env().stage.store)) % 2 == 0
     told: list[dict[str, float]] = []
     config = PPOConfig(iterations=1, episodes=2, learners=1, epochs=1, batch=10, leash=0.1)
@@ -408,6 +414,10 @@ def test_the_figures_of_training_tell_what_was_paid_and_what_was_read(tmp_path: 
     written = next((tmp_path / "run" / "tensorboard").glob("events*")).read_bytes()
     assert b"kncl/learner_share" in written
     assert b"Topic " in written
+    assert not any(name.startswith("memory/") for name in found)
+    train(tmp_path / "watched", config, watching, on_iteration=told.append)
+    assert told[1]["memory/forgetting"] <= 0  # a fake learner forgets nothing
+    assert told[1]["memory/backward_transfer"] >= 0
 
 
 def test_a_training_pays_the_potentials_that_its_config_names(

@@ -277,3 +277,43 @@ def test_a_surrogate_of_another_learner_is_refused(small_world: World) -> None:
         surrogate_learner(other, stage)
     with pytest.raises(ValueError, match="model xs there, xxs here"):
         surrogate_learner(replace(other, world=small_world.hash), stage)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "asked", "message"),
+    [
+        ({}, {"memory": "self"}, "expected a memory of text that was written, got self"),
+        ({}, {"memory": "ewc"}, "memory replay there, ewc here"),
+        ({"memory": "ewc"}, {"memory": "none"}, "memory ewc there, none here"),
+        ({}, {"adapter": "lora"}, "adapter none there, lora here"),
+        ({"updates": "topk"}, {"updates": "lowrank"}, "updates topk there, lowrank here"),
+        ({}, {"watched": 2, "backward_weight": 1.0}, "a surrogate that can forget"),
+        ({}, {"memory": "none"}, ""),
+        ({}, {"replay_choice": "loss", "watched": 2}, ""),
+    ],
+)
+def test_a_formula_takes_the_memories_that_are_a_choice_of_windows(
+    small_world: World, recorded: dict[str, Any], asked: dict[str, Any], message: str
+) -> None:
+    stage = open_stage(small_world, Settings.of(**SETTINGS))
+    stage = replace(stage, settings=Settings.of(**SETTINGS, **asked))
+    was = Settings.of(**SETTINGS, **recorded).to_json()
+    law = replace(TRUTH, forgetting=0.0)
+    n = len(stage.table)
+    found = replace(
+        surrogate_of(law),
+        world=small_world.hash,
+        settings=was,
+        start=np.full(n, 4.0),
+        fall=np.ones(n),
+        target_fall=np.full(n, 1 / n),
+    )
+    if message:
+        with pytest.raises(ValueError, match=message):
+            surrogate_learner(found, stage)
+        return
+    env = TopicExpansionEnv(stage, surrogate_learner(found, stage))
+    env.reset(seed=0)
+    env.step(0)
+    _, _, _, _, info = env.step(1)
+    assert info["memory"]["forgetting"] <= 0

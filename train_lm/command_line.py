@@ -23,8 +23,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeAlias
 
-from train_lm.allocator import keep_freed_memory
-from train_lm.outputs import told_command
+from train_lm import say_again
+from train_lm.machine.allocator import keep_freed_memory
+from train_lm.outputs import interrupted, told_command
 from train_lm.plain_text import visible, visible_lines
 from train_lm.provenance import version
 
@@ -130,6 +131,7 @@ def run(action: Callable[[], int | None]) -> int:
         say(f"error: {' '.join(_told(error).split())}", error=True)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
+        interrupted()
         say(_last_line(interrupt), error=True)
         return exit_status(interrupt)
 
@@ -146,6 +148,7 @@ def _last_line(interrupt: KeyboardInterrupt) -> str:
 def program(module: str) -> NoReturn:
     """The process of a command: its `main`, and a quiet end whatever moment a signal falls into."""
     try:
+        say_again()
         with _signals():
             code = importlib.import_module(module).main()
             _quietly()
@@ -165,6 +168,7 @@ def _quietly() -> None:
 def _leave(interrupt: KeyboardInterrupt | None, code: int = INTERRUPTED) -> NoReturn:
     """End this process at once: what is written is whole, and what is not is swept later."""
     if interrupt is not None:
+        interrupted()
         os.write(2, f"{visible(_last_line(interrupt))}\n".encode())
         code = exit_status(interrupt)
     with suppress(Exception):
@@ -259,6 +263,8 @@ def _tell_visibly() -> None:
         warnings.formatwarning = _warning(warnings.formatwarning)
     sys.excepthook = _trace
     threading.excepthook = _silent_of_files
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _silent_of_files
 
 
 def _warning(form: Callable[..., str]) -> Callable[..., str]:
@@ -272,8 +278,11 @@ def _trace(kind: type[BaseException], error: BaseException, where: TracebackType
     say_lines("".join(traceback.format_exception(kind, error, where)).rstrip(), error=True)
 
 
-def _silent_of_files(told: threading.ExceptHookArgs) -> None:
-    """What a library's thread could not write is told once, by whoever waits for that thread."""
+def _silent_of_files(told: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+    """What a library's thread, or what is closed late, could not write is told once, elsewhere.
+
+    Whoever waits for that thread, or has written there before, has the same error.
+    """
     if told.exc_value is not None and not isinstance(told.exc_value, OSError):
         _trace(told.exc_type, told.exc_value, told.exc_traceback)
 

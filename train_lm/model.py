@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train_lm.checked.model_folder import opened_as_data
+from train_lm.checked.model_folder import check_finite, opened_as_data
 from train_lm.files import replacing_folder
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
     if loaded["missing_keys"]:  # transformers would fill them with noise
         missing = sorted(loaded["missing_keys"])[0]
         raise ValueError(f"expected weights {missing} in {name}, got none: the model is damaged")
+    check_finite(pretrained, name)
     use_cache = bool(getattr(pretrained.config, "use_cache", True))
     pretrained.config.use_cache = False
     return Opened(pretrained, _open_tokenizer(name, as_data), use_cache)

@@ -32,6 +32,7 @@ _COMMAND: list[str] = []  # words of the command that this process runs
 def told_command(words: Iterable[str]) -> None:
     """Remember what this process was asked for; a lock names it, and a message."""
     _COMMAND[:] = words
+    _DONE.clear()
 
 
 def command_line() -> str:
@@ -48,6 +49,7 @@ class Hold:
         self._file = real.with_name(f".{real.name}.lock")
         self._stream = -1
         self._left_by_us = False  # the last to write there was this command line, and was killed
+        self._began = False
 
     def take(self) -> None:
         """Raises: BlockingIOError, which says who holds it."""
@@ -81,10 +83,21 @@ class Hold:
 
     def release(self) -> None:
         if self._stream >= 0:
+            if self._began:
+                _DONE.append(self)
             with suppress(OSError):
                 self._file.unlink()
             os.close(self._stream)
             self._stream = -1
+
+    def leave_note(self) -> None:
+        """As if the command had been killed before it let go, where nobody has come since."""
+        if not os.path.lexists(self.out):
+            return
+        with suppress(OSError):
+            note = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            os.write(note, _noted(began=True))
+            os.close(note)
 
     def begin_anew(self, force: bool, mine: Mine, inputs: Iterable[Path | None] = ()) -> None:
         """Refuse to overwrite anything but what this command made, and that only if told to.
@@ -119,19 +132,29 @@ class Hold:
             FileExistsError: Something else is there.
             ValueError: An input lies in what would be emptied.
         """
-        if os.path.lexists(self.out) and not _is_empty(self.out):
-            if not _is_run(self.out, made_by):
-                raise FileExistsError(
-                    f"expected a new place or a run to go on with for --out, got {self.out}, which "
-                    f"`{made_by}` did not make: name another"
-                )
-            if force:
-                self._keep(inputs)
-                remove_folder(self.out)
+        if self.check_run(made_by) and force:
+            self._keep(inputs)
+            remove_folder(self.out)
         self.go_on()
+
+    def check_run(self, made_by: str) -> bool:
+        """Whether a run of this command is there; ask before any work is spent on one.
+
+        Raises:
+            FileExistsError: Something else is there.
+        """
+        if not os.path.lexists(self.out) or _is_empty(self.out):
+            return False
+        if not _is_run(self.out, made_by):
+            raise FileExistsError(
+                f"expected a new place or a run to go on with for --out, got {self.out}, which "
+                f"`{made_by}` did not make: name another"
+            )
+        return True
 
     def go_on(self) -> None:
         """Whatever ends us, what stands there from now on is ours; earlier litter goes."""
+        self._began = True
         self._write(began=True)
         sweep(self.out.parent, self.out.name)
         if self.out.is_dir():
@@ -155,10 +178,19 @@ class Hold:
     def _write(self, began: bool) -> None:
         if self._stream < 0:
             return
-        note = {"pid": os.getpid(), "command": command_line(), "began": began}
         with suppress(OSError):  # a full disk must not keep anybody from looking
             os.ftruncate(self._stream, 0)
-            os.pwrite(self._stream, json.dumps(note).encode(), 0)
+            os.pwrite(self._stream, _noted(began), 0)
+
+
+# What this command has let go of, in order.
+_DONE: list[Hold] = []
+
+
+def interrupted() -> None:
+    """A command that is stopped as it ends has said that it begins anew: let it, unforced."""
+    for hold in _DONE:
+        hold.leave_note()
 
 
 # By place and thread: a call within a call shares one.
@@ -217,6 +249,11 @@ def _is_at(stream: int, file: Path) -> bool:
         return os.path.samestat(os.fstat(stream), os.stat(file))
     except FileNotFoundError:
         return False
+
+
+def _noted(began: bool) -> bytes:
+    note = {"pid": os.getpid(), "command": command_line(), "began": began}
+    return json.dumps(note).encode()
 
 
 def _note(stream: int) -> Json:

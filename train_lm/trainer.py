@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train_lm.adapters import CYCLE, Adapted, Adapter, AdapterConfig
 from train_lm.checked.arrays import load_tensors
-from train_lm.compiling import compile_for
 from train_lm.files import write_tensors
-from train_lm.parallel import Alone, Parallel, put, whole
+from train_lm.machine.compiling import compile_for
+from train_lm.machine.parallel import Alone, Parallel, put, whole
 from train_lm.steps.anchors import Anchor, check_labels, score
 from train_lm.steps.costs import Cost, cost_of
 from train_lm.steps.optimizers import OPTIMIZERS
@@ -92,9 +93,12 @@ class Trainer:
         device: Where the model lives; CUDA where there is one, if not stated.
         parallel: The processes that train the model; this one alone, if not stated.
         compile: Whether forward and backward pass are compiled, at the first update.
+        adapter: Shape of an adapter that trains in the place of the model, whose layers are then
+            wrapped in place and whose weights stand still.
 
     Raises:
-        ValueError: There is nothing to compile with, or torch has no such optimiser.
+        ValueError: There is nothing to compile with, torch has no such optimiser, or the model
+            has no layers for an adapter.
     """
 
     def __init__(
@@ -104,12 +108,21 @@ class Trainer:
         device: str | torch.device | None = None,
         parallel: Parallel | None = None,
         compile: bool = False,
+        adapter: AdapterConfig | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.to(self.device)
+        self.parallel = parallel or Alone()
+        if adapter is not None and getattr(self.parallel, "shard", False):
+            raise ValueError(
+                "expected whole tensors for an adapter, got sharded ones: copy the model over the "
+                "processes instead of sharding it"
+            )
+        model = model.to(self.device)
+        self.adapted = None if adapter is None else Adapted(model, adapter)
+        self.model = model if self.adapted is None else self.adapted.model
         self.config = config
         self.n_parameters = sum(p.numel() for p in self.model.parameters())
-        self.parallel = parallel or Alone()
+        self.n_trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self._called = self.parallel.wrap(self.model)
         self._named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         self._steps = build_steps(self._named, config)
@@ -127,7 +140,9 @@ class Trainer:
         """
         if updates < 1:
             raise ValueError(f"expected a phase of at least one update, got {updates}")
-        self.schedule = replace(self.schedule, start=self.updates, length=updates, decays=decay)
+        self.schedule = replace(
+            self.schedule, start=self.updates, length=updates, decays=decay, restart=0, rewarm=0
+        )
 
     def learning_rate(self) -> float:
         """Learning rate of the next update."""
@@ -242,7 +257,9 @@ class Trainer:
         return {n: whole(p) for n, p in self._named}
 
     def merged(self) -> dict[str, Tensor]:
-        """Copies of all weights of the model, under a snapshot's names."""
+        """Copies of all weights of the model, under a snapshot's names; an adapter is merged in."""
+        if self.adapted is not None:
+            return {f"model.{n}": value for n, value in self.adapted.merged().items()}
         return {f"model.{n}": whole(p) for n, p in self.model.named_parameters()}
 
     def cost(self, since: Snapshot | None = None) -> Cost:
@@ -255,8 +272,39 @@ class Trainer:
             ValueError: It is of another model.
         """
         names = [n for n, _ in self._named]
-        trained = sum(p.numel() for _, p in self._named)
-        return cost_of(trained, n_bytes(self._steps, names), self.merged(), since)
+        return cost_of(self.n_trained, n_bytes(self._steps, names), self.merged(), since)
+
+    # --- an adapter --------------------------------------------------------------------------
+
+    def take_adapter(self) -> Adapter:
+        """A copy of the adapter that trains."""
+        return self._adapted().take()
+
+    def put_adapter(self, adapter: Adapter) -> None:
+        """Go on with the numbers of another adapter of this base; moments stay as they are.
+
+        Raises:
+            ValueError: It is of another base, rank or shape; nothing is changed.
+        """
+        self._adapted().put(adapter)
+
+    @torch.no_grad()
+    def merge_and_reset(self, rewarm: int | None = None) -> None:
+        """Merge the adapter into the base and begin a fresh one, with moments of zero (ReLoRA).
+
+        Args:
+            rewarm: Updates until the learning rate is back where the schedule has it; as many as
+                the phase began with, if not stated.
+        """
+        self._adapted().merge_and_redraw()
+        for value in self._states().values():
+            value.zero_()
+        self.schedule = self.schedule.rewarmed(self.updates, rewarm)
+
+    def _adapted(self) -> Adapted:
+        if self.adapted is None:
+            raise RuntimeError("a trainer without an adapter has none to take, put or merge")
+        return self.adapted
 
     def _loss_of(self, ids: Tensor, following: Tensor) -> Tensor:
         with self._autocast():
@@ -280,19 +328,29 @@ class Trainer:
         losses = [self.update(windows[i : i + batch]) for i in range(0, len(windows), batch)]
         return float(np.mean(losses))
 
-    @torch.inference_mode()
     def nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) negative log-likelihood [nats] summed over each window's T predicted tokens."""
+        with self._autocast():
+            return nll_of(self.model, windows, self.device)
+
+    def gradient(self, windows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Gradient of the mean loss on (n, T + 1) windows, by the parameter's name; no step.
+
+        Whether two neighbourhoods can be merged shows in how their early gradients agree.
+        """
         check_length(self.model, windows)
         self.model.eval()
-        parts = []
         for i in range(0, len(windows), MEASURED_AT_ONCE):
-            batch = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(self.device)
-            with self._autocast():
-                logits = self.model(input_ids=batch[:, :-1]).logits.float()  # (b, T, V)
-            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-            parts.append(loss.view(len(batch), -1).sum(1, dtype=torch.float64).cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros(0)
+            piece = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(self.device)
+            loss = self._loss_of(piece[:, :-1], piece[:, 1:]) * (len(piece) / len(windows))
+            loss.backward()
+        found = {
+            n: torch.zeros_like(p) if p.grad is None else whole(p.grad) for n, p in self._named
+        }
+        self._drop_gradients()
+        for _, parameter in self._named:  # those that no optimiser holds, as a reduced one's
+            parameter.grad = None
+        return found
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of weights, moments and the place in the schedule; later training leaves it."""
@@ -302,6 +360,9 @@ class Trainer:
         taken["schedule"] = torch.tensor(
             [self.updates, schedule.start, schedule.length, int(schedule.decays)]
         )
+        if self.adapted is not None:
+            taken |= self.adapted.state()
+            taken[CYCLE] = torch.tensor([self.adapted.cycles, schedule.restart, schedule.rewarm])
         return taken
 
     @torch.no_grad()
@@ -322,11 +383,15 @@ class Trainer:
                     "the snapshot is of another optimiser"
                 )
         place = place_of(snapshot)
+        cycles, restart, rewarm = cycle_of(snapshot) if self.adapted is not None else (0, 0, 0)
+        if self.adapted is not None:
+            self.adapted.check_base(snapshot, cycles)
+            self.adapted.restore(snapshot, cycles)
         for name, parameter in self._named:
             put(parameter, snapshot[f"model.{name}"])
         for name, value in states.items():
             put(value, snapshot[name])
-        self._go_to(place)
+        self._go_to(place, restart, rewarm)
 
     @torch.no_grad()
     def adopt(self, snapshot: Snapshot) -> None:
@@ -334,30 +399,71 @@ class Trainer:
 
         Weights and the place in the schedule are taken over, and the moments where they have the
         same shapes; else those begin at zero. For a trainer with that one's settings this is
-        `restore`.
+        `restore`. Weights alone, as `merged` gives them, leave the place as it is.
+
+        With an adapter the weights become the base's, and the adapter a fresh one.
 
         Raises:
             ValueError: The snapshot is of another architecture; nothing is changed.
         """
-        check_snapshot(snapshot, {n: tuple(p.shape) for n, p in self._named})
-        place = place_of(snapshot)
-        for name, parameter in self._named:
-            put(parameter, snapshot[f"model.{name}"])
+        own = dict(self._named) if self.adapted is None else self.adapted.frozen
+        check_snapshot(snapshot, {n: tuple(p.shape) for n, p in own.items()})
+        place = place_of(snapshot) if "schedule" in snapshot else None
+        if self.adapted is not None:
+            self.adapted.rebase({n: snapshot[f"model.{n}"] for n in own})
+        else:
+            for name, parameter in self._named:
+                put(parameter, snapshot[f"model.{name}"])
         take_over(self._states(), snapshot)
-        self._go_to(place)
+        if place is not None:
+            self._go_to(place)
 
     def _states(self) -> dict[str, Tensor]:
         """What the optimiser depends on, itself and no copies, under a snapshot's names."""
         return {f"{k}.{n}": v for n, _ in self._named for k, v in self._steps.state_of(n).items()}
 
-    def _go_to(self, place: tuple[int, int, int, bool]) -> None:
+    def _go_to(self, place: tuple[int, int, int, bool], restart: int = 0, rewarm: int = 0) -> None:
         self.updates, start, length, decays = place
-        self.schedule = replace(self.schedule, start=start, length=length, decays=decays)
+        self.schedule = replace(
+            self.schedule,
+            start=start,
+            length=length,
+            decays=decays,
+            restart=restart,
+            rewarm=rewarm,
+        )
 
     @property
     def flops_per_token(self) -> float:
-        """Training FLOPs per token, 6 N (Kaplan et al. 2020); a forward pass costs a third."""
-        return 6.0 * self.n_parameters
+        """Training FLOPs per token; see `training_flops`."""
+        return training_flops(self.n_parameters, self.n_trained)
+
+
+@torch.inference_mode()
+def nll_of(
+    model: nn.Module, windows: NDArray[np.int64], device: torch.device
+) -> NDArray[np.float64]:
+    """(n,) negative log-likelihood [nats] of any model, summed over each window's tokens."""
+    check_length(model, windows)
+    model.eval()
+    parts = []
+    for i in range(0, len(windows), MEASURED_AT_ONCE):
+        batch = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(device)
+        logits = model(input_ids=batch[:, :-1]).logits.float()  # (b, T, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+        parts.append(loss.view(len(batch), -1).sum(1, dtype=torch.float64).cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def training_flops(parameters: int, trained: int) -> float:
+    """Training FLOPs per token, after Kaplan et al. 2020 (arXiv 2001.08361, section 2.1).
+
+    A multiplication and an addition for each of N parameters in the forward pass, 2 N. The
+    backward pass has as many for the gradient of activations, and as many again for the gradient
+    of weights, which only trained ones have: 4 N + 2 n. All trained make 6 N; an adapter of n
+    numbers on a frozen base of N - n makes 4 (N - n) + 6 n.
+    """
+    return 4.0 * parameters + 2.0 * trained
 
 
 def check_length(model: nn.Module, windows: NDArray[np.int64]) -> None:
@@ -396,14 +502,24 @@ def place_of(snapshot: Snapshot) -> tuple[int, int, int, bool]:
     return updates, start, length, bool(decays)
 
 
-def take_over(states: Mapping[str, Tensor], snapshot: Snapshot) -> bool:
+def cycle_of(snapshot: Snapshot) -> tuple[int, int, int]:
+    """Adapters merged so far, the update of the last merge, and updates of the warm-up after it.
+
+    Raises:
+        ValueError: The snapshot has no adapter.
+    """
+    found = snapshot.get(CYCLE)
+    if found is None or found.shape != (3,) or found.is_floating_point() or found.min() < 0:
+        raise ValueError("expected a snapshot of an adapter, got none: `adopt` begins from others")
+    cycles, restart, rewarm = found.tolist()
+    return cycles, restart, rewarm
+
+
+def take_over(states: Mapping[str, Tensor], snapshot: Snapshot) -> None:
     """Fill the state of an optimiser: all moments if all of them fit, and else zeros.
 
     Args:
         states: Under a snapshot's names; what only an update rule keeps may be missing there.
-
-    Returns:
-        Whether they were taken over.
     """
     fits = {
         name: name in snapshot and snapshot[name].shape == v.shape for name, v in states.items()
@@ -414,7 +530,6 @@ def take_over(states: Mapping[str, Tensor], snapshot: Snapshot) -> bool:
             put(value, snapshot[name])
         else:
             value.zero_()
-    return all_fit
 
 
 def not_finite(loss: float, norm: float, updates: int, learning_rate: float) -> str:

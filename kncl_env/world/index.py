@@ -16,14 +16,16 @@ from train_lm.files import Json, read_json, write_json
 
 EXACT = 200_000  # [vectors] that are searched one by one
 EXACT_PAIRS = 50_000  # [vectors] whose nearest others are: this is their square
-STORED = "SQfp16"  # form of a vector in an inverted file: half the bytes, and the same neighbours
-TRAINED_ON = 64  # [vectors] that each cell is found from
-ROUNDS = 10  # of k-means
+STORED = (
+    "SQ8"  # form of a vector in an inverted file: a byte for each number, of what its cell lacks
+)
+TRAINED_ON = 40  # [vectors] that each cell is found from
+ROUNDS = 8  # of k-means
 # Cells that are searched: the least of these with which RECALL of the NEAREST true neighbours of
 # TRIED queries are found. How many that takes depends on the vectors, so it is measured.
 PROBED = (16, 32, 64, 128, 256, 512, 1024)
-RECALL, NEAREST, TRIED = 0.97, 10, 256
-ALIKE = 1e-3  # inner products that differ by less are one: fp16 tells them apart no better
+RECALL, NEAREST, TRIED = 0.96, 10, 256
+ALIKE = 1e-3  # inner products that differ by less are one: bytes tell them apart no better
 ADDED = 2**15  # [vectors] that are added, or compared, together
 GPU_MOST = 2048  # [vectors] that an index on a GPU finds at most
 LOOKED_AT = 8  # [cells] searched for the nearest other passage
@@ -175,6 +177,37 @@ class PassageIndex:
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
             opened.index = faiss.index_cpu_to_all_gpus(index)
         return opened
+
+
+def k_means(vectors: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
+    """(n,) cluster of each row, from 0; clusters that end up empty are left out.
+
+    Spherical k-means (Dhillon & Modha 2001), trained on up to 256 rows a cluster.
+
+    Args:
+        vectors: (n, D) unit rows; a memory map will do.
+
+    Raises:
+        ValueError: More clusters than rows.
+    """
+    import faiss
+
+    if not 1 <= k <= len(vectors):
+        raise ValueError(
+            f"expected 1 to {len(vectors):,} clusters, the number of texts to gather, got {k:,}: "
+            "ask for fewer"
+        )
+    means: Any = faiss.Kmeans(
+        vectors.shape[1], k, niter=25, nredo=1, seed=seed % 2**31, spherical=True
+    )
+    means.cp.min_points_per_centroid = 1  # or it warns on standard error
+    means.train(np.ascontiguousarray(vectors, dtype=np.float32))
+    found = [
+        means.index.search(np.ascontiguousarray(vectors[i : i + 65536], dtype=np.float32), 1)[1]
+        for i in range(0, len(vectors), 65536)
+    ]
+    cluster: NDArray[np.int64] = np.unique(np.concatenate(found)[:, 0], return_inverse=True)[1]
+    return cluster.astype(np.int64)
 
 
 def _numbers(file: Path, n: int, below: int | None) -> NDArray[np.int64]:

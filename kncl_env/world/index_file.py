@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-FLAT, INVERTED, INVERTED_HALVES = b"IxFI", b"IwFl", b"IwSq"
-HALVES = 4  # faiss' number of the form that stores numbers of 16 bits
+FLAT, INVERTED, INVERTED_BYTES = b"IxFI", b"IwFl", b"IwSq"
+ONE_BYTE = 0  # faiss' number of the form that stores a byte for each number
 BLOCK = 2**22  # [numbers] that are looked at together
 LISTS, ALL_LISTS = b"ilar", b"full"
 INNER_PRODUCT = 0
@@ -45,7 +45,7 @@ def check_index_file(file: Path) -> IndexFile:
     with file.open("rb") as stream:
         reader = _Reader(stream, file.stat().st_size)
         kind = reader.take(4)
-        if kind not in (FLAT, INVERTED, INVERTED_HALVES):
+        if kind not in (FLAT, INVERTED, INVERTED_BYTES):
             raise ValueError(f"expected a flat or inverted index of vectors, got kind {kind!r}")
         found = _read_header(reader)
         if kind == FLAT:
@@ -89,7 +89,8 @@ class _Reader:
         if size > self.left:
             raise ValueError(f"expected {size:,} more bytes of an index, got {self.left:,}")
         for first in range(0, n, BLOCK):
-            if not np.isfinite(self.array(kind, min(BLOCK, n - first))).all():
+            block = self.array(kind, min(BLOCK, n - first))
+            if block.dtype.kind == "f" and not np.isfinite(block).all():
                 raise ValueError("expected finite vectors, got infinite or no numbers")
 
 
@@ -129,23 +130,23 @@ def _read_inverted(reader: _Reader, index: IndexFile, of: bytes) -> None:
     _read_vectors(reader, centres)
     if (direct := reader.one("u1"), reader.one("<u8")) != (0, 0):
         raise ValueError(f"expected an index without a map of its rows, got map {direct}")
-    number = "<f4"
-    if of == INVERTED_HALVES:
-        number = "<f2"
-        _read_halves(reader, index)
-    _read_lists(reader, index, cells, number)
+    if of == INVERTED_BYTES:
+        _read_form(reader, index)
+    _read_lists(reader, index, cells, "u1" if of == INVERTED_BYTES else "<f4")
 
 
-def _read_halves(reader: _Reader, index: IndexFile) -> None:
-    """How vectors are stored: as differences from their cell's centre, in numbers of 16 bits."""
+def _read_form(reader: _Reader, index: IndexFile) -> None:
+    """How vectors are stored: as differences from their cell's centre, in bytes over a range."""
     kind, ranges = reader.one("<i4"), (reader.one("<i4"), reader.take(4))
     dimensions, code, trained = (reader.one("<u8") for _ in range(3))
-    again, residual = reader.one("<u8"), reader.one("u1")
-    size = 2 * index.dimensions
-    wanted = (HALVES, index.dimensions, size, 0, size, 1)
-    found = (kind, dimensions, code, trained, again, residual)
-    if found != wanted or ranges != (0, bytes(4)):
-        raise ValueError(f"expected vectors stored as {wanted}, got {found}")
+    wanted = (ONE_BYTE, index.dimensions, index.dimensions, 2 * index.dimensions)
+    if (kind, dimensions, code, trained) != wanted or ranges != (0, bytes(4)):
+        raise ValueError(
+            f"expected vectors stored as {wanted}, got {(kind, dimensions, code, trained)}"
+        )
+    reader.check_finite("<f4", trained)
+    if (again := reader.one("<u8"), reader.one("u1")) != (index.dimensions, 1):
+        raise ValueError(f"expected differences of {index.dimensions} bytes, got {again}")
 
 
 def _read_lists(reader: _Reader, index: IndexFile, cells: int, number: str) -> None:

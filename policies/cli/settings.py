@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,30 @@ def add_learners(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """One option per setting; what is not given keeps its default, or the one named here."""
+# What a learner and its nucleus phase are, where there is no episode.
+OF_LEARNERS = (
+    "model",
+    "learning_rate",
+    "learner_seed",
+    "batch",
+    "nucleus_topics",
+    "nucleus_titles",
+    "nucleus_updates",
+)
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, only: Collection[str] = OPTIONS.keys(), **defaults: Any
+) -> None:
+    """One option per setting; what is not given keeps its default, or the one named here.
+
+    Args:
+        only: Names of the settings that the verb reads.
+    """
     group = parser.add_argument_group("environment")
     for name, option in OPTIONS.items():
+        if name not in only:
+            continue
         default = defaults.get(name)
         shown = option.default if default is None else default
         kind: Any = str if option.default is None else type(option.default)
@@ -41,5 +62,5 @@ def add_settings(parser: argparse.ArgumentParser, **defaults: Any) -> None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that were given."""
-    given = {name: getattr(args, name) for name in OPTIONS}
+    given = {name: getattr(args, name, None) for name in OPTIONS}
     return Settings.of(**{name: value for name, value in given.items() if value is not None})

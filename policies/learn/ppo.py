@@ -407,11 +407,25 @@ def _figures(infos: list[Info], episodes: int, seconds: float, at_once: int) -> 
         "steps_per_second": len(infos) / seconds,
         "seconds": seconds,
     }
+    found |= _memory_figures(infos, episodes)
     for name in infos[0].get("shaping", {}):
         found[f"shaping/{name}"] = float(np.sum([i["shaping"][name] for i in infos])) / episodes
     if "learner_seconds" in infos[0]:
         spent = float(np.sum([i["learner_seconds"] for i in infos]))
         found["learner_share"] = spent / at_once / seconds
+    return found
+
+
+def _memory_figures(infos: list[Info], episodes: int) -> dict[str, float]:
+    """What became of watched topics by the end of an episode, and what the learner wrote itself."""
+    found: dict[str, float] = {}
+    if infos[0]["memory"]["watched"]:
+        ends = [i["memory"] for i in infos if "terminal_observation" in i]
+        for name in ("backward_transfer", "forgetting") if ends else ():
+            found[f"memory/{name}"] = float(np.mean([end[name] for end in ends]))
+    if any(i["memory"]["own_tokens"] for i in infos):
+        written = sum(i["memory"]["own_tokens"] for i in infos)
+        found["memory/own_tokens"] = float(written) / episodes
     return found
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.forgetting import LossMatrix
 from kncl_env.memory import stored
 from policies.arms.arm import Turn
 from train_lm.checked.records import Fields, is_whole
@@ -25,6 +26,7 @@ class Curve:
         test_before, test_after: Held-out loss on `test` [bits per byte].
         noise_share: Junk's share of the windows; None where the world has no junk.
         flops_per_token: Of the learner's training.
+        kept: What became of watched topics, step by step; None where none was watched.
     """
 
     tokens: list[int]
@@ -35,9 +37,12 @@ class Curve:
     test_after: float
     noise_share: float | None
     flops_per_token: float
+    kept: LossMatrix | None = None
 
     def to_json(self) -> Json:
-        return asdict(self)
+        line = asdict(replace(self, kept=None))
+        del line["kept"]  # a line is as it always was where none was watched
+        return line if self.kept is None else {**line, "kept": self.kept.to_json()}
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class CurveMeter:
             test_after=found.number("test_after"),
             noise_share=found.or_none("noise_share", lambda name: found.number(name, 0, 1)),
             flops_per_token=found.number("flops_per_token", least=0),
+            kept=LossMatrix.from_json(found.inner("kept")) if "kept" in found else None,
         )
         if len(passages) != len(curve.topics):
             raise found.wrong("passages", f"those of {len(curve.topics)} steps")
@@ -120,6 +126,7 @@ class _CurveWatch:
             self._measure(turn.info["tokens"])
 
     def finish(self) -> Curve:
+        assert self.env.episode is not None
         windows = len(self.topics) * self.env.settings.windows_per_step
         noisy = self.env.stage.world.passage_is_noise.any()
         return Curve(
@@ -131,6 +138,7 @@ class _CurveWatch:
             test_after=self.env.learner.held_out_loss("test"),
             noise_share=self.junk / windows if noisy else None,
             flops_per_token=self.env.learner.flops_per_token,
+            kept=self.env.episode.watched.matrix(self.env.stage.world.titles),
         )
 
     def _measure(self, tokens: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kncl_env.forgetting import LossMatrix, figures
 from kncl_env.picture import positions, thinned_edges
 from kncl_env.settings import Settings
 from kncl_env.stage import seed_topics
@@ -20,9 +21,11 @@ from policies.verdict.report import RunInfo, write_report
 from policies.verdict.scores import ArmRun, summarise
 from policies.verdict.summary import Summary
 from train_lm.curriculum import write_curriculum
-from train_lm.files import replacing, write_json
+from train_lm.files import Json, replacing, write_json
 from train_lm.plain_text import in_csv, in_file_name
 from train_lm.provenance import commit, version
+
+KEPT = ("accuracy", "backward_transfer", "forgetting", "learning_accuracy")
 
 
 def write_results(
@@ -50,12 +53,14 @@ def write_results(
             "version": version(),
             "commit": info.commit,
             "command": info.command,
+            **_memory_figures(records),
         },
     )
     _write_curves(records, settings.tokens_per_step, out / "curves.csv")
     _write_curricula(world, settings, records, out / "curricula")
     growth = _growth(world, settings, records)
-    write_report(out / "report.html", summary, runs, info, growth, subject=plan.subject)
+    page = out / "report.html"
+    write_report(page, summary, runs, info, growth, subject=plan.subject, kept=_kept(records))
     return summary
 
 
@@ -122,6 +127,25 @@ def _write_curricula(
         file = folder / f"{in_file_name(record.arm)}-{record.seed}.jsonl"
         curve = record.measured
         write_curriculum(file, world.hash, settings.tokens_per_step, curve.topics, curve.passages)
+
+
+def _kept(records: Sequence[EpisodeRecord[Curve]]) -> dict[str, LossMatrix]:
+    """What became of watched topics in the first seed's episode of every arm, if any was."""
+    first = min(record.seed for record in records)
+    found = {r.arm: r.measured.kept for r in records if r.seed == first}
+    return {arm: matrix for arm, matrix in found.items() if matrix is not None}
+
+
+def _memory_figures(records: Sequence[EpisodeRecord[Curve]]) -> Json:
+    """Of each episode with watched topics, by arm, in the order of the seeds [bits per byte]."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        if record.measured.kept is not None:
+            told = figures(record.measured.kept)
+            own = found.setdefault(record.arm, {name: [] for name in KEPT})
+            for name in KEPT:
+                own[name].append(told[name])
+    return {"kept": found} if found else {}
 
 
 def _growth(world: World, settings: Settings, records: Sequence[EpisodeRecord[Curve]]) -> Growth:

@@ -5,7 +5,7 @@ Methods that put adapters together in several ways share their training: one tas
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,10 @@ class StreamTask:
         return [self._key(method) for method in self.methods]
 
     def _key(self, method: Method) -> Json:
-        digest = hash_json({"method": asdict(replace(method, name="")), "rate": self.rate})
+        # What a method does not do is not a part of it: a new field voids no cell of before.
+        usual = asdict(Method(""))
+        does = {name: value for name, value in asdict(method).items() if value != usual[name]}
+        digest = hash_json({"method": {**does, "name": ""}, "rate": self.rate})
         learner_seed = self.settings.learner.seed
         own = {"arm": method.name, "digest": digest, "seed": self.seed}
         return {**own, "learner_seed": learner_seed, "rate": self.rate}
@@ -134,7 +137,7 @@ class StreamRecord:
     def from_json(cls, line: Json, place: object) -> StreamRecord:
         """Raises: ValueError where it is no record."""
         found = Fields.of(line, place)
-        key = {"arm": found.text("arm"), "digest": found.text("digest")}
+        key: Json = {"arm": found.text("arm"), "digest": found.text("digest")}
         key |= {name: found.whole(name) for name in ("seed", "learner_seed")}
         names, rows = tuple(found.texts("names")), line.get("losses")
         size, fits = len(names) + 1, is_number()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,14 +20,27 @@ from kncl_env.learner import MeasuredText
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage, open_stage, seed_topics
 from kncl_env.world.world import World
+from policies.stream.methods import Method
 from policies.stream.neighbourhoods import Neighbourhood, neighbourhoods
 from train_lm.files import Json
 
 if TYPE_CHECKING:
-    from train_lm.trainer import Snapshot, Trainer, TrainerConfig
+    from train_lm.adapters import Adapter
+    from train_lm.trainer import Snapshot, Trainer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+# peft's name of each way of merging, and the weight of each of n adapters as a power of n. All make
+# a mean: `cat` and `svd` of what adapters add, `linear` and `dare` of their two factors apart, each
+# of which has the root of the weight; `ties` takes means of its own.
+MERGING: dict[str, tuple[str, int]] = {
+    "linear": ("linear", -2),
+    "ties": ("ties", 0),
+    "dare": ("dare_linear", -2),
+    "svd": ("svd", -1),
+    "cat": ("cat", -1),
+}
 
 SPLIT = "test"  # what is measured; no method chooses anything by it
 
@@ -176,25 +191,72 @@ class Course:
         own = [self.world.passages_of(int(topic)) for topic in self.stage.seeds]
         return self.stage.store.windows_of(np.concatenate(own))
 
-    def config(self, rate: float) -> TrainerConfig:
-        """How a stage is trained at a learning rate."""
-        from train_lm.trainer import TrainerConfig
-
-        return TrainerConfig(learning_rate=rate, batch=self.settings.learner.batch)
-
     def weights(self) -> Snapshot:
         """The nucleated learner's weights, by their names in a snapshot."""
         nucleated = self.stage.nucleated
         assert nucleated is not None
         return {name: value for name, value in nucleated.items() if name.startswith("model.")}
 
-    def trainer(self, config: TrainerConfig) -> Trainer:
+    def trainer(self, method: Method, rate: float) -> Trainer:
         """A trainer of the nucleated weights. Its moments are fresh, whatever rule it steps by."""
-        from train_lm.trainer import Trainer
+        from train_lm.trainer import Trainer, TrainerConfig
+        from train_lm.updates import Updates
 
-        trainer = Trainer(self.stage.trainer().model, config)
-        trainer.restore({**trainer.snapshot(), **self.weights()})
+        updates = Updates(method.rule, share=method.kept, rank=method.rank)
+        batch = self.settings.learner.batch
+        config = TrainerConfig(learning_rate=rate, batch=batch, updates=updates)
+        model = self.stage.trainer().model
+        if method.adapter == "none":
+            trainer = Trainer(model, config)
+            trainer.restore({**trainer.snapshot(), **self.weights()})
+            return trainer
+        from train_lm.adapters import AdapterConfig
+
+        shape = AdapterConfig(method.rank, alpha=2.0 * method.rank)
+        trainer = Trainer(model, config, adapter=shape)
+        assert self.stage.nucleated is not None
+        trainer.adopt(self.stage.nucleated)
         return trainer
+
+    def measurable(self, adapter: Adapter) -> Trainer:
+        """The nucleated learner with an adapter beside it, whatever its rank."""
+        from train_lm.adapters import with_adapter
+        from train_lm.trainer import Trainer, TrainerConfig
+
+        base = self.trainer(Method("none"), rate=1.0).model
+        return Trainer(with_adapter(base, adapter), TrainerConfig())
+
+    @cached_property
+    def base_digest(self) -> str:
+        """What adapters of this learner name as their base."""
+        from train_lm.adapters import base_digest
+
+        return base_digest(self.trainer(Method("none"), rate=1.0).model)
+
+    def merged_nll(self, adapters: Sequence[Adapter], how: str) -> Floats:
+        """As `nll`, of several adapters made one, each with the same say; or mixed by Arrow."""
+        import torch
+
+        # Arrow finds its prototypes by lot, and not before it is asked.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.nll(self._merged(adapters, how))
+
+    def _merged(self, adapters: Sequence[Adapter], how: str) -> Trainer:
+        from train_lm.adapters import arrow_model, merge_adapters
+        from train_lm.composing.adapter_files import save_adapter
+        from train_lm.trainer import Trainer, TrainerConfig
+
+        base = self.trainer(Method("none"), rate=1.0).model
+        if how == "arrow":  # peft opens them from folders alone
+            with TemporaryDirectory() as scratch:
+                folders = [Path(scratch) / str(i) for i in range(len(adapters))]
+                for folder, adapter in zip(folders, adapters, strict=True):
+                    save_adapter(folder, adapter)
+                return Trainer(arrow_model(base, folders), TrainerConfig())
+        rule, power = MERGING[how]
+        weights = [float(len(adapters)) ** power] * len(adapters)
+        return self.measurable(merge_adapters(base, adapters, weights, rule, seed=self.seed))
 
 
 def parts_of(world: World, settings: Settings, layout: Layout) -> tuple[Neighbourhood, ...]:

@@ -35,6 +35,7 @@ class Method:
         compose: How adapters that were trained apart are put together; empty where one learner
             goes from stage to stage.
         joint: Whether every stage reads all neighbourhoods: what could be had, and no method.
+        rate_scale: Factor of its learning rates: what moves few numbers has to move them further.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Method:
     adapter: str = "none"
     compose: str = ""
     joint: bool = False
+    rate_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.memory not in MEMORIES or self.rule not in RULES or self.adapter not in ADAPTERS:
@@ -93,10 +95,12 @@ _KINDS: dict[str, Callable[[str, str], Method]] = {
     "replay": lambda name, n: Method(name, "replay", 1 / _divisor(name, n, 2)),
     "self": lambda name, n: Method(name, "self", 1 / _divisor(name, n, 2)),
     "ewc": lambda name, n: Method(name, "ewc", strength=float(_divisor(name, n, 100))),
-    "topk": lambda name, n: Method(name, rule="topk", kept=1 / _divisor(name, n, 20)),
+    "topk": lambda name, n: Method(name, rule="topk", kept=1 / _divisor(name, n, 20), rate_scale=3),
     "lowrank": lambda name, n: Method(name, rule="lowrank", rank=_divisor(name, n, 8)),
-    "lora": lambda name, n: Method(name, adapter="lora", rank=_divisor(name, n, 8)),
-    "relora": lambda name, n: Method(name, adapter="relora", rank=_divisor(name, n, 8)),
+    "lora": lambda name, n: Method(name, rank=_divisor(name, n, 8), adapter="lora", rate_scale=10),
+    "relora": lambda name, n: Method(
+        name, rank=_divisor(name, n, 8), adapter="relora", rate_scale=10
+    ),
 }
 _WITHOUT_NUMBER = ("none", "joint")
 

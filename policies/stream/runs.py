@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from kncl_env.settings import Settings
 from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.world.world import World
 from policies.play.journal import REMEDY, Journal, key_of
 from policies.stream.cells import StreamRecord, StreamTask
 from policies.stream.course import SPLIT, Layout, parts_of
-from policies.stream.methods import methods_of
-from policies.stream.playing import play
+from policies.stream.methods import Method, methods_of
+from policies.stream.playing import kept_in, measured_again, play, prepare
 from policies.stream.workers import played
 from train_lm.checkpoint import claim_run
 from train_lm.files import Json
@@ -35,8 +37,10 @@ class StreamPlan:
 
     Attributes:
         methods: As `method_of` takes them.
-        rates: Learning rates of each method, a factor of `STEP` apart, about the learner's own.
+        rates: Learning rates of each method, a factor of `STEP` apart.
         seeds: Of each method and rate: the learner, the order of neighbourhoods and of text.
+        rate: Middle learning rate of a stage, where its method does not scale it; a third of what
+            the nucleus phase was trained at, if None.
         workers: Processes that play.
         keep: Whether weights are kept after every stage.
     """
@@ -44,6 +48,7 @@ class StreamPlan:
     methods: Sequence[str]
     rates: int = 3
     seeds: int = 5
+    rate: float | None = None
     workers: int = 1
     keep: bool = False
 
@@ -51,12 +56,15 @@ class StreamPlan:
         for name in ("rates", "seeds", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if self.rate is not None and not 0 < self.rate < np.inf:
+            raise ValueError(f"expected a rate above 0, got {self.rate}")
         methods_of(self.methods)
 
-    def rates_about(self, centre: float) -> list[float]:
-        """Ascending; the centre is the middle one, or the lower of two."""
+    def rates_of(self, method: Method, settings: Settings) -> list[float]:
+        """Ascending; in the middle, or the lower of two, the method's own."""
+        centre = self.rate or settings.learner.learning_rate / STEP
         first = -((self.rates - 1) // 2)
-        return [centre * STEP ** (first + i) for i in range(self.rates)]
+        return [method.rate_scale * centre * STEP ** (first + i) for i in range(self.rates)]
 
 
 def run_stream(
@@ -87,6 +95,9 @@ def run_stream(
         tasks = tasks_of(world, settings, layout, plan, out)
         found = _found(journal, tasks, on_record)
         waiting = [left for task in tasks if (left := _left(task, found)) is not None]
+        learners = {task.settings.learner.seed: task for task in waiting}
+        for _ in played(list(learners.values()), prepare, plan.workers):
+            pass
         for _, records in played(waiting, play, plan.workers):
             for record in records:
                 line = record.to_json()
@@ -100,24 +111,23 @@ def tasks_of(
     world: World, settings: Settings, layout: Layout, plan: StreamPlan, out: Path
 ) -> list[StreamTask]:
     """Seed by seed, so that a stopped run has whole rows of methods to compare."""
-    families: dict[str, list[str]] = {}
-    methods = methods_of(plan.methods)
-    for method in methods:
-        families.setdefault(method.training.name, []).append(method.name)
+    families: dict[str, list[Method]] = {}
+    for method in methods_of(plan.methods):
+        families.setdefault(method.training.name, []).append(method)
     first = settings.learner.seed
     return [
         StreamTask(
             world=str(world.path),
             settings=settings.with_learner_seed(first + seed),
             layout=layout,
-            methods=tuple(method for method in methods if method.name in family),
+            methods=tuple(family),
             rate=rate,
             seed=seed,
             keep=str(out / "kept") if plan.keep else "",
         )
         for seed in range(plan.seeds)
         for family in families.values()
-        for rate in plan.rates_about(settings.learner.learning_rate)
+        for rate in plan.rates_of(family[0], settings)
     ]
 
 
@@ -142,3 +152,34 @@ def _left(task: StreamTask, found: dict[tuple[str, ...], StreamRecord]) -> Strea
     pairs = zip(task.methods, task.keys, strict=True)
     missing = tuple(method for method, key in pairs if key_of(key) not in found)
     return replace(task, methods=missing) if missing else None
+
+
+def check_kept(
+    world: World,
+    settings: Settings,
+    layout: Layout,
+    plan: StreamPlan,
+    records: Sequence[StreamRecord],
+    out: Path,
+) -> int:
+    """Measure the kept weights of every cell again; returns how many cells have any.
+
+    Raises:
+        ValueError: A matrix comes out with other numbers than are written, or weights are damaged.
+    """
+    checked = 0
+    by_key = {key_of(record.key): record for record in records}
+    for task in tasks_of(world, settings, layout, plan, out):
+        for method, key in zip(task.methods, map(key_of, task.keys), strict=True):
+            folder = kept_in(task)
+            if not folder.is_dir():
+                continue
+            found = measured_again(task, method)
+            if not np.array_equal(found, by_key[key].losses):
+                raise ValueError(
+                    f"expected the losses in {out} to come out again from {folder}, got others "
+                    f"(by up to {np.abs(found - by_key[key].losses).max():.3g} bits per byte): "
+                    "the weights or the line are not of this run"
+                )
+            checked += 1
+    return checked

@@ -11,7 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from policies.verdict.figures import Curve, curves_section, looks_of, seeds_section
+from kncl_env.forgetting import LossMatrix
+from policies.verdict.figures import (
+    Curve,
+    curves_section,
+    heat_map_section,
+    looks_of,
+    seeds_section,
+)
 from policies.verdict.growth_map import Growth, growth_section
 from policies.verdict.style_sheet import STYLE_SHEET
 from policies.verdict.summary import (
@@ -79,6 +86,7 @@ def write_report(
     run_info: RunInfo,
     growth: Growth | None = None,
     subject: str | None = None,
+    kept: Mapping[str, LossMatrix] | None = None,
 ) -> Path:
     """Write the page to `file`, in one move, and return its path.
 
@@ -88,11 +96,14 @@ def write_report(
         subject: The arm that the first sentence is about, chosen before the figures were seen;
             without it the sentence lists every arm.
 
+        kept: What became of watched topics in one episode per arm, by arm.
+
     Raises:
-        ValueError: `subject`, a curve or `growth` names an arm that the summary lacks.
+        ValueError: `subject`, a curve, `growth` or `kept` names an arm that the summary lacks.
     """
     arms = list(summary.arms)
     named = {c.arm for c in curves} | set(growth.expansions if growth else ())
+    named |= set(kept or ())
     unknown = sorted((named | ({subject} if subject else set())) - set(arms))
     if unknown:
         raise ValueError(f"expected arms of the summary ({', '.join(arms)}), got {unknown}")
@@ -107,6 +118,10 @@ def write_report(
         _table_section(summary, looks),
         seeds_section(summary, looks),
         growth_section(growth, looks) if growth is not None else "",
+        *(
+            heat_map_section(matrix, f"What {arm} kept: its first seed's watched topics")
+            for arm, matrix in (kept or {}).items()
+        ),
         _origin_section(summary, run_info),
     ]
     page = (

@@ -24,6 +24,7 @@ from train_lm.files import naming, replacing, sweep
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
+NUMBER = "line"  # the key under which a line keeps which one it is
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Journal:
         self.settings = dict(settings)
         self._lock = Lock()
         self._stale = not file.exists()  # whether the file holds other lines than it should
+        self._lines = 0  # in the file
         self._replay(done)
         sweep(file.parent, file.name)
         self._rewrite()
@@ -131,16 +133,19 @@ class Journal:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         with self._lock, naming(self.file):
-            self._stream.write(_to_line(record))
+            self._stream.write(_to_line(record, self._lines + 1))
             self._stream.flush()
             os.fsync(self._stream.fileno())
+            self._lines += 1
 
     def _rewrite(self) -> None:
         if not self._stale:
             return
         with replacing(self.file) as partial, open(partial, "wb") as stream:
+            self._lines = 0
             for record in self._records():
-                stream.write(_to_line(record))
+                self._lines += 1
+                stream.write(_to_line(record, self._lines))
         self._stale = False
 
     def _replay(self, done: Collection[str]) -> None:
@@ -152,9 +157,21 @@ class Journal:
         self._stale = bool(rest)
         if rest and lines:
             logger.warning("%s: left out, visit again: an unfinished last line", self.file)
+        self._lines = len(lines)
+        found: set[int] = set()
+        last = 0
         for number, line in enumerate(lines or [rest], start=1):
             try:
                 record = self._record(line, number)
+                own = record.pop(NUMBER, number)
+                if own in found:
+                    raise ValueError(f"line {own} once more")
+                if own != last + 1:
+                    what = "numbered anew: a line was lost, doubled or moved"
+                    logger.warning("%s:%d: %s", self.file, number, what)
+                    self._stale = True
+                found.add(own)
+                last = own if isinstance(own, int) else number
                 if number > 1:
                     self._replay_one(record, done)
             except (KeyError, TypeError, ValueError) as error:
@@ -165,6 +182,7 @@ class Journal:
                     ) from None
                 self._stale = True
                 logger.warning("%s:%d: left out, visit again: %s", self.file, number, error)
+                last = number
                 continue
             if number == 1:
                 self._check(record)
@@ -246,5 +264,6 @@ def is_journal(file: pathlib.Path) -> bool:
         return False
 
 
-def _to_line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(sealed(record), separators=(",", ":")).encode() + b"\n"
+def _to_line(record: Mapping[str, Any], number: int) -> bytes:
+    """A sealed line that says which one it is, so that a lost or moved one is seen."""
+    return json.dumps(sealed({**record, NUMBER: number}), separators=(",", ":")).encode() + b"\n"

@@ -436,7 +436,7 @@ def load_language_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-    from train_lm.checked.model_folder import opened_as_data
+    from train_lm.checked.model_folder import check_finite, opened_as_data
     from train_lm.model import PRESETS
 
     folder = Path(place)
@@ -463,6 +463,7 @@ def load_language_model(
     except Exception as error:  # transformers raises whatever its file formats raise
         why = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ValueError(f"expected a causal language model at {place}, got: {why}") from None
+    check_finite(model, place)
     rows = model.get_input_embeddings().num_embeddings
     if len(cut) > rows:
         raise ValueError(

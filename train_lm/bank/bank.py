@@ -22,21 +22,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from train_lm.adapters import CYCLE, Adapter, AdapterConfig, adapted_twin
+from train_lm.bank.bases import FrozenBases, check_one_base
 from train_lm.bank.programs import compiled, fisher, plain
 from train_lm.bank.row_updates import RowUpdates
-from train_lm.bank.stacks import stack_of, trainable
+from train_lm.bank.stacks import adapted_stack, stack_of, trainable
 from train_lm.steps.anchors import Anchor, check_labels
 from train_lm.steps.costs import Cost, cost_of
 from train_lm.steps.optimizers import BETAS
 from train_lm.steps.schedule import Schedule
 from train_lm.trainer import (
+    MEASURED_AT_ONCE,
     Snapshot,
     TrainerConfig,
     check_length,
     check_snapshot,
+    cycle_of,
     not_finite,
     place_of,
     take_over,
+    training_flops,
 )
 
 Ints = NDArray[np.int64]
@@ -59,10 +64,12 @@ class LearnerBank:
             activations then stay in the cache.
         threads: Programs run side by side on a CPU, each on one core; PyTorch's number of
             threads, if not stated.
+        adapter: Shape of the adapters that train in the place of the models, which are then one
+            base for all of them, kept once.
 
     Raises:
-        ValueError: The models differ in architecture or the settings in their batch, or there is
-            nothing to compile with.
+        ValueError: The models differ in architecture or the settings in their batch, there is
+            nothing to compile with, or the models have no layers for an adapter.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class LearnerBank:
         compile: bool = False,
         chunk: int | None = None,
         threads: int | None = None,
+        adapter: AdapterConfig | None = None,
     ) -> None:
         if not models:
             raise ValueError("expected at least one model, got none")
@@ -82,13 +90,21 @@ class LearnerBank:
         self.n = len(models)
         self.configs = _checked_configs(config, self.n)
         self.model = models[0]  # says what the learners are; its weights are not theirs
-        self.n_parameters = sum(p.numel() for p in self.model.parameters())
-        self._shapes = {n: tuple(p.shape) for n, p in trainable(self.model)}
         self._compiled = compile
-        self._stack = stack_of(self.model)
-        self._programs = compiled(self._stack, self.device) if compile else plain(self._stack)
-
-        self._weights = torch.stack([self._row(m) for m in models])  # (N, P)
+        self._bases: FrozenBases | None = None
+        if adapter is None:
+            self._shapes = {n: tuple(p.shape) for n, p in trainable(self.model)}
+            self._stack = stack_of(self.model)
+            rows = [self._row(m) for m in models]
+        else:
+            rows = self._adapt(models, adapter)
+        self._weights = torch.stack(rows)  # (N, P)
+        self.n_trained = self._weights.shape[1]
+        frozen = 0 if self._bases is None else self._bases.rows.shape[1]
+        every = sum(p.numel() for p in self.model.parameters())
+        self.n_parameters = every if adapter is None else frozen + self.n_trained
+        self._uncompiled = plain(self._stack)  # for windows of any number
+        self._programs = compiled(self._stack, self.device) if compile else self._uncompiled
         self._rule = RowUpdates(self._shapes, self.configs[0].updates, self.n, self.device)
         self._mean = self._weights.new_zeros(self.n, self._rule.low)
         self._square = torch.zeros_like(self._mean)
@@ -101,6 +117,21 @@ class LearnerBank:
         chunk = min(self.n, chunk or (1 if on_cpu else self.n))
         self._blocks = [slice(i, min(i + chunk, self.n)) for i in range(0, self.n, chunk)]
         self._pool = _cores(threads or torch.get_num_threads()) if on_cpu else None
+
+    def _adapt(self, models: Sequence[nn.Module], adapter: AdapterConfig) -> list[Tensor]:
+        """Freeze the models as one base; the rows of fresh adapters on it."""
+        if adapter.dropout:
+            raise ValueError(
+                f"expected adapters without dropout in a bank, got {adapter.dropout}: use trainers"
+            )
+        check_one_base(models)
+        adapted = adapted_twin(self.model, adapter)
+        numbers = {n: p for n, p in adapted.model.named_parameters() if "lora_" in n}
+        self._shapes = {n: tuple(p.shape) for n, p in numbers.items()}
+        self._stack = adapted_stack(self.model, adapted)
+        self._bases = FrozenBases(adapted, self.n, self.device)
+        row = torch.cat([p.detach().flatten() for p in numbers.values()])
+        return [row.to(self.device, torch.float32)] * self.n
 
     def close(self) -> None:
         """Free the threads; it can train and measure no more."""
@@ -122,7 +153,12 @@ class LearnerBank:
             raise ValueError(f"expected a phase of at least one update, got {updates}")
         for i in self._chosen(learners):
             self.schedules[i] = replace(
-                self.schedules[i], start=int(self.updates[i]), length=updates, decays=decay
+                self.schedules[i],
+                start=int(self.updates[i]),
+                length=updates,
+                decays=decay,
+                restart=0,
+                rewarm=0,
             )
 
     def train(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
@@ -166,7 +202,8 @@ class LearnerBank:
 
     def _update(self, block: slice, batch: Tensor, inside: list[int]) -> Floats:
         """One step of the learners `inside` a block; (c,) losses of all of the block."""
-        loss, gradient, norm = self._programs.gradient(self._weights[block], batch)
+        base = self._base_of(block)
+        loss, gradient, norm = self._programs.gradient(self._weights[block], batch, *base)
         self._pull(block, gradient, norm)
         values = torch.cat([loss[:, None], norm], 1).double().cpu().numpy()  # (c, 2)
         rates = np.array([self.schedules[i].rate(int(self.updates[i])) for i in inside])
@@ -188,6 +225,10 @@ class LearnerBank:
         self._steps[inside] += 1
         self.updates[inside] += 1
         return np.asarray(values[:, 0])
+
+    def _base_of(self, block: slice) -> tuple[Tensor, ...]:
+        """The frozen weights of a block's learners, where there are any."""
+        return () if self._bases is None else (self._bases.of(block),)
 
     def _pull(self, block: slice, gradient: Tensor, norm: Tensor) -> None:
         """Add the anchors' gradients to those of a block, and tell the norms of the sums."""
@@ -232,7 +273,7 @@ class LearnerBank:
         def measure(task: tuple[slice, int]) -> None:
             block, i = task
             part = batch[block, i : i + self.batch].contiguous()
-            sums = self._programs.measure(self._weights[block], part)
+            sums = self._programs.measure(self._weights[block], part, *self._base_of(block))
             found[block, i : i + self.batch] = sums.cpu().numpy()
 
         # Unlike updates, the pieces of one learner can be measured side by side.
@@ -267,22 +308,69 @@ class LearnerBank:
         tokens = torch.from_numpy(windows).to(self.device)
         row = self._weights[learner][None]
         with self._autocast():
-            found = fisher(self._stack, row, tokens, labels, generator)
+            base = next(iter(self._base_of(slice(learner, learner + 1))), None)
+            found = fisher(self._stack, row, base, tokens, labels, generator)
         return self._split(found, self._shapes)
+
+    @torch.no_grad()
+    def gradient(self, learner: int, windows: Ints) -> dict[str, Tensor]:
+        """Gradient of one learner's mean loss on (n, T + 1) windows; as `Trainer.gradient`."""
+        check_length(self.model, windows)
+        row = self._weights[learner][None]
+        base = self._base_of(slice(learner, learner + 1))
+        total = torch.zeros_like(row[0])
+        with self._autocast():
+            for i in range(0, len(windows), MEASURED_AT_ONCE):
+                piece = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(self.device)
+                _, found, _ = self._uncompiled.gradient(row, piece[None], *base)
+                total += found[0] * (len(piece) / len(windows))
+        return self._split(total, self._shapes)
 
     def weights(self, learner: int) -> dict[str, Tensor]:
         """Copies of one learner's trained weights, by the parameter's name."""
         return self._split(self._weights[learner].clone(), self._shapes)
 
     def merged(self, learner: int) -> dict[str, Tensor]:
-        """Copies of all weights of one learner, under a snapshot's names."""
-        return {f"model.{name}": value for name, value in self.weights(learner).items()}
+        """Copies of all weights of one learner, under a snapshot's names; as `Trainer.merged`."""
+        found = self.weights(learner)
+        if self._bases is not None:
+            found = self._bases.merged(learner, found)
+        return {f"model.{name}": value for name, value in found.items()}
 
     def cost(self, learner: int, since: Snapshot | None = None) -> Cost:
         """What one learner's way of updating costs; as `Trainer.cost`."""
         kept = [v for n, v in self._state_of(learner).items() if not n.startswith("model.")]
         n_bytes = sum(v.numel() * v.element_size() for v in kept) + self._steps.itemsize
-        return cost_of(self._weights.shape[1], n_bytes, self.merged(learner), since)
+        return cost_of(self.n_trained, n_bytes, self.merged(learner), since)
+
+    # --- adapters ----------------------------------------------------------------------------
+
+    def take_adapter(self, learner: int) -> Adapter:
+        """A copy of one learner's adapter; as `Trainer.take_adapter`."""
+        return self._frozen().take(learner, self.weights(learner))
+
+    def put_adapter(self, learner: int, adapter: Adapter) -> None:
+        """One learner goes on with the numbers of another adapter; as `Trainer.put_adapter`."""
+        self._frozen().put_(learner, self._numbers(learner), adapter)
+
+    def merge_and_reset(self, learner: int, rewarm: int | None = None) -> None:
+        """Merge one learner's adapter into a base of its own; as `Trainer.merge_and_reset`."""
+        self._frozen().merge_(learner, self._numbers(learner))
+        for name, value in self._state_of(learner).items():
+            if not name.startswith("model."):
+                value.zero_()
+        self._steps[learner] = 0
+        updates = int(self.updates[learner])
+        self.schedules[learner] = self.schedules[learner].rewarmed(updates, rewarm)
+
+    def _frozen(self) -> FrozenBases:
+        if self._bases is None:
+            raise RuntimeError("a bank without adapters has none to take, put or merge")
+        return self._bases
+
+    def _numbers(self, learner: int) -> dict[str, Tensor]:
+        """Views of one learner's trained weights, by the parameter's name."""
+        return self._split(self._weights[learner], self._shapes)
 
     # --- exact copies ------------------------------------------------------------------------
 
@@ -294,6 +382,10 @@ class LearnerBank:
         plan = self.schedules[learner]
         place = [int(self.updates[learner]), plan.start, plan.length, int(plan.decays)]
         taken["schedule"] = torch.tensor(place)
+        if self._bases is not None:
+            taken |= self._bases.state_of(learner)
+            cycles = int(self._bases.cycles[learner])
+            taken[CYCLE] = torch.tensor([cycles, plan.restart, plan.rewarm])
         return taken
 
     @torch.no_grad()
@@ -314,36 +406,52 @@ class LearnerBank:
                     "optimiser"
                 )
         place = place_of(snapshot)
+        cycles, restart, rewarm = (0, 0, 0) if self._bases is None else cycle_of(snapshot)
+        if self._bases is not None:
+            self._bases.check(learner, snapshot, cycles)
+            self._bases.restore_(learner, snapshot, cycles)
         for name, value in state.items():
             value.copy_(snapshot[name])
         self._steps[learner] = int(snapshot[f"step.{next(iter(self._shapes))}"])
-        self._go_to(learner, place)
+        self._go_to(learner, place, restart, rewarm)
 
     @torch.no_grad()
     def adopt(self, learner: int, snapshot: Snapshot) -> None:
         """One learner begins where a trainer of the whole model stood; as `Trainer.adopt`."""
-        check_snapshot(snapshot, self._shapes)
-        place = place_of(snapshot)
+        shapes = self._shapes if self._bases is None else self._bases.shapes
+        check_snapshot(snapshot, shapes)
+        place = place_of(snapshot) if "schedule" in snapshot else None
         state = self._state_of(learner)
-        for name in self._shapes:
-            state[f"model.{name}"].copy_(snapshot[f"model.{name}"])
-        moments = {n: v for n, v in state.items() if not n.startswith("model.")}
-        first = f"step.{next(iter(self._shapes))}"
-        taken_over = first in snapshot and take_over(moments, snapshot)
-        self._steps[learner] = int(snapshot[first]) if taken_over else 0
-        self._go_to(learner, place)
+        if self._bases is not None:
+            weights = {name: snapshot[f"model.{name}"] for name in shapes}
+            self._bases.rebase_(learner, weights, self._numbers(learner))
+        else:
+            for name in self._shapes:
+                state[f"model.{name}"].copy_(snapshot[f"model.{name}"])
+        steps = {f"step.{name}": torch.zeros(()) for name in self._shapes}
+        take_over(steps | {n: v for n, v in state.items() if not n.startswith("model.")}, snapshot)
+        self._steps[learner] = int(next(iter(steps.values())))
+        if place is not None:
+            self._go_to(learner, place)
 
-    def _go_to(self, learner: int, place: tuple[int, int, int, bool]) -> None:
+    def _go_to(
+        self, learner: int, place: tuple[int, int, int, bool], restart: int = 0, rewarm: int = 0
+    ) -> None:
         updates, start, length, decays = place
         self.updates[learner] = updates
         self.schedules[learner] = replace(
-            self.schedules[learner], start=start, length=length, decays=decays
+            self.schedules[learner],
+            start=start,
+            length=length,
+            decays=decays,
+            restart=restart,
+            rewarm=rewarm,
         )
 
     @property
     def flops_per_token(self) -> float:
-        """Training FLOPs per token of one learner, 6 N (Kaplan et al. 2020)."""
-        return 6.0 * self.n_parameters
+        """Training FLOPs per token of one learner; see `training_flops`."""
+        return training_flops(self.n_parameters, self.n_trained)
 
     # --- what it is made of ------------------------------------------------------------------
 

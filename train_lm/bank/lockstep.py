@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train_lm.adapters import Adapter
 from train_lm.bank.bank import LearnerBank
 from train_lm.steps.anchors import Anchor
 from train_lm.steps.costs import Cost
+from train_lm.steps.schedule import Schedule
 from train_lm.trainer import Snapshot, TrainerConfig
 
 Ints = NDArray[np.int64]
@@ -149,6 +151,7 @@ class Member:
         self.bank = lockstep.bank
         self.learner = learner
         self.n_parameters = self.bank.n_parameters
+        self.n_trained = self.bank.n_trained
 
     @property
     def config(self) -> TrainerConfig:
@@ -163,6 +166,10 @@ class Member:
         return int(self.bank.updates[self.learner])
 
     @property
+    def schedule(self) -> Schedule:
+        return self.bank.schedules[self.learner]
+
+    @property
     def flops_per_token(self) -> float:
         return self.bank.flops_per_token
 
@@ -170,7 +177,7 @@ class Member:
         self.bank.begin_phase(updates, decay=decay, learners=[self.learner])
 
     def learning_rate(self) -> float:
-        return self.bank.schedules[self.learner].rate(self.updates)
+        return self.schedule.rate(self.updates)
 
     def train(self, windows: Ints) -> float:
         """As `Trainer.train`: (n, T + 1) token ids, B at a time, to their mean loss [nats]."""
@@ -188,6 +195,9 @@ class Member:
     def importance(self, windows: Ints, labels: str = "model", seed: int = 0) -> dict[str, Tensor]:
         return self.bank.importance(self.learner, windows, labels, seed)
 
+    def gradient(self, windows: Ints) -> dict[str, Tensor]:
+        return self.bank.gradient(self.learner, windows)
+
     def weights(self) -> dict[str, Tensor]:
         return self.bank.weights(self.learner)
 
@@ -196,6 +206,15 @@ class Member:
 
     def cost(self, since: Snapshot | None = None) -> Cost:
         return self.bank.cost(self.learner, since)
+
+    def take_adapter(self) -> Adapter:
+        return self.bank.take_adapter(self.learner)
+
+    def put_adapter(self, adapter: Adapter) -> None:
+        self.bank.put_adapter(self.learner, adapter)
+
+    def merge_and_reset(self, rewarm: int | None = None) -> None:
+        self.bank.merge_and_reset(self.learner, rewarm)
 
     def snapshot(self) -> dict[str, Tensor]:
         return self.bank.snapshot(self.learner)

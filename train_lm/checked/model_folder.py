@@ -43,6 +43,15 @@ def opened_as_data(name: str) -> dict[str, bool]:
     return {"trust_remote_code": False, "local_files_only": folder.is_dir()}
 
 
+def check_finite(model: Any, name: str) -> None:
+    """Raises: ValueError where a weight is not a number: every answer would be none, too."""
+    for part, weights in model.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise ValueError(
+                f"expected finite weights in {name}, got others in {part}: the model is damaged"
+            )
+
+
 def _of_the_hub(name: str) -> Iterator[Path]:
     """The small files of a model of the hub that say what it would run; the weights come later."""
     from huggingface_hub import hf_hub_download

@@ -7,7 +7,7 @@ orders of the same text comparable.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Schedule:
         start: Update at which the schedule begins.
         length: Updates until the decay ends; 0 before any phase was begun.
         decays: Whether the rate falls at all.
+        restart: Update from which the rate rises anew to where it would be, as ReLoRA (Lialin et
+            al. 2023) has it after a reset of the moments.
+        rewarm: Updates until it is there; 0 where there was no restart.
     """
 
     peak: float
@@ -29,9 +32,25 @@ class Schedule:
     start: int = 0
     length: int = 0
     decays: bool = False
+    restart: int = 0
+    rewarm: int = 0
 
     def rate(self, updates: int) -> float:
         """Learning rate of the update that follows `updates` updates."""
+        if 0 <= updates - self.restart < self.rewarm:
+            return self._planned(updates) * (updates - self.restart + 1) / self.rewarm
+        return self._planned(updates)
+
+    def rewarmed(self, updates: int, rewarm: int | None) -> Schedule:
+        """The same, rising anew after `updates` updates.
+
+        Args:
+            rewarm: Updates until it is where it would be; as many as it began with, if None.
+        """
+        rewarm = max(1, round(self.warmup * self.length)) if rewarm is None else rewarm
+        return replace(self, restart=updates, rewarm=rewarm)
+
+    def _planned(self, updates: int) -> float:
         done = updates - self.start
         warm = max(1, round(self.warmup * self.length))
         if done < warm:

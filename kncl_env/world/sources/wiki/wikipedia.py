@@ -12,7 +12,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,11 +44,13 @@ from kncl_env.world.sources.wiki.errors import (
 )
 from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
 from kncl_env.world.sources.wiki.page_cache import Absent, Links, Page
+from kncl_env.world.sources.wikitext import Namespaces
 
 logger = logging.getLogger(__name__)
 
 _MOST_REDIRECTS = 5
 _MOST_ANSWERS = 200  # of one list: 100,000 links, more than any page has
+_ELSEWHERE = -100  # stands for another wiki where a namespace's number would
 # The wiki marks its disambiguation pages; where it does not, nobody but a reader knows them.
 _MARKS = {"ppprop": "disambiguation"}
 _LANGUAGE = re.compile(r"[a-z]{2,}(-[a-z0-9]+)*")
@@ -84,6 +87,49 @@ def check_api(address: str) -> str:
             "Special:Version of the wiki names it"
         )
     return address
+
+
+@dataclass(frozen=True)
+class Text:
+    """An article as it is written.
+
+    Attributes:
+        title: Redirects followed.
+        revision_id: The revision that was current when it was asked for.
+        wikitext: Its source.
+    """
+
+    title: str
+    revision_id: int
+    wikitext: str
+
+
+def _led(title: str, leads: Mapping[str, str]) -> str:
+    """Where the wiki's own notes on an answer lead from a title."""
+    been: set[str] = set()
+    while title in leads and title not in been:
+        been.add(title)
+        title = leads[title]
+    return title
+
+
+def _text(asked: str, record: dict[str, Any] | None) -> Text | Absent:
+    if record is None:
+        return Absent(asked, "invalid_title", "the wiki knows no page for this title")
+    if (absent := absence(asked, record)) is not None:
+        return absent
+    if is_disambiguation(record):
+        return Absent(asked, "disambiguation", "it only lists what its name may mean")
+    revision = next(iter(records(record, "revisions")), {})
+    slots = revision.get("slots")
+    main = slots.get("main") if isinstance(slots, dict) else None
+    content = main.get("content") if isinstance(main, dict) else None
+    model = main.get("contentmodel", "wikitext") if isinstance(main, dict) else None
+    if not isinstance(content, str) or model != "wikitext":
+        return Absent(asked, "no_text", "the wiki gives no wikitext of it")
+    # JSON's escapes may smuggle in half a character, which no file could hold.
+    whole = content.encode("utf-8", "replace").decode()
+    return Text(title_of(record), number_of(record, "lastrevid"), whole)
 
 
 class PoliteWikipedia(wikipediaapi.Wikipedia):
@@ -190,6 +236,81 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
             if position == before:
                 break
         raise UnexpectedAnswerError(f"the list of links of {title!r} does not end")
+
+    def fetch_texts(self, titles: Sequence[str]) -> list[Text | Absent]:
+        """Wikitext of the articles that titles lead to, redirects followed, in their order.
+
+        One request, or a few where texts are long: ask for 50 titles at most.
+
+        Raises:
+            WikiError: If the wiki gave no usable answer.
+        """
+        asked = [t for t in dict.fromkeys(titles) if "|" not in t and t.strip()]
+        leads: dict[str, str] = {}
+        found: dict[str, dict[str, Any]] = {}
+        for answer in self._texts(asked) if asked else ():
+            query = answer.get("query", {})
+            for step in ("normalized", "converted", "redirects"):
+                for one in records(query, step):
+                    leads[str(one.get("from"))] = str(one.get("to"))
+            for record in records(query, "pages"):
+                kept = found.setdefault(title_of(record), {})
+                kept |= {k: v for k, v in record.items() if k != "revisions" or v}
+        return [_text(title, found.get(_led(title, leads))) for title in titles]
+
+    def _texts(self, asked: Sequence[str]) -> Iterator[dict[str, Any]]:
+        wanted: dict[str, Any] = {
+            "action": "query",
+            "titles": "|".join(asked),
+            "prop": "info|pageprops|revisions",
+            "rvprop": "ids|content|contentmodel",
+            "rvslots": "main",
+            "redirects": 1,
+            "converttitles": 1,
+            **_MARKS,
+        }
+        position: dict[str, Any] = {}
+        for _ in range(_MOST_ANSWERS):
+            answer = self._ask(asked[0], {**wanted, **position})
+            yield answer
+            before, position = position, answer.get("continue", {})
+            if not isinstance(position, dict):
+                raise UnexpectedAnswerError(f"expected a position, got {position!r}")
+            if not position:
+                return
+            if position == before:
+                break
+        raise UnexpectedAnswerError(f"the answer about {asked[0]!r} and others does not end")
+
+    def fetch_namespaces(self) -> Namespaces:
+        """What tells a link to an article from other links, and how titles begin. One request.
+
+        Raises:
+            WikiError: If the wiki gave no usable answer.
+        """
+        wanted = {
+            "action": "query",
+            "meta": "siteinfo",
+            "siprop": "general|namespaces|namespacealiases|interwikimap",
+        }
+        query = self._ask("", wanted).get("query", {})
+        general = query.get("general") if isinstance(query, dict) else None
+        spaces = query.get("namespaces") if isinstance(query, dict) else None
+        if not isinstance(general, dict) or not isinstance(spaces, dict):
+            raise UnexpectedAnswerError("expected what the site is, got something else")
+        numbers = {
+            str(one.get("prefix")).lower(): _ELSEWHERE
+            for one in records(query, "interwikimap")
+            if not one.get("language")  # those stand in no sentence; who reads wikitext knows them
+        }
+        for space in [*spaces.values(), *records(query, "namespacealiases")]:
+            number = space.get("id") if isinstance(space, dict) else None
+            if type(number) is not int or not number:
+                continue
+            for key in ("name", "canonical", "alias"):
+                if name := " ".join(str(space.get(key) or "").lower().split()):
+                    numbers[name] = number
+        return Namespaces(numbers, first_letter=general.get("case") != "case-sensitive")
 
     def fetch_licence(self) -> str | None:
         """Licence of the wiki's text; None where it does not say. One request.
