@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from environment import OtherDraws, TimedSteps, reward_noise, snapshot_seconds
+from environment import OtherDraws, TimedSteps, file_seconds, reward_noise, snapshot_seconds
 from loops import (
     BareLoop,
     Ints,
@@ -43,10 +43,10 @@ from kncl_env.stage import open_stage
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
-from train_lm.allocator import keep_freed_memory
 from train_lm.bank.bank import LearnerBank
-from train_lm.compiling import can_compile
 from train_lm.files import write_json
+from train_lm.machine.allocator import keep_freed_memory
+from train_lm.machine.compiling import can_compile
 from train_lm.model import PRESETS, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 
@@ -99,6 +99,10 @@ def main() -> None:
         found |= steps.shares(threads)
         torch.set_num_threads(threads)
         found |= snapshot_seconds(env)
+        trainer = Trainer(model_of(env), TrainerConfig(), "cpu")
+        trainer.begin_phase(1, decay=False)
+        trainer.update(windows_of(env)[: TrainerConfig().batch])
+        found |= file_seconds(world, trainer, Path(scratch))
     found |= rewards
     found |= summary(rates, peak, 6.0 * sum(p.numel() for p in model_of(env).parameters()))
     progress("")

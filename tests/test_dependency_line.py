@@ -28,11 +28,12 @@ DOORS = {
     "transformers": (
         "train_lm/model.py",
         "train_lm/tokenizer.py",
+        "train_lm/pretrained/text_vectors.py",
         "rabbit_holes/walkers/language_model.py",
     ),
     "tokenizers": ("train_lm/tokenizer.py",),
     "peft": ("train_lm/adapters.py",),
-    "accelerate": ("train_lm/parallel.py",),
+    "accelerate": ("train_lm/machine/parallel.py",),
     "stable_baselines3": ("policies/learn/ppo.py", "policies/learn/vec_env.py"),
     "sb3_contrib": ("policies/learn/ppo.py",),
     "pyarrow": (
@@ -44,7 +45,7 @@ DOORS = {
     "datasets": ("kncl_env/world/sources/hf.py",),
     "libzim": ("kncl_env/world/sources/zim.py",),
     "zstandard": ("kncl_env/world/sources/packed.py",),
-    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/topics.py"),
+    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/text/names.py"),
 }
 HEAVY = (
     "numpy",

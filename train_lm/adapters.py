@@ -175,6 +175,17 @@ class Adapted:
             self._numbers[name].copy_(value)
 
     @torch.no_grad()
+    def unwrap(self) -> nn.Module:
+        """The plain model with the adapter merged in; what peft wrapped is no more."""
+        weights = self.merged()
+        of_peft: Any = self.model
+        found: nn.Module = of_peft.unload()
+        for name, parameter in found.named_parameters():
+            parameter.copy_(weights[name])
+            parameter.requires_grad_(True)
+        return found
+
+    @torch.no_grad()
     def rebase(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights of the plain model, by their plain names, and a fresh adapter."""
         for name, value in self.frozen.items():

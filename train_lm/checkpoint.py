@@ -21,8 +21,8 @@ from train_lm.checked.digests import read_sealed, sealed
 from train_lm.checked.inside import check_links, inside
 from train_lm.checked.records import Fields, parse_json
 from train_lm.files import read_json, replacing, write_json
+from train_lm.machine.parallel import Parallel
 from train_lm.outputs import MADE_BY, SETTINGS
-from train_lm.parallel import Parallel
 from train_lm.trainer import Trainer, save_snapshot
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from train_lm.adapters import CYCLE, Adapted, Adapter, AdapterConfig
 from train_lm.checked.arrays import load_tensors
-from train_lm.compiling import compile_for
 from train_lm.files import write_tensors
-from train_lm.parallel import Alone, Parallel, put, whole
+from train_lm.machine.compiling import compile_for
+from train_lm.machine.parallel import Alone, Parallel, put, whole
 from train_lm.steps.anchors import Anchor, check_labels, score
 from train_lm.steps.costs import Cost, cost_of
 from train_lm.steps.optimizers import OPTIMIZERS

@@ -179,6 +179,37 @@ class PassageIndex:
         return opened
 
 
+def k_means(vectors: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
+    """(n,) cluster of each row, from 0; clusters that end up empty are left out.
+
+    Spherical k-means (Dhillon & Modha 2001), trained on up to 256 rows a cluster.
+
+    Args:
+        vectors: (n, D) unit rows; a memory map will do.
+
+    Raises:
+        ValueError: More clusters than rows.
+    """
+    import faiss
+
+    if not 1 <= k <= len(vectors):
+        raise ValueError(
+            f"expected 1 to {len(vectors):,} clusters, the number of texts to gather, got {k:,}: "
+            "ask for fewer"
+        )
+    means: Any = faiss.Kmeans(
+        vectors.shape[1], k, niter=25, nredo=1, seed=seed % 2**31, spherical=True
+    )
+    means.cp.min_points_per_centroid = 1  # or it warns on standard error
+    means.train(np.ascontiguousarray(vectors, dtype=np.float32))
+    found = [
+        means.index.search(np.ascontiguousarray(vectors[i : i + 65536], dtype=np.float32), 1)[1]
+        for i in range(0, len(vectors), 65536)
+    ]
+    cluster: NDArray[np.int64] = np.unique(np.concatenate(found)[:, 0], return_inverse=True)[1]
+    return cluster.astype(np.int64)
+
+
 def _numbers(file: Path, n: int, below: int | None) -> NDArray[np.int64]:
     """(n,) passage number of each row, each once."""
     numbers = load_array(file, "iu", (n,)).astype(np.int64)

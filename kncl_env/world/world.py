@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from kncl_env.world.cached import cached_array
 from kncl_env.world.card import read_card
-from kncl_env.world.embedding import Embedder
+from kncl_env.world.embedding import TextSpace
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.splits import SPLITS, Passage
 from kncl_env.world.tables import PassageTable, read_topics
+from kncl_env.world.text.spaces import load_space
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
 from train_lm.checked.arrays import load_array, load_arrays, reason
 from train_lm.checked.digests import verify
@@ -172,20 +173,19 @@ class World:
         """(N, D) titles in the space of `topic_vectors`; zero where no word of one is known."""
 
         def embedded() -> NDArray[np.float32]:
-            # A dotted name is one word of documentation; its parts are words, too.
-            return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
+            return self.embed([title_text(title) for title in self.titles])
 
         made_from = {"world": self.hash, "version": TITLES_VERSION}
         return cached_array("titles", made_from, self.topic_vectors.shape, embedded)
 
     @cached_property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> TextSpace:
         """Maps any text into the space of `topic_vectors`."""
 
         width = self.topic_vectors.shape[1]
 
-        def read(file: Path) -> Embedder:
-            found = Embedder.load(file)
+        def read(file: Path) -> TextSpace:
+            found = load_space(file)
             if found.dimensions != width:
                 raise ValueError(f"expected vectors of {width} dimensions, got {found.dimensions}")
             return found
@@ -334,3 +334,9 @@ class World:
         """
         usable = self.has_held_out & ~self.topic_is_noise
         return target_of(self.regions, usable, region or self.target_region, self.path)
+
+
+def title_text(title: str) -> str:
+    """A title as it is embedded."""
+    # A dotted name is one word of documentation; its parts are words, too.
+    return f"{title} {re.sub(r'[._]', ' ', title)}"
