@@ -312,8 +312,11 @@ def test_methods_are_compared_where_they_learned_as_much() -> None:
     assert by_level[1.0].missing == 4
     assert by_level[1.0].forgetting.centre is None
     first = headline(found)[0]
-    assert first.startswith("lora-routed against half replay: at 50% of what plain training learns")
-    assert "at 100% of what plain training learns it never learns as much" in first
+    assert first.startswith("lora-routed against half replay, forgetting at equal learning: at 25%")
+    assert "at 100% of what plain training learns not to be told" in first
+    end = found.methods["lora-routed"].end
+    assert end is not None
+    assert end.centre == pytest.approx(0.0405 - 0.0145)
     assert "replay/2" in table(found)
 
 
