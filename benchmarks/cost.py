@@ -111,15 +111,17 @@ class Worker:
         self.open()
 
     def checkpoint(self) -> None:
-        from train_lm.checkpoint import save_checkpoint
         from train_lm.parallel import Alone
+
+        from train_lm.checkpoint import save_checkpoint
 
         self.trainer.updates += 1
         save_checkpoint(self.place / "run", self.trainer, Alone())
 
     def resume(self) -> None:
-        from train_lm.checkpoint import restore_checkpoint
         from train_lm.parallel import Alone
+
+        from train_lm.checkpoint import restore_checkpoint
 
         restore_checkpoint(self.place / "run", self.trainer, Alone())
 

@@ -22,6 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from train_lm.allocator import keep_freed_memory
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.open_world.articles import ArticleJournal, Fetched
@@ -34,7 +35,6 @@ from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.corpus import Article
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.sources.wiki.live import Crawl, corpus_of_crawl
-from train_lm.allocator import keep_freed_memory
 from train_lm.files import write_json
 
 SEED = 7
