@@ -132,12 +132,14 @@ class PassageIndex:
         corpus_hash: str,
         dimensions: int | None = None,
         n_passages: int | None = None,
+        every_byte: bool = True,
     ) -> PassageIndex:
         """Open the index of a corpus.
 
         Args:
             dimensions: Of the vectors that it will be asked for; any, if None.
             n_passages: Of the corpus; any number, if None.
+            every_byte: Whether all of it is looked at; not, where these very bytes were before.
 
         Raises:
             ValueError: The index was built from another corpus, both hashes are named; or a file of
@@ -159,7 +161,7 @@ class PassageIndex:
             )
         file = folder / "passages.faiss"
         try:
-            size = check_index_file(file)
+            size = check_index_file(file, every_byte)
             passages = _numbers(folder / "indexed_passages.npy", size.vectors, n_passages)
             if dimensions not in (None, size.dimensions):
                 raise ValueError(f"expected vectors of {dimensions}, got {size.dimensions} numbers")
