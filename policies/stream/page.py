@@ -32,12 +32,11 @@ def headline(summary: StreamSummary, subject: str = "lora-routed") -> list[str]:
     if subject in summary.methods:
         lines.append(_sentence(summary, subject))
     for word in (BETTER, WORSE):
-        names = [
-            f"{name} (at {level.share:.0%})"
-            for name, found in summary.methods.items()
-            for level in found.levels
-            if level.verdict == word and name != subject
-        ]
+        names = []
+        for name, found in summary.methods.items():
+            shares = [f"{level.share:.0%}" for level in found.levels if level.verdict == word]
+            if shares and name != subject:
+                names.append(f"{name} (at {' and '.join(shares)})")
         if names:
             lines.append(f"{word.capitalize()} than half replay: {', '.join(names)}.")
     if not lines:
@@ -54,15 +53,14 @@ def _sentence(summary: StreamSummary, subject: str) -> str:
     for level in summary.methods[subject].levels:
         at = f"at {level.share:.0%} of what plain training learns"
         gap = level.to_bar
-        if gap is None or gap.centre is None:
-            said.append(f"{at} it never learns as much")
+        if gap is None or gap.centre is None or level.missing:
+            said.append(f"{at} not to be told, one of the two never learns as much")
             continue
-        ends = f" {bracketed(gap, signed)}" if gap.low is not None else ""
-        known = len(gap.values)
-        partly = f" in {known} of {len(summary.seeds)} seeds" if level.missing else ""
         word = level.verdict if level.verdict in (BETTER, WORSE) else "not told apart"
-        said.append(f"{at} {word}, {signed(gap.centre)}{ends} bits per byte{partly}")
-    return f"{subject} against half replay: {'; '.join(said)} (forgetting, lower is better)."
+        said.append(f"{at} {word}, {span(gap, signed)} bits per byte")
+    found = summary.methods[subject]
+    end = "" if found.end is None else f" Loss at the end: {_end(found)}."
+    return f"{subject} against half replay, forgetting at equal learning: {'; '.join(said)}.{end}"
 
 
 COLUMNS: tuple[tuple[str, str, Show], ...] = (
@@ -79,18 +77,18 @@ COLUMNS: tuple[tuple[str, str, Show], ...] = (
     ("optimizer_bytes", "optimiser bytes", lambda x: amount(x)),
     ("tokens_per_second", "tokens/s", lambda x: amount(x)),
 )
-SHORT = ("accuracy", "backward_transfer", "forward_transfer", "learning")  # of the terminal's table
+SHORT = ("accuracy", "backward_transfer", "learning")  # of the terminal's table
 
 
 def table(summary: StreamSummary) -> str:
     """One line per method, at the rate where it ends best."""
     titles = {name: (title, show) for name, title, show in COLUMNS}
     head = f"{'method':14s} {'rate':>8s}" + "".join(f"{titles[n][0]:>27s}" for n in SHORT)
-    lines = [head + f"{'forgetting at equal learning, minus half replay':>50s}"]
+    lines = [head + f"{'loss at the end, minus half replay':>48s}"]
     for name, found in summary.methods.items():
         best = found.rates[found.best]
         cells = "".join(f"{span(best.figures[n], titles[n][1]):>27s}" for n in SHORT)
-        lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_gaps(found):>50s}")
+        lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_end(found):>48s}")
     lines.append(
         f"{len(summary.seeds)} seeds (learner, order of neighbourhoods and of text); bits per "
         "byte, each method at its best rate; 95 % intervals in brackets"
@@ -98,12 +96,8 @@ def table(summary: StreamSummary) -> str:
     return "\n".join(lines)
 
 
-def _gaps(found: MethodScore) -> str:
-    gaps = [level for level in found.levels if level.to_bar is not None]
-    middle = gaps[len(gaps) // 2] if gaps else None
-    if middle is None or middle.to_bar is None:
-        return NOTHING
-    return f"{span(middle.to_bar, signed)} {middle.verdict}"
+def _end(found: MethodScore) -> str:
+    return found.verdict if found.end is None else f"{span(found.end, signed)} {found.verdict}"
 
 
 def span(found: Interval, show: Show) -> str:
@@ -249,7 +243,7 @@ def _level_section(summary: StreamSummary) -> str:
                 gap = f"{signed(level.to_bar.centre)} {bracketed(level.to_bar, signed)}".strip()
                 small.append(f"minus {BAR}: {gap}")
             if level.missing:
-                small.append(f"not reached in {level.missing} of {len(summary.seeds)} seeds")
+                small.append(f"not compared in {level.missing} of {len(summary.seeds)} seeds")
             small.append(level.verdict)
             cells.append((signed(level.forgetting.centre), "\n".join(small)))
         if cells:
@@ -279,7 +273,15 @@ def _figures_section(summary: StreamSummary) -> str:
                 for key, _, show in COLUMNS
             ]
             rows.append(row_html(f"{name}, {score.rate:.3g}{best}", columns, cells, look_of(name)))
+    ends = "".join(
+        f"<dt>{in_html(name)}</dt><dd>{in_html(_end(found))}</dd>"
+        for name, found in summary.methods.items()
+    )
     return (
+        "<section><h2>Loss at the end, minus half replay</h2>"
+        f"<dl>{ends}</dl><p class='caption'>Mean over all neighbourhoods after the last stage, "
+        "each method at its best rate [bits per byte]; 95 % intervals of paired differences."
+        "</p></section>"
         "<section><h2>Every method at every learning rate</h2>"
         f"{table_html(['method, rate', *columns], rows)}"
         "<p class='caption'>Means over seeds [bits per byte], in brackets 95 % intervals. ACC "
