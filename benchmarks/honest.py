@@ -438,8 +438,8 @@ def read_ppo(place: Path) -> str:
 
 def read_run(place: Path) -> str:
     from train_lm.checkpoint import restore_checkpoint, save_checkpoint
+    from train_lm.machine.parallel import Alone
     from train_lm.model import ModelConfig, build_model
-    from train_lm.parallel import Alone
     from train_lm.trainer import Trainer, TrainerConfig
 
     model = build_model(ModelConfig(width=16, layers=1, context=8), 40)

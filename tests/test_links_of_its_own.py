@@ -133,7 +133,7 @@ def test_names_are_the_words_that_set_a_group_apart_and_no_two_are_the_same() ->
     ]
     names = group_names(texts, 4)
     assert names[0].split("/")[:2] == ["leaf", "plant"]
-    assert names[1:3] == ["wheel/water/engine", "wheel/water/engine/2"]
+    assert names[1:3] == ["wheel/engine/water", "wheel/engine/water/2"]
     assert names[3] == "other"
     assert len(set(names)) == 4
 

@@ -144,6 +144,8 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
             **index,
             "hash": "",
         }
+        for name, value in corpus.beside.items():
+            write_json(stages.world / name, value)
         card["files"] = {f.name: hash_file(f) for f in sorted(stages.world.iterdir())}
         card["hash"] = world_hash(card)
         write_json(stages.world / "world.json", sealed(card))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,20 +88,21 @@ def cluster_labels(
         training: `(topic, text)` of the training passages; read twice.
     """
     cluster = k_means(vectors, int(np.clip(len(vectors) // 20, 1, 100)), seed)
-    names = group_names(_Regrouped(training, cluster), int(cluster.max()) + 1)
+    names = group_names(_Whole(training, cluster), int(cluster.max()) + 1)
     # A dot would make a region of its own of what stands before it.
     return [(f"cluster.{names[c].replace('.', '_')}",) for c in cluster]
 
 
 @dataclass(frozen=True)
-class _Regrouped:
-    """Texts by the group of their topic."""
+class _Whole:
+    """`(group, text)` of each topic, whose passages stand together."""
 
     texts: Iterable[tuple[int, str]]
     group: NDArray[np.int64]
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        return ((int(self.group[topic]), text) for topic, text in self.texts)
+        for topic, own in groupby(self.texts, key=itemgetter(0)):
+            yield int(self.group[topic]), "\n".join(text for _, text in own)
 
 
 def regions_of(labels: Sequence[Sequence[str]]) -> Regions:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.world.build_config import TFIDF
 from kncl_env.world.cached import cached_array
 from kncl_env.world.card import read_card
 from kncl_env.world.embedding import TextSpace
@@ -78,6 +79,11 @@ class World:
     def corpus_hash(self) -> str:
         """Identity of the passages alone; the index is bound to it."""
         return str(self.card["corpus_hash"])
+
+    @property
+    def space(self) -> str:
+        """Name of the embedder that its topics were placed by; see the card for its digest."""
+        return str(self.card.get("embedder", {}).get("name", TFIDF))
 
     @cached_property
     def _topics(self) -> dict[str, list[Any]]:
@@ -173,8 +179,7 @@ class World:
         """(N, D) titles in the space of `topic_vectors`; zero where no word of one is known."""
 
         def embedded() -> NDArray[np.float32]:
-            # A dotted name is one word of documentation; its parts are words, too.
-            return self.embed([f"{t} {re.sub(r'[._]', ' ', t)}" for t in self.titles])
+            return self.embed([title_text(title) for title in self.titles])
 
         made_from = {"world": self.hash, "version": TITLES_VERSION}
         return cached_array("titles", made_from, self.topic_vectors.shape, embedded)
@@ -335,3 +340,9 @@ class World:
         """
         usable = self.has_held_out & ~self.topic_is_noise
         return target_of(self.regions, usable, region or self.target_region, self.path)
+
+
+def title_text(title: str) -> str:
+    """A title as it is embedded."""
+    # A dotted name is one word of documentation; its parts are words, too.
+    return f"{title} {re.sub(r'[._]', ' ', title)}"

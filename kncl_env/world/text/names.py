@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kncl_env.world.text.words import terms_of
 
 WORDS = 3  # of a name
+APART = 2.0  # times that a term is as frequent in a group as elsewhere, at least
 MORE = 6  # at most, where names would be the same
 TERMS = 10_000  # most frequent ones, that can be part of a name
 
@@ -23,17 +24,19 @@ def group_names(texts: Grouped, groups: int) -> list[str]:
 
     Terms are ranked by class-based TF-IDF (Grootendorst 2022, arXiv:2203.05794): the frequency of a
     term in a group times log(1 + A / f), f being its count in all texts and A the mean number of
-    terms in a group.
+    terms in a group. Of n times in one text 1 + log(n) count: no single text names its group. A
+    term comes first where it is twice as frequent as in all texts.
 
     Args:
-        texts: Read twice.
+        texts: Whole ones, such as a document or all of a topic; read twice.
         groups: Their number.
     """
     vocabulary = _most_frequent(texts, TERMS)
     counts = _counts(texts, groups, vocabulary)
     total = counts.sum(0)
-    weight = counts / np.maximum(1.0, counts.sum(1, keepdims=True))
-    weight *= np.log1p(counts.sum() / max(1, groups) / np.maximum(1.0, total))
+    share = counts / np.maximum(1.0, counts.sum(1, keepdims=True))
+    weight = share * np.log1p(counts.sum() / max(1, groups) / np.maximum(1.0, total))
+    weight[share < APART * total / max(1.0, total.sum())] *= 1e-3  # only where nothing else is
     return _unique([_telling(row, vocabulary) for row in weight])
 
 
@@ -56,13 +59,13 @@ def _names(term: str) -> bool:
 
 
 def _counts(texts: Grouped, groups: int, vocabulary: Sequence[str]) -> NDArray[np.float32]:
-    """(groups, V) occurrences of each term."""
+    """(groups, V) what counts of each term."""
     column = {term: i for i, term in enumerate(vocabulary)}
     counts = np.zeros((groups, len(vocabulary)), dtype=np.float32)
     for group, text in texts:
         for term, times in Counter(terms_of(text)).items():
             if term in column:
-                counts[group, column[term]] += times
+                counts[group, column[term]] += 1.0 + np.log(times)
     return counts
 
 
