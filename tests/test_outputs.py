@@ -67,6 +67,7 @@ def inputs(small_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path
 # Every command that writes, and what its output is called.
 WRITERS: dict[str, list[str]] = {
     "build": ["kncl-env", "build", "synthetic", "--out", "OUT"],
+    "rewire": ["kncl-env", "rewire", "IN/world", "--out", "OUT"],
     "import": ["rabbit-holes", "import", "jsonl", "IN/holes.jsonl", "--out", "OUT"],
     "walk": ["rabbit-holes", "walk", "--world", "IN/world", "--walks", "5", "--out", "OUT"],
     "export": ["rabbit-holes", "export", "IN/holes.jsonl", "--world", "IN/world", "--out", "OUT"],
