@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from environment import OtherDraws, TimedSteps, reward_noise, snapshot_seconds
+from environment import OtherDraws, TimedSteps, file_seconds, reward_noise, snapshot_seconds
 from loops import (
     BareLoop,
     Ints,
@@ -102,6 +102,10 @@ def main() -> None:
         found |= steps.shares(threads)
         torch.set_num_threads(threads)
         found |= snapshot_seconds(env)
+        trainer = Trainer(model_of(env), TrainerConfig(), "cpu")
+        trainer.begin_phase(1, decay=False)
+        trainer.update(windows_of(env)[: TrainerConfig().batch])
+        found |= file_seconds(world, trainer, Path(scratch))
     found |= rewards
     found |= summary(rates, peak, 6.0 * sum(p.numel() for p in model_of(env).parameters()))
     progress("")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kncl_env.world.build_config import SCENARIOS, BuildConfig
 from kncl_env.world.sources.registry import (
@@ -14,11 +12,9 @@ from kncl_env.world.sources.registry import (
     open_source,
     refuse_what_would_be_ignored,
 )
-from train_lm.command_line import command, run, say, say_lines
+from kncl_env.world.verbs import add_topic_options, add_verbs, topic_settings
+from train_lm.command_line import command, run, say
 from train_lm.outputs import alone
-
-if TYPE_CHECKING:
-    from kncl_env.world.world import World
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,25 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _build_parser(verbs)
-    show = verbs.add_parser(
-        "show",
-        help="what a world holds, or one of its topics",
-        description="Print what a world holds: its source, licence, target and counts.",
-        epilog="Example: kncl-env show worlds/pydoc --topic asyncio",
-    )
-    show.add_argument("world", type=Path, metavar="WORLD", help="a world directory")
-    what = show.add_mutually_exclusive_group()
-    what.add_argument(
-        "--topic",
-        metavar="TITLE",
-        help="print one topic instead: links, likest topics and first passage (default: none)",
-    )
-    what.add_argument(
-        "--regions",
-        action="store_true",
-        help="list the regions instead, each with its number of topics (default: no)",
-    )
-    show.set_defaults(action=_show)
+    add_verbs(verbs)
     check = verbs.add_parser(
         "check",
         help="prove that a world is whole and leaks nothing",
@@ -98,6 +76,7 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="noisy only: share of the training bytes that is junk, above 0 and at most 0.9 "
         f"(default: {BuildConfig.noise_share})",
     )
+    add_topic_options(build)
     how = build.add_argument_group("how it is made")
     how.add_argument(
         "--vocab-size",
@@ -143,6 +122,7 @@ def _build(args: argparse.Namespace) -> int:
         else args.passage_bytes,
         noise_share=BuildConfig.noise_share if args.noise_share is None else args.noise_share,
         seed=args.seed,
+        **topic_settings(args),
     )
     with alone(args.out) as hold:
         hold.begin_anew(args.force, is_world, [args.place and Path(args.place)])
@@ -155,44 +135,6 @@ def _build(args: argparse.Namespace) -> int:
         f"{counts['passages']:,} passages, {counts['tokens']:,} tokens{region}"
     )
     return 0
-
-
-def _show(args: argparse.Namespace) -> int:
-    from kncl_env.world.world import World
-
-    world = World.open(args.world)
-    if args.topic is not None:
-        topic = world.topic_of(args.topic)
-        nearest = (-(world.topic_vectors @ world.topic_vectors[topic])).argsort(kind="stable")
-        say(args.topic)
-        say()
-        say(f"links to:    {_titles(world, world.graph.out(topic)[:20])}")
-        say(f"linked from: {_titles(world, world.graph.into(topic)[:20])}")
-        say(f"alike:       {_titles(world, nearest[1:11])}")
-        own = world.passages_of(topic)
-        say(f"training:    {world.train_tokens_of[topic]:,} tokens, {len(own)} passages")
-        say()
-        if len(own):
-            say_lines(world.passage_text(int(own[0])))
-        return 0
-    if args.regions:
-        for name, topics in world.regions.items():
-            say(f"{len(topics):6d}  {name}")
-        return 0
-    card = world.card
-    say(f"{args.world}: {card['source']}, {card['scenario']['name']}, hash {world.hash[:12]}")
-    say(f"licence: {card['licence']}")
-    if world.target_region:
-        say(f"target: {world.target_region}, {len(world.target_topics())} topics")
-    for name, value in card["counts"].items():
-        say(f"  {name.replace('_', ' ')}: {value:,}")
-    central = (-world.graph.pagerank).argsort(kind="stable")[:10]
-    say(f"most central: {_titles(world, central)}")
-    return 0
-
-
-def _titles(world: World, topics: Iterable[int]) -> str:
-    return ", ".join(world.titles[topic] for topic in topics)
 
 
 def _check(args: argparse.Namespace) -> int:

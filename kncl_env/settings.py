@@ -117,6 +117,7 @@ class NucleusSettings:
     Attributes:
         topics: Number of seeds; a thirtieth of the topics, 8 to 150, if 0.
         titles: Seeds by title, in the place of a number.
+        text: What the seeds are about, phrases by comma; the topics nearest to each.
         updates: Learner updates of the phase.
     """
 
@@ -126,12 +127,22 @@ class NucleusSettings:
     titles: tuple[str, ...] = _setting(
         (), "seeds of the nucleus by title, in the place of a number", "nucleus_titles"
     )
+    text: str = _setting(
+        "",
+        "what the nucleus is about, phrases by comma: its seeds are the topics nearest to each",
+        "nucleus_text",
+    )
     updates: int = _setting(2000, "updates of the learner in its nucleus phase", "nucleus_updates")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "titles", tuple(self.titles))
         _at_least(0, self, "topics")
         _at_least(1, self, "updates")
+        if self.titles and self.text:
+            raise ValueError(
+                f"expected nucleus_titles or nucleus_text, got both ({', '.join(self.titles)}; "
+                f"{self.text}): leave one out"
+            )
 
 
 @dataclass(frozen=True)
@@ -191,7 +202,7 @@ class MemorySettings:
         "expansions", f"which old text is replayed: {', '.join(CHOICES)}", "replay_choice"
     )
     buffer: int = _setting(512, "windows that a reservoir keeps", "replay_buffer")
-    strength: float = _setting(1.0, "strength of ewc's hold on the weights", "ewc_strength")
+    strength: float = _setting(10.0, "strength of ewc's hold on the weights", "ewc_strength")
 
     def __post_init__(self) -> None:
         _among(self, "rule", MEMORIES)

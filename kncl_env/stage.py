@@ -28,7 +28,7 @@ from kncl_env.retrieval import NeighbourhoodRetriever
 from kncl_env.settings import ChangeSettings, LearnerSettings, ReadingSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
-from kncl_env.world.topics import nucleate
+from kncl_env.world.nucleation import NucleusReport, Wanted, seeds_of
 from kncl_env.world.world import World
 from train_lm.checked.arrays import load_array, rng_state
 from train_lm.checked.digests import read_sealed, sealed, verify
@@ -114,6 +114,11 @@ class Stage:
     def __post_init__(self) -> None:
         _check_slots(self.table, self.seeds, self.settings.rules.slots)
 
+    @cached_property
+    def nucleus_report(self) -> NucleusReport:
+        """Coverage and centrality of the nucleus, and the text that it brings."""
+        return NucleusReport.of(self.world, self.seeds)
+
     @property
     def queue(self) -> ExpansionQueue | None:
         """What retrieves ahead, if anything."""
@@ -124,9 +129,18 @@ class Stage:
         """The windows that everybody counts by."""
         return self.reading_list.store
 
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """The shape of the adapter that an episode trains, if it trains one."""
+        return adapter_of(self.settings.change, self.settings.learner.seed)
+
     def trainer(self) -> Trainer:
         """A fresh model of the learner's architecture, that an episode changes as settings say."""
         return _trainer(self.world, self.settings.learner, self.settings.change)
+
+    def plain_trainer(self) -> Trainer:
+        """The same, of all numbers: as nucleus phase and reference run have it."""
+        return _trainer(self.world, self.settings.learner)
 
     def learner(self, trainer: Any = None) -> WorldLearner:
         """A learner of its own, with a trainer of its own or a member of a bank."""
@@ -144,7 +158,7 @@ class Stage:
         if self.settings.change.adapter == "none":
             model: nn.Module = trainer.model  # type: ignore[union-attr]
             return model
-        whole = _trainer(self.world, self.settings.learner).model
+        whole = self.plain_trainer().model
         weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
         # Only what is tied to another weight has no entry of its own.
         whole.load_state_dict(weights, strict=False)
@@ -160,7 +174,7 @@ class Stage:
         from train_lm.steps.anchors import Anchor
 
         assert self.nucleated is not None, "a learner is anchored after its nucleus phase"
-        trainer = _trainer(self.world, self.settings.learner)
+        trainer = self.plain_trainer()
         trainer.restore(self.nucleated)
         own = np.concatenate([self.world.passages_of(int(t)) for t in self.seeds])
         windows = self.store.windows_of(own)
@@ -219,15 +233,10 @@ def retriever_of(
 
 
 def seed_topics(world: World, settings: Settings) -> Ints:
-    """Seeds of the nucleus: named by title, or chosen outside the target region."""
-    if settings.nucleus.titles:
-        return np.array([world.topic_of(t) for t in settings.nucleus.titles], dtype=np.int64)
-    allowed = world.train_tokens_of > settings.learner.context
-    region = settings.region or world.target_region
-    if region is not None:
-        allowed[world.region(region)] = False
-    n = settings.nucleus.topics or int(np.clip(world.n_topics // 30, 8, 150))
-    return nucleate(world.graph, world.topic_vectors, n, allowed)
+    """Seeds of the nucleus: named by title or text, or chosen outside the target region."""
+    nucleus = settings.nucleus
+    wanted = Wanted(nucleus.titles, nucleus.text, nucleus.topics)
+    return seeds_of(world, wanted, settings.region, settings.learner.context)
 
 
 def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
@@ -254,12 +263,12 @@ def _trainer(
         learning_rate=settings.learning_rate, batch=settings.batch, updates=updates
     )
     vocabulary, end = world.tokenizer.get_vocab_size(), end_of_text(world.tokenizer)
-    adapter = _adapter(change, settings.seed)
+    adapter = adapter_of(change, settings.seed)
     return Trainer(build_model(model, vocabulary, end), config, adapter=adapter)
 
 
-def _adapter(change: ChangeSettings, seed: int) -> AdapterConfig | None:
-    """The shape of an episode's adapter; None where it trains the learner's own numbers."""
+def adapter_of(change: ChangeSettings, seed: int) -> AdapterConfig | None:
+    """The shape of an episode's adapter; None where the learner's own numbers are trained."""
     if change.adapter == "none":
         return None
     from train_lm.adapters import AdapterConfig

@@ -264,7 +264,7 @@ class SurrogateLearner:
 # Settings that decide what a window teaches; the others only decide which windows are read.
 LEARNING = (
     *("model", "learning_rate", "learner_seed", "region", "steps", "updates_per_step", "batch"),
-    *("nucleus_topics", "nucleus_titles", "nucleus_updates"),
+    *("nucleus_topics", "nucleus_titles", "nucleus_text", "nucleus_updates"),
     *("adapter", "adapter_rank", "adapter_alpha", "merge_every"),
     *("updates", "updates_share", "updates_rank"),
 )

@@ -42,6 +42,9 @@ def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: P
         "reward_signal_to_noise",
         "snapshot_s",
         "restore_s",
+        "world_open_s",
+        "checkpoint_s",
+        "resume_s",
         "matmul_peak_flops",
         *(f"bank{n}_of_peak" for n in (1, 2, 4, 8, 16)),
     ]
@@ -66,3 +69,21 @@ def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     assert run("gpu.py", "--out", str(out)).strip() == "no GPU here: nothing measured"
     assert not out.exists()
+
+
+def test_links_of_text_alone_are_measured_against_true_ones(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from graph_quality import quality
+    finally:
+        sys.path.pop(0)
+    from kncl_env.world.graph import TopicGraph
+
+    truth = TopicGraph.from_links(30, [[((i + 1) % 30, 0), ((i + 2) % 30, 0)] for i in range(30)])
+    half = TopicGraph.from_links(30, [[((i + 1) % 30, 0), ((i + 9) % 30, 0)] for i in range(30)])
+    found = quality(half, truth)
+    assert (found.pairs, found.precision, found.recall) == (60, 0.5, 0.5)
+    assert found.chance == pytest.approx(60 / (30 * 29 / 2))
+    assert found.precision_interval == pytest.approx((0.5, 0.5))  # every topic has as many
+    assert found.rewired_precision < 0.4
+    assert quality(truth, truth).recall == 1

@@ -126,7 +126,7 @@ def test_a_build_that_fails_leaves_nothing_behind_and_an_old_world_in_place(
     def broken(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build.Embedder, "fit", broken)
+    monkeypatch.setattr(Embedder, "fit", broken)
     with pytest.raises(KeyboardInterrupt):
         build_world(corpus_of(12, seed=1), tmp_path / "w", SMALL)
     assert [p.name for p in tmp_path.iterdir()] == ["w"]

@@ -28,6 +28,7 @@ DOORS = {
     "transformers": (
         "train_lm/model.py",
         "train_lm/tokenizer.py",
+        "train_lm/pretrained/text_vectors.py",
         "rabbit_holes/walkers/language_model.py",
     ),
     "tokenizers": ("train_lm/tokenizer.py",),
@@ -44,7 +45,7 @@ DOORS = {
     "datasets": ("kncl_env/world/sources/hf.py",),
     "libzim": ("kncl_env/world/sources/zim.py",),
     "zstandard": ("kncl_env/world/sources/packed.py",),
-    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/topics.py"),
+    "sklearn": ("kncl_env/world/embedding.py", "kncl_env/world/text/names.py"),
 }
 HEAVY = (
     "numpy",

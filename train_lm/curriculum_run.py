@@ -246,6 +246,8 @@ class _Run:
     ) -> None:
         self.out, self.machine, self.parallel = places.out, machine, parallel
         world = places.world
+        if places.hold is not None:
+            places.hold.check_run(COMMAND)  # before a text is tokenised for it
         curriculum = read_curriculum(places.curriculum)
         check_world(world, curriculum)
         own = load_tokenizer(world / "tokenizer.json")

@@ -59,7 +59,9 @@ class Fetched:
                 f"{self.asked!r}"
             )
         if not all(p.strip() for p in self.paragraphs):
-            raise ValueError(f"expected text in every paragraph of {self.title!r}, got an empty one")
+            raise ValueError(
+                f"expected text in every paragraph of {self.title!r}, got an empty one"
+            )
 
     @property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ end, and moved to its place whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,25 @@ from kncl_env.world.card import BUILD_LOG, WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Corpus
 from kncl_env.world.cut import together
 from kncl_env.world.drafting import PASSAGES, Draft, prove_apart, read_articles, write_passages
-from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.stages import Say, Stages, clear, finished_by, stages_of
 from kncl_env.world.tables import read_texts
+from kncl_env.world.text.gathered import gathered
+from kncl_env.world.text.spaces import embedder_digest, fit_space, load_space
 from kncl_env.world.topics import (
     check_target,
-    clusters,
+    cluster_labels,
+    connected,
     farthest_region,
     fitting_regions,
-    nearest_neighbours,
     regions_of,
     target_of,
     transfer_regions,
 )
 from kncl_env.world.world import World
-from train_lm.array_files import RowFile, RowWriter
 from train_lm.checked.digests import sealed
+from train_lm.checked.rows import RowFile, RowWriter
 from train_lm.files import Json, hash_file, hash_json, read_json, write_json
 from train_lm.outputs import alone, holds_json
 from train_lm.token_files import TRAIN, TokenWriter
@@ -80,6 +81,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
             "build": BUILD_VERSION,
             "libraries": {name: _version(name) for name in LIBRARIES},
             "settings": asdict(config),
+            "embedder": embedder_digest(config),
             "corpus": [corpus.source, corpus.licence, corpus.citation, corpus.fingerprint],
         }
     )
@@ -89,6 +91,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
             clear(out)
         else:
             with stages_of(out, made_from, say) as stages:
+                corpus = gathered(corpus, config, say)
                 card = _build(corpus, config, stages, say)
                 stages.finish(out, card["hash"])
     return World.open(out)
@@ -122,7 +125,7 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
             "citation": corpus.citation,
             "source_sha256": read["sha256"],
             "corpus_hash": text["corpus_hash"],
-            "settings": asdict(config),
+            "settings": config.to_json(),
             "scenario": scenario["scenario"],
             "counts": {
                 "topics": draft.n_topics,
@@ -136,10 +139,13 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
                 "noise_passages": text["noise"],
             },
             "source_counts": read["counts"],
+            "graph": scenario["graph"],
             **fitted,
             **index,
             "hash": "",
         }
+        for name, value in corpus.beside.items():
+            write_json(stages.world / name, value)
         card["files"] = {f.name: hash_file(f) for f in sorted(stages.world.iterdir())}
         card["hash"] = world_hash(card)
         write_json(stages.world / "world.json", sealed(card))
@@ -217,16 +223,16 @@ def _fit_embedder(draft: Draft, text: Json, config: BuildConfig) -> Json:
     if text["train_bytes"] > EMBEDDER_BYTES:
         rng = np.random.default_rng([config.seed, 1])
         wanted = rng.random(draft.n_topics) < EMBEDDER_BYTES / text["train_bytes"]
-        said = {"embedder": {"fitted_on_topics": int(wanted.sum()), "of_topics": draft.n_topics}}
+        said = {"fitted_on_topics": int(wanted.sum()), "of_topics": draft.n_topics}
     texts = list(_topic_texts(draft, wanted))
-    embedder = Embedder.fit(texts, config.dimensions, config.max_terms, config.seed)
+    embedder = fit_space(texts, config)
     embedder.save(draft.world / "embedder.npz")
-    return said
+    return {"embedder": {**embedder.stated, **said}}
 
 
 def _embed(draft: Draft) -> Json:
     """Vectors of the topics and of the training passages."""
-    embedder = Embedder.load(draft.world / "embedder.npz")
+    embedder = load_space(draft.world / "embedder.npz")
     files = read_texts(draft.world / PASSAGES, draft.split == TRAIN)
     passages = (text for group in files for text in group)
     for file, texts in (
@@ -245,11 +251,14 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     import pyarrow.parquet as pq
 
     vectors: NDArray[np.float32] = np.load(draft.world / "topic_vectors.npy")
-    graph, labels = draft.graph(say), draft.labels
-    if graph.n_edges == 0:
-        graph = nearest_neighbours(vectors, k=10)
+    training = _Training(draft)
+    graph = connected(draft.graph(say), draft.titles, vectors, training, config)
+    shape, labels = graph.shape(), draft.labels
+    say(f"  {shape}")
+    if shape.warning:
+        say(f"  warning: {shape.warning}")
     if not any(labels):
-        labels = [tuple(own) for own in clusters(vectors, config.seed)]
+        labels = cluster_labels(vectors, training, config.seed)
     with (draft.world / "graph.npz").open("wb") as stream:
         np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
     table = pa.table(
@@ -261,7 +270,19 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     )
     pq.write_table(table, draft.world / "topics.parquet")
     scenario = _scenario(draft, labels, graph, vectors, corpus, config)
-    return {"links": graph.n_edges, "scenario": scenario}
+    return {"links": graph.n_edges, "scenario": scenario, "graph": shape.to_json()}
+
+
+@dataclass(frozen=True)
+class _Training:
+    """`(topic, text)` of the training passages, read anew each time."""
+
+    draft: Draft
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        training = self.draft.split == TRAIN
+        texts = (t for group in read_texts(self.draft.world / PASSAGES, training) for t in group)
+        return zip(self.draft.topic[training].tolist(), texts, strict=True)
 
 
 def _index(draft: Draft, corpus_hash: str) -> Json:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 SCENARIOS = ("broad", "focused", "noisy")
+
+# Where links come from: the corpus itself, titles in the text, nearest neighbours.
+CONNECTIONS = ("links", "mentions", "similar")
+
+TFIDF = "tfidf"  # the embedder that is fitted on the corpus; others are model directories
+AUTO = "auto"
 
 VOCABULARY = (257, 2**20)  # [token ids] all bytes and the end of text, and what no text needs
 MOST_NOISE = 0.9
@@ -24,7 +32,13 @@ class BuildConfig:
         dimensions: Size D of topic vectors, at most.
         max_terms: Terms of the embedding's vocabulary, at most.
         noise_share: Share of the training bytes that is junk in the noisy scenario.
-        seed: Seed of splits, noise and vectors.
+        seed: Seed of splits, noise, vectors and clusters.
+        connect: Where links come from, among `CONNECTIONS`; if empty, the corpus's own links, and
+            where it has none, mentions and nearest neighbours.
+        neighbours: Nearest neighbours that a topic is linked with, where it is.
+        clusters: Topics that the articles are gathered into by likeness: a number, or `auto`; each
+            article is a topic, if None.
+        embedder: `tfidf`, or the directory of a model of transformers or sentence-transformers.
     """
 
     scenario: str = "broad"
@@ -36,6 +50,10 @@ class BuildConfig:
     max_terms: int = 30_000
     noise_share: float = 0.3
     seed: int = 0
+    connect: tuple[str, ...] = ()
+    neighbours: int = 10
+    clusters: int | str | None = None
+    embedder: str = TFIDF
 
     def __post_init__(self) -> None:
         if self.scenario not in SCENARIOS:
@@ -62,8 +80,39 @@ class BuildConfig:
             raise ValueError(f"expected 0 < held_out <= 1/6, got {self.held_out}")
         if not 0 < self.noise_share <= MOST_NOISE:
             raise ValueError(f"expected 0 < noise_share <= {MOST_NOISE}, got {self.noise_share}")
-        for name in ("dimensions", "max_terms"):
+        object.__setattr__(self, "connect", tuple(self.connect))
+        unknown = [kind for kind in self.connect if kind not in CONNECTIONS]
+        if unknown or len(set(self.connect)) < len(self.connect):
+            raise ValueError(
+                f"expected each of {', '.join(CONNECTIONS)} once, or none, to connect topics by, "
+                f"got {','.join(self.connect)}"
+            )
+        counted = type(self.clusters) is int and self.clusters > 1
+        if not counted and self.clusters not in (None, AUTO):
+            raise ValueError(f"expected 2 or more clusters, or {AUTO}, got {self.clusters}")
+        if not self.embedder.strip():
+            raise ValueError(
+                f"expected {TFIDF} or a model directory as embedder, got an empty name"
+            )
+        for name in ("dimensions", "max_terms", "neighbours"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected a seed of 0 to {2**32 - 1}, got {self.seed}")
+
+    def to_json(self) -> dict[str, Any]:
+        """What a card states and a world's hash covers.
+
+        Settings that came later stand there where they are not as before they came: worlds of then
+        keep their hash. A model directory stands by its name, not by where it lies.
+        """
+        found = asdict(self)
+        for name in LATER:
+            if found[name] == getattr(BuildConfig, name):
+                del found[name]
+        if self.embedder != TFIDF:
+            found["embedder"] = Path(self.embedder).resolve().name
+        return found
+
+
+LATER = ("connect", "neighbours", "clusters", "embedder")

@@ -1,24 +1,50 @@
-"""Text to vectors without any download: TF-IDF and a truncated SVD (latent semantic analysis).
+"""The space of a world's topics: what maps text to it, and the one that needs no download.
 
-Deerwester et al. 1990. Fitted on training text alone. The stored form is plain arrays.
+That one is TF-IDF and a truncated SVD (latent semantic analysis, Deerwester et al. 1990), fitted on
+training text alone. `model_space.py` has the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.world.build_config import TFIDF
+from kncl_env.world.scripts import terms_of
 from train_lm.checked.arrays import load_arrays
 from train_lm.files import replacing
 
-# A word, or a dotted name of documentation; single letters carry no topic.
-TOKEN_PATTERN = r"(?u)\b\w[\w.]*\w\b"
-
 FEW = 50  # [topics] of which every word counts, however rare or common
+
+
+# What a card says of an embedder: name, dimensions, and the digest of a pretrained model.
+Stated: TypeAlias = "dict[str, str | int]"
+
+
+class TextSpace(Protocol):
+    """Maps texts into the space of a world's topics, where cosines compare them.
+
+    Whatever compares topics, observations, tastes and walkers, needs unit rows whose axes are
+    ordered by how much they tell of the world's text, and nothing of their number D.
+    """
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+
+    @property
+    def stated(self) -> Stated:
+        """What the world's card says of it."""
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, D) unit rows; zero where nothing is known of a text."""
+
+    def save(self, path: Path) -> None:
+        """Write all that it takes to open it again, but for a pretrained model itself."""
 
 
 class Embedder:
@@ -45,7 +71,9 @@ class Embedder:
         self.vocabulary = list(vocabulary)
         self.idf = np.asarray(idf, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.float32)
-        self._counts = CountVectorizer(vocabulary=self.vocabulary, token_pattern=TOKEN_PATTERN)
+        self._counts = CountVectorizer(
+            vocabulary=self.vocabulary, tokenizer=terms_of, token_pattern=None
+        )
 
     @classmethod
     def fit(cls, texts: Sequence[str], dimensions: int, max_terms: int, seed: int) -> Embedder:
@@ -61,7 +89,8 @@ class Embedder:
             max_features=max_terms,
             sublinear_tf=True,
             stop_words="english",
-            token_pattern=TOKEN_PATTERN,
+            tokenizer=terms_of,
+            token_pattern=None,
             min_df=2 if len(texts) > FEW else 1,
             max_df=0.5 if len(texts) > FEW else 1.0,
         )
@@ -89,6 +118,10 @@ class Embedder:
     @property
     def dimensions(self) -> int:
         return int(self.components.shape[0])
+
+    @property
+    def stated(self) -> Stated:
+        return {"name": TFIDF, "dimensions": self.dimensions}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, D) unit rows."""

@@ -7,23 +7,94 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 # `link`: a hyperlink of the text; `import`, `base`, `member`: relations that documentation states;
-# `similar`: a nearest neighbour in text space, where a corpus has no links.
-LINK_TYPES = ("link", "import", "base", "member", "similar")
+# `similar`: a nearest neighbour in text space, and `mention`: a topic whose title stands in the
+# text, where a corpus has no links. Graphs on disk hold the numbers: new types come last.
+LINK_TYPES = ("link", "import", "base", "member", "similar", "mention")
 
 TYPES = len(LINK_TYPES)
 
 # Dimensions of `TopicGraph.coordinates`, at most.
 COORDINATES = 64
 
+# A graph is nearly empty where topics have fewer links than this on average, or where fewer than
+# half of them hang together; nearly complete where more than half of all pairs are linked.
+FEW_LINKS = 1.0
+MOST_APART, MOST_LINKED = 0.5, 0.5
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GraphShape:
+    """How a graph hangs together; links count in both directions, but for `links` and `density`.
+
+    Attributes:
+        topics: N.
+        links: Directed links E.
+        by_type: Links of each type that occurs.
+        density: E as a share of N (N - 1).
+        components: Parts without a link between them.
+        largest: Share of the topics in the largest part.
+        alone: Topics without any link.
+        mean_degree: Mean number of topics joined with a topic.
+        median_degree: Median of the same.
+        most_degree: Greatest of the same.
+    """
+
+    topics: int
+    links: int
+    by_type: dict[str, int]
+    density: float
+    components: int
+    largest: float
+    alone: int
+    mean_degree: float
+    median_degree: float
+    most_degree: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in self.by_type.items())
+        return (
+            f"{self.links:,} links{f' ({kinds})' if kinds else ''}, density {self.density:.2g}; "
+            f"joined topics: {self.mean_degree:.1f} on average, median {self.median_degree:g}, "
+            f"{self.most_degree:,} at most; {self.components:,} "
+            f"{'part' if self.components == 1 else 'parts'}, the largest of "
+            f"{100 * self.largest:.1f} % of the topics, {self.alone:,} topics alone"
+        )
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with a graph that leaves nothing to choose; empty where it is fine.
+
+        Chen et al. 2023 (Skill-It, arXiv:2307.14430) expect little of a skills graph that is nearly
+        empty or nearly complete; so do we.
+        """
+        pairs = self.mean_degree / max(1, self.topics - 1)
+        if self.mean_degree < FEW_LINKS or self.largest < MOST_APART:
+            return (
+                "the graph is nearly empty: an episode soon finds no frontier; link more topics "
+                "(--connect, --neighbours), or bring links of your own"
+            )
+        if pairs > MOST_LINKED and self.topics > 2:
+            return (
+                f"the graph is nearly complete ({100 * pairs:.0f} % of all pairs are linked): the "
+                "frontier is the world, and its links tell nothing; link fewer topics"
+            )
+        return ""
 
 
 class TopicGraph:
@@ -95,6 +166,12 @@ class TopicGraph:
         """Topics joined with `topic` by a link in either direction, ascending."""
         indptr, indices = self._undirected
         return indices[indptr[topic] : indptr[topic + 1]]
+
+    def rows(self) -> list[list[tuple[int, int]]]:
+        """`(target, type index)` of each topic's links, as `from_links` takes them."""
+        links = list(zip(self.indices.tolist(), self.types.tolist(), strict=True))
+        ends = self.indptr.tolist()
+        return [links[i:j] for i, j in pairwise(ends)]
 
     def has_edge(self, source: int, target: int) -> bool:
         return bool(np.any(self.out(source) == target))
@@ -199,3 +276,23 @@ class TopicGraph:
             shell = reached[distance[reached] < 0].astype(np.int64)
             distance[shell] = step
         return distance
+
+    def shape(self) -> GraphShape:
+        """Density, parts and degrees."""
+        from scipy.sparse.csgraph import connected_components
+
+        n = len(self)
+        parts, part = connected_components(self.undirected, directed=False)
+        counts = np.bincount(self.types, minlength=TYPES).tolist()
+        return GraphShape(
+            topics=n,
+            links=self.n_edges,
+            by_type={kind: k for kind, k in zip(LINK_TYPES, counts, strict=True) if k},
+            density=self.n_edges / max(1, n * (n - 1)),
+            components=int(parts),
+            largest=float(np.bincount(part).max() / n),
+            alone=int((self.degree == 0).sum()),
+            mean_degree=float(self.degree.mean()),
+            median_degree=float(np.median(self.degree)),
+            most_degree=int(self.degree.max()),
+        )

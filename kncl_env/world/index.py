@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.index_file import check_index_file
-from train_lm.array_files import RowFile
 from train_lm.checked.arrays import load_array
 from train_lm.checked.records import Fields
+from train_lm.checked.rows import RowFile
 from train_lm.files import Json, read_json, write_json
 
 EXACT = 200_000  # [vectors] that are searched one by one
@@ -132,12 +132,14 @@ class PassageIndex:
         corpus_hash: str,
         dimensions: int | None = None,
         n_passages: int | None = None,
+        every_byte: bool = True,
     ) -> PassageIndex:
         """Open the index of a corpus.
 
         Args:
             dimensions: Of the vectors that it will be asked for; any, if None.
             n_passages: Of the corpus; any number, if None.
+            every_byte: Whether all of it is looked at; not, where these very bytes were before.
 
         Raises:
             ValueError: The index was built from another corpus, both hashes are named; or a file of
@@ -159,7 +161,7 @@ class PassageIndex:
             )
         file = folder / "passages.faiss"
         try:
-            size = check_index_file(file)
+            size = check_index_file(file, every_byte)
             passages = _numbers(folder / "indexed_passages.npy", size.vectors, n_passages)
             if dimensions not in (None, size.dimensions):
                 raise ValueError(f"expected vectors of {dimensions}, got {size.dimensions} numbers")
@@ -177,6 +179,37 @@ class PassageIndex:
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
             opened.index = faiss.index_cpu_to_all_gpus(index)
         return opened
+
+
+def k_means(vectors: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
+    """(n,) cluster of each row, from 0; clusters that end up empty are left out.
+
+    Spherical k-means (Dhillon & Modha 2001), trained on up to 256 rows a cluster.
+
+    Args:
+        vectors: (n, D) unit rows; a memory map will do.
+
+    Raises:
+        ValueError: More clusters than rows.
+    """
+    import faiss
+
+    if not 1 <= k <= len(vectors):
+        raise ValueError(
+            f"expected 1 to {len(vectors):,} clusters, the number of texts to gather, got {k:,}: "
+            "ask for fewer"
+        )
+    means: Any = faiss.Kmeans(
+        vectors.shape[1], k, niter=25, nredo=1, seed=seed % 2**31, spherical=True
+    )
+    means.cp.min_points_per_centroid = 1  # or it warns on standard error
+    means.train(np.ascontiguousarray(vectors, dtype=np.float32))
+    found = [
+        means.index.search(np.ascontiguousarray(vectors[i : i + 65536], dtype=np.float32), 1)[1]
+        for i in range(0, len(vectors), 65536)
+    ]
+    cluster: NDArray[np.int64] = np.unique(np.concatenate(found)[:, 0], return_inverse=True)[1]
+    return cluster.astype(np.int64)
 
 
 def _numbers(file: Path, n: int, below: int | None) -> NDArray[np.int64]:

@@ -17,7 +17,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.world.splits import OVERLAP_WORDS, SPLITS, Passage, word_runs
+from kncl_env.world.scripts import OVERLAP_CHARACTERS, OVERLAP_WORDS, all_runs, word_runs
+from kncl_env.world.splits import SPLITS, Passage
 from train_lm.token_files import TRAIN
 
 Hashes = NDArray[np.uint64]
@@ -57,7 +58,7 @@ def unproved_of(
     with _Rooms(OWNED, scratch) as wanted, _Rooms(np.dtype("<u8"), scratch) as trained:
         lengths = _spool_held_out(texts(held_out), wanted)
         sieve = _sieve(wanted)
-        for runs, _ in _in_groups(map(word_runs, texts(np.flatnonzero(split == TRAIN)))):
+        for runs, _ in _in_groups(map(all_runs, texts(np.flatnonzero(split == TRAIN)))):
             trained.add(runs[_passes(sieve, runs)])
         del sieve
         shared = np.zeros(len(held_out), dtype=np.uint8)
@@ -65,7 +66,11 @@ def unproved_of(
             _compare(wanted.read(room), trained.read(room), splits, shared)
     for row, passage in enumerate(held_out.tolist()):
         if not lengths[row]:
-            yield passage, f"has fewer than {OVERLAP_WORDS} words to compare"
+            yield (
+                passage,
+                f"has fewer than {OVERLAP_WORDS} words to compare, or {OVERLAP_CHARACTERS} "
+                "characters of a script without spaces, or none that can be told apart",
+            )
         elif shared[row]:
             first = next(name for i, name in enumerate(SPLITS) if shared[row] >> i & 1)
             yield passage, f"shares a run of {OVERLAP_WORDS} words with {first}"

@@ -11,20 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kncl_env.world.corpus import Article, hash_texts
+from kncl_env.world.scripts import cut_anywhere, is_latin
 
 # The policy sees the loss on `reward`; `select` chooses checkpoints and settings; `test` is read
 # once, by an evaluation. Tables have their numbers: that of `train` is `token_files.TRAIN`.
 SPLITS = ("train", "reward", "select", "test")
 HELD_OUT = SPLITS[1:]
 
-# Two passages overlap when they share a run of this many words. Eight is short enough to catch a
-# copied sentence, and long enough that ordinary prose seldom repeats it (7 % of passages did).
-OVERLAP_WORDS = 8
+# Times the size asked for, above which a piece of an article in Latin letters is cut once more.
+# Such articles are cut as they always were, at the spaces after their stops.
+MOST = 2
 
-_WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
 
 
@@ -52,10 +51,11 @@ def hash_passages(passages: Iterable[Passage]) -> str:
 
 def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
     """Join short paragraphs and cut long ones into passages of about `size` bytes."""
+    paragraphs = tuple(paragraphs)
     passages: list[str] = []
     room: list[str] = []
     filled = 0
-    for piece in _pieces(paragraphs, size):
+    for piece in _pieces(paragraphs, size, is_latin(paragraphs)):
         length = len(piece.encode())
         if room and filled + length > size:
             passages.append("\n".join(room))
@@ -67,21 +67,31 @@ def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
     return passages
 
 
-def _pieces(paragraphs: Iterable[str], size: int) -> Iterable[str]:
+def _pieces(paragraphs: Iterable[str], size: int, latin: bool) -> Iterable[str]:
     for paragraph in paragraphs:
         if len(paragraph.encode()) <= size:
             yield paragraph
-            continue
-        current = ""
-        for sentence in _SENTENCE_END.split(paragraph):
-            for part in _words_up_to(sentence, size):
-                if current and len(current.encode()) + len(part.encode()) >= size:
-                    yield current
-                    current = part
+        elif not latin:
+            yield from cut_anywhere(paragraph, size)
+        else:
+            for piece in _sentences_up_to(paragraph, size):
+                if len(piece.encode()) > MOST * size:  # without a space, or of another script
+                    yield from cut_anywhere(piece, size)
                 else:
-                    current = f"{current} {part}" if current else part
-        if current:
-            yield current
+                    yield piece
+
+
+def _sentences_up_to(paragraph: str, size: int) -> Iterable[str]:
+    current = ""
+    for sentence in _SENTENCE_END.split(paragraph):
+        for part in _words_up_to(sentence, size):
+            if current and len(current.encode()) + len(part.encode()) >= size:
+                yield current
+                current = part
+            else:
+                current = f"{current} {part}" if current else part
+    if current:
+        yield current
 
 
 def _words_up_to(sentence: str, size: int) -> Iterable[str]:
@@ -119,17 +129,3 @@ def split_article(article: Article, n_passages: int, share: float, seed: int) ->
         start = int(rng.integers(low, high + 1))
         splits[start : start + block] = [str(name)] * block
     return splits
-
-
-def word_runs(text: str) -> NDArray[np.uint64]:
-    """Hashes of all runs of `OVERLAP_WORDS` words of a text, case and punctuation aside."""
-    words = _WORD.findall(text.lower())
-    n = len(words) - OVERLAP_WORDS + 1
-    if n <= 0:
-        return np.zeros(0, dtype=np.uint64)
-    codes = np.array([zlib.crc32(w.encode()) for w in words], dtype=np.uint64)
-    runs = np.zeros(n, dtype=np.uint64)
-    for i in range(OVERLAP_WORDS):
-        # Polynomial hash modulo 2^64 with an odd multiplier (Knuth's MMIX constant).
-        runs = runs * np.uint64(6364136223846793005) + codes[i : i + n] + np.uint64(1)
-    return runs

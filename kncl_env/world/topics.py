@@ -3,37 +3,106 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.world.embedding import unit_rows
+from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
+from kncl_env.world.index import PassageIndex, k_means
 from kncl_env.world.splits import HELD_OUT, SPLITS
+from kncl_env.world.text.mentions import mentions
+from kncl_env.world.text.names import group_names
+
+TOGETHER = 4096  # [topics] whose neighbours are looked for at a time
 
 Regions = dict[str, NDArray[np.int64]]  # name -> topics, ascending
 
 
-def nearest_neighbours(vectors: NDArray[np.float32], k: int) -> TopicGraph:
-    """Links of type `similar` to the k nearest topics, for a corpus without links."""
-    kind = LINK_TYPES.index("similar")
-    rows = []
-    for topic in range(len(vectors)):
-        similarity = vectors @ vectors[topic]
-        similarity[topic] = -np.inf
-        nearest = np.argsort(-similarity, kind="stable")[: min(k, len(vectors) - 1)]
-        rows.append([(int(t), kind) for t in nearest])
-    return TopicGraph.from_links(len(vectors), rows)
+def connected(
+    own: TopicGraph,
+    titles: Sequence[str],
+    vectors: NDArray[np.float32],
+    training: Iterable[tuple[int, str]],
+    config: BuildConfig,
+) -> TopicGraph:
+    """The graph: the corpus's own links, titles mentioned in training text, nearest neighbours.
+
+    Args:
+        own: Links that the corpus states, between N topics.
+        titles: (N,) of the topics.
+        vectors: (N, D) unit rows; zero where nothing is known of a topic.
+        training: `(topic, text)` of the training passages, in reading order.
+
+    Raises:
+        ValueError: The connections that were asked for are none.
+    """
+    kinds = config.connect or (("links",) if own.n_edges else ("mentions", "similar"))
+    if kinds == ("links",):
+        graph = own
+    else:
+        rows = own.rows() if "links" in kinds else [[] for _ in titles]
+        if "mentions" in kinds:
+            mention = LINK_TYPES.index("mention")
+            for row, mentioned in zip(rows, mentions(titles, training), strict=True):
+                row += [(target, mention) for target in mentioned]
+        if "similar" in kinds:
+            similar = LINK_TYPES.index("similar")
+            for row, nearest in zip(rows, nearest_topics(vectors, config.neighbours), strict=True):
+                row += [(int(target), similar) for target in nearest]
+        graph = TopicGraph.from_links(len(titles), rows)
+    if config.connect and graph.n_edges == 0:
+        raise ValueError(
+            f"expected topics connected by {', '.join(kinds)}, got not one link: add similar to "
+            "--connect"
+        )
+    return graph
 
 
-def clusters(vectors: NDArray[np.float32], seed: int) -> list[list[str]]:
-    """One region label per topic by k-means, for a corpus without labels."""
-    from sklearn.cluster import KMeans
+def nearest_topics(vectors: NDArray[np.float32], k: int) -> list[NDArray[np.int64]]:
+    """(N,) the k nearest other topics of each, nearest first; none of a topic that is zero."""
+    n = len(vectors)
+    known = np.flatnonzero(np.any(vectors, axis=1))
+    rows = [np.empty(0, dtype=np.int64)] * n
+    if len(known) < 2:
+        return rows
+    index = PassageIndex.build(vectors[known], known, corpus_hash="")
+    for i in range(0, len(known), TOGETHER):
+        topics = known[i : i + TOGETHER]
+        found = index.search(vectors[topics], k + 1)
+        for topic, nearest in zip(topics.tolist(), found, strict=True):
+            rows[topic] = nearest[nearest != topic][:k]  # a copy may come before the topic itself
+    return rows
 
-    k = int(np.clip(len(vectors) // 20, 1, 100))
-    found = KMeans(k, n_init=3, random_state=seed).fit_predict(unit_rows(vectors))
-    return [[f"cluster.{c:02d}"] for c in found]
+
+def cluster_labels(
+    vectors: NDArray[np.float32], training: Iterable[tuple[int, str]], seed: int
+) -> list[tuple[str, ...]]:
+    """One region label per topic by k-means, for a corpus without labels; named by its words.
+
+    Args:
+        training: `(topic, text)` of the training passages; read twice.
+    """
+    cluster = k_means(vectors, int(np.clip(len(vectors) // 20, 1, 100)), seed)
+    names = group_names(_Whole(training, cluster), int(cluster.max()) + 1)
+    # A dot would make a region of its own of what stands before it.
+    return [(f"cluster.{names[c].replace('.', '_')}",) for c in cluster]
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """`(group, text)` of each topic, whose passages stand together."""
+
+    texts: Iterable[tuple[int, str]]
+    group: NDArray[np.int64]
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        for topic, own in groupby(self.texts, key=itemgetter(0)):
+            yield int(self.group[topic]), "\n".join(text for _, text in own)
 
 
 def regions_of(labels: Sequence[Sequence[str]]) -> Regions:

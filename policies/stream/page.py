@@ -32,12 +32,11 @@ def headline(summary: StreamSummary, subject: str = "lora-routed") -> list[str]:
     if subject in summary.methods:
         lines.append(_sentence(summary, subject))
     for word in (BETTER, WORSE):
-        names = [
-            f"{name} (at {level.share:.0%})"
-            for name, found in summary.methods.items()
-            for level in found.levels
-            if level.verdict == word and name != subject
-        ]
+        names = []
+        for name, found in summary.methods.items():
+            shares = [f"{level.share:.0%}" for level in found.levels if level.verdict == word]
+            if shares and name != subject:
+                names.append(f"{name} (at {' and '.join(shares)})")
         if names:
             lines.append(f"{word.capitalize()} than half replay: {', '.join(names)}.")
     if not lines:
@@ -54,15 +53,14 @@ def _sentence(summary: StreamSummary, subject: str) -> str:
     for level in summary.methods[subject].levels:
         at = f"at {level.share:.0%} of what plain training learns"
         gap = level.to_bar
-        if gap is None or gap.centre is None:
-            said.append(f"{at} it never learns as much")
+        if gap is None or gap.centre is None or level.missing:
+            said.append(f"{at} not to be told, one of the two never learns as much")
             continue
-        ends = f" {bracketed(gap, signed)}" if gap.low is not None else ""
-        known = len(gap.values)
-        partly = f" in {known} of {len(summary.seeds)} seeds" if level.missing else ""
         word = level.verdict if level.verdict in (BETTER, WORSE) else "not told apart"
-        said.append(f"{at} {word}, {signed(gap.centre)}{ends} bits per byte{partly}")
-    return f"{subject} against half replay: {'; '.join(said)} (forgetting, lower is better)."
+        said.append(f"{at} {word}, {span(gap, signed)} bits per byte")
+    found = summary.methods[subject]
+    end = "" if found.end is None else f" Loss at the end: {_end(found)}."
+    return f"{subject} against half replay, forgetting at equal learning: {'; '.join(said)}.{end}"
 
 
 COLUMNS: tuple[tuple[str, str, Show], ...] = (
@@ -79,18 +77,18 @@ COLUMNS: tuple[tuple[str, str, Show], ...] = (
     ("optimizer_bytes", "optimiser bytes", lambda x: amount(x)),
     ("tokens_per_second", "tokens/s", lambda x: amount(x)),
 )
-SHORT = ("accuracy", "backward_transfer", "forward_transfer", "learning")  # of the terminal's table
+SHORT = ("accuracy", "backward_transfer", "learning")  # of the terminal's table
 
 
 def table(summary: StreamSummary) -> str:
     """One line per method, at the rate where it ends best."""
     titles = {name: (title, show) for name, title, show in COLUMNS}
     head = f"{'method':14s} {'rate':>8s}" + "".join(f"{titles[n][0]:>27s}" for n in SHORT)
-    lines = [head + f"{'forgetting at equal learning, minus half replay':>50s}"]
+    lines = [head + f"{'loss at the end, minus half replay':>48s}"]
     for name, found in summary.methods.items():
         best = found.rates[found.best]
-        cells = "".join(f"{_span(best.figures[n], titles[n][1]):>27s}" for n in SHORT)
-        lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_gaps(found):>50s}")
+        cells = "".join(f"{span(best.figures[n], titles[n][1]):>27s}" for n in SHORT)
+        lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_end(found):>48s}")
     lines.append(
         f"{len(summary.seeds)} seeds (learner, order of neighbourhoods and of text); bits per "
         "byte, each method at its best rate; 95 % intervals in brackets"
@@ -98,15 +96,12 @@ def table(summary: StreamSummary) -> str:
     return "\n".join(lines)
 
 
-def _gaps(found: MethodScore) -> str:
-    gaps = [level for level in found.levels if level.to_bar is not None]
-    middle = gaps[len(gaps) // 2] if gaps else None
-    if middle is None or middle.to_bar is None:
-        return NOTHING
-    return f"{_span(middle.to_bar, signed)} {middle.verdict}"
+def _end(found: MethodScore) -> str:
+    return found.verdict if found.end is None else f"{span(found.end, signed)} {found.verdict}"
 
 
-def _span(found: Interval, show: Show) -> str:
+def span(found: Interval, show: Show) -> str:
+    """An estimate with its interval."""
     if found.centre is None:
         return NOTHING
     return f"{show(found.centre)} {bracketed(found, show)}".strip()
@@ -134,9 +129,15 @@ def write_page(
         _level_section(summary),
         _figures_section(summary),
         *_matrices(summary, records),
-        _origin_section(origin),
+        origin_section(origin),
     ]
-    text = (
+    with replacing(file) as draft:
+        draft.write_text(document(title, parts), encoding="utf-8")
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole page of its parts; it fetches nothing and runs nothing."""
+    return (
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         f"{content_policy(STYLE_SHEET)}\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
@@ -144,8 +145,6 @@ def write_page(
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )
-    with replacing(file) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def look_of(name: str) -> str:
@@ -244,14 +243,14 @@ def _level_section(summary: StreamSummary) -> str:
                 gap = f"{signed(level.to_bar.centre)} {bracketed(level.to_bar, signed)}".strip()
                 small.append(f"minus {BAR}: {gap}")
             if level.missing:
-                small.append(f"not reached in {level.missing} of {len(summary.seeds)} seeds")
+                small.append(f"not compared in {level.missing} of {len(summary.seeds)} seeds")
             small.append(level.verdict)
             cells.append((signed(level.forgetting.centre), "\n".join(small)))
         if cells:
-            rows.append(_row(name, columns, cells))
+            rows.append(row_html(name, columns, cells))
     return (
         "<section><h2>Forgetting at equal learning</h2>"
-        f"{_table_html(['method', *columns], rows)}"
+        f"{table_html(['method', *columns], rows)}"
         f"<p class='caption'>100 % is what plain training learns at its best rate, "
         f"{bits(learned.centre)} {bracketed(learned, bits)} bits per byte. Each seed's forgetting "
         "(minus BWT) is read off its line over learning rates, by straight lines between them and "
@@ -273,10 +272,18 @@ def _figures_section(summary: StreamSummary) -> str:
                 )
                 for key, _, show in COLUMNS
             ]
-            rows.append(_row(f"{name}, {score.rate:.3g}{best}", columns, cells, look_of(name)))
+            rows.append(row_html(f"{name}, {score.rate:.3g}{best}", columns, cells, look_of(name)))
+    ends = "".join(
+        f"<dt>{in_html(name)}</dt><dd>{in_html(_end(found))}</dd>"
+        for name, found in summary.methods.items()
+    )
     return (
+        "<section><h2>Loss at the end, minus half replay</h2>"
+        f"<dl>{ends}</dl><p class='caption'>Mean over all neighbourhoods after the last stage, "
+        "each method at its best rate [bits per byte]; 95 % intervals of paired differences."
+        "</p></section>"
         "<section><h2>Every method at every learning rate</h2>"
-        f"{_table_html(['method, rate', *columns], rows)}"
+        f"{table_html(['method, rate', *columns], rows)}"
         "<p class='caption'>Means over seeds [bits per byte], in brackets 95 % intervals. ACC "
         "and learning accuracy: minus a loss. BWT below 0: forgetting. Means of BWT, FWT and "
         "forgetting are over all neighbourhoods but one. Best: the rate of the highest ACC. Tokens "
@@ -284,9 +291,10 @@ def _figures_section(summary: StreamSummary) -> str:
     )
 
 
-def _row(
+def row_html(
     name: str, columns: Sequence[str], cells: Sequence[tuple[str, str]], look: str | None = None
 ) -> str:
+    """A row of a table: its name with the colour of `look`, then (figure, small print) each."""
     body = "".join(
         f"<td data-label='{in_html(column)}'><span>{in_html(big)}</span>"
         f"{f'<small>{in_html(small)}</small>' if small else ''}</td>"
@@ -296,7 +304,8 @@ def _row(
     return f"<tr><th scope='row'><i class='swatch {swatch}'></i>{in_html(name)}</th>{body}</tr>"
 
 
-def _table_html(head: Sequence[str], rows: Sequence[str]) -> str:
+def table_html(head: Sequence[str], rows: Sequence[str]) -> str:
+    """A table of rows as `row_html` makes them."""
     titles = "".join(f"<th scope='col'>{in_html(title)}</th>" for title in head)
     return (
         "<div class='scroll'><table class='scores'>"
@@ -316,7 +325,8 @@ def _matrices(summary: StreamSummary, records: Sequence[StreamRecord]) -> list[s
     ]
 
 
-def _origin_section(origin: Mapping[str, str]) -> str:
+def origin_section(origin: Mapping[str, str]) -> str:
+    """The part of a page that says where its figures come from."""
     listed = "".join(
         f"<dt>{in_html(name)}</dt><dd>{in_html(value)}</dd>" for name, value in origin.items()
     )

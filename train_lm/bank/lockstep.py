@@ -177,7 +177,7 @@ class Member:
         self.bank.begin_phase(updates, decay=decay, learners=[self.learner])
 
     def learning_rate(self) -> float:
-        return self.bank.schedules[self.learner].rate(self.updates)
+        return self.schedule.rate(self.updates)
 
     def train(self, windows: Ints) -> float:
         """As `Trainer.train`: (n, T + 1) token ids, B at a time, to their mean loss [nats]."""
