@@ -55,6 +55,8 @@ class HfRows:
         citation: As the data set asks for it; may be empty.
     """
 
+    is_loose = False
+
     def __init__(self, name: str, split: str, subset: str | None) -> None:
         self._name = name
         self._data = _opened(name, split, subset)

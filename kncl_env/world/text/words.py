@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-# Scripts that put no space between words (Thai, Lao, Burmese, Khmer, kana, Han): each character
-# counts as a word of its own, and two neighbours as a term.
-SPACELESS = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
+from kncl_env.world.scripts import DENSE
+
+# Characters of scripts that put no space between words: each counts as a word of its own, and two
+# neighbours as a term.
+SPACELESS = "".join(f"{chr(low)}-{chr(high)}" for low, high in DENSE)
 _WORD = re.compile(rf"[{SPACELESS}]|[^\W_{SPACELESS}]+")
 _RUN = re.compile(rf"[{SPACELESS}]+|[^\W_{SPACELESS}]{{2,}}")
 _LETTER = re.compile(r"[^\W\d_]")
