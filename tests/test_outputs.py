@@ -329,7 +329,7 @@ DOORS = {
     "kncl_env/world/build.py": "drafts, in the folder of a build",
     "kncl_env/world/drafting.py": "drafts, in the folder of a build",
     "kncl_env/world/cut.py": "drafts, in the folder of a build",
-    "train_lm/array_files.py": "drafts",
+    "train_lm/checked/rows.py": "drafts",
     "train_lm/training_text.py": "drafts, below `folder`",
     # Append-only files with a lock of their own, and what goes when it is begun anew:
     "rabbit_holes/path.py": "PathWriter",

@@ -265,7 +265,8 @@ def test_a_file_of_links_is_refused_with_its_line(
         (["pydoc", "--limit", "3"], "no --limit with pydoc, got 3"),
         (["jsonl", "x", "--limit", "0"], "--limit of at least 1"),
         (["folder", "x", "--links", "none.tsv"], "a file of links at none.tsv, found none"),
-        (["hf", "./nowhere"], "a data set at ./nowhere (split train), got"),
+        (["hf", "nobody/nothing"], "a data set at nobody/nothing (split train), got"),
+        (["hf", "./nowhere"], "a data set's folder at ./nowhere, found nothing there"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_read(
