@@ -22,7 +22,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from train_lm.allocator import keep_freed_memory
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.open_world.articles import ArticleJournal, Fetched
