@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,17 @@ class Worker:
         build(corpus, place / "world", config(passage_bytes=300))
         time.sleep(2.5)  # so that its files are older than the resolution of a clock
         self.world = found("World", "kncl_env.world.world", "kncl_env.world")
-        make = found("topic_expansion", "kncl_env.entry_points", "kncl_env.make")
-        self.env = make(place / "world", nucleus_updates=30)
         self._left = 0
         self._rng = np.random.default_rng(0)
-        self._trainer = self._new_trainer()
         (place / "run").mkdir()
 
-    def _new_trainer(self) -> object:
+    @cached_property
+    def env(self) -> Any:
+        make = found("topic_expansion", "kncl_env.entry_points", "kncl_env.make")
+        return make(self.place / "world", nucleus_updates=30)
+
+    @cached_property
+    def trainer(self) -> Any:
         from train_lm.model import PRESETS, build_model
         from train_lm.trainer import Trainer, TrainerConfig
 
@@ -111,15 +115,15 @@ class Worker:
 
         from train_lm.checkpoint import save_checkpoint
 
-        self._trainer.updates += 1  # type: ignore[attr-defined]
-        save_checkpoint(self.place / "run", self._trainer, Alone())  # type: ignore[arg-type]
+        self.trainer.updates += 1
+        save_checkpoint(self.place / "run", self.trainer, Alone())
 
     def resume(self) -> None:
         from train_lm.parallel import Alone
 
         from train_lm.checkpoint import restore_checkpoint
 
-        restore_checkpoint(self.place / "run", self._trainer, Alone())  # type: ignore[arg-type]
+        restore_checkpoint(self.place / "run", self.trainer, Alone())
 
     def serve(self, answers: object) -> None:
         for line in sys.stdin:
