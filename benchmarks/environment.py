@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from cost import read_all
 from loops import timed
 from numpy.typing import NDArray
+from train_lm.parallel import Alone
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import ClockedLearner, Learner, MeasuredText
+from kncl_env.world.world import World
+from train_lm.checkpoint import restore_checkpoint, save_checkpoint
+from train_lm.trainer import Trainer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -71,6 +77,17 @@ def snapshot_seconds(env: TopicExpansionEnv, times: int = 9) -> dict[str, float]
         "snapshot_s": float(np.median([timed(env.snapshot) for _ in range(times)])),
         "restore_s": float(np.median([timed(lambda: env.restore(taken)) for _ in range(times)])),
     }
+
+
+def file_seconds(world: World, trainer: Trainer, folder: Path, times: int = 9) -> dict[str, float]:
+    """Median seconds to open a world and read all of it, and to write and restore a checkpoint."""
+    (run := folder / "checkpoints").mkdir()
+    ways = {
+        "world_open_s": lambda: read_all(World.open(world.path)),
+        "checkpoint_s": lambda: save_checkpoint(run, trainer, Alone()),
+        "resume_s": lambda: restore_checkpoint(run, trainer, Alone()),
+    }
+    return {k: float(np.median([timed(way) for _ in range(times)])) for k, way in ways.items()}
 
 
 class OtherDraws:

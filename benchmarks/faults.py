@@ -150,6 +150,26 @@ def cases(api: str) -> list[Case]:
     ]
 
 
+# What some inputs are made of, besides the world.
+MADE_OF = {
+    "surrogate": "episodes",
+    "model": "loop",
+    "curriculum": "loop",
+    "damaged": "holes",
+}
+
+
+def chosen_cases(api: str, only: str, cold: bool) -> list[tuple[Case, bool, str]]:
+    """Commands whose name holds a pattern, whether with a full cache, and that name."""
+    found = []
+    for case in cases(api):
+        for warm in (False,) if cold else case.variants:
+            name = f"{case.title}, warm" if warm else case.title
+            if re.search(only, name):
+                found.append((case, warm, name))
+    return found
+
+
 @dataclass
 class Row:
     """What came of one case."""
@@ -183,8 +203,8 @@ class Bench:
         (self.trial / "out").mkdir(parents=True)
         if case.before:
             shutil.copytree(self.inputs / case.before, self.trial / "out" / "w")
-        if warm and self.kept.is_dir():
-            shutil.copytree(self.kept, self.trial / "cache")
+        if warm:
+            shutil.copytree(self.kept / case.title, self.trial / "cache")
 
     def run(self, case: Case, mode: int = COUNT, nth: int = 0, half: bool = False) -> int:
         """Exit status, minus the signal's number; `self.said` holds what it printed."""
@@ -248,6 +268,8 @@ def _timeless(name: str, data: bytes) -> bytes:
         kept = [json.loads(line) for line in data.splitlines()]
         clocks = ("seconds", "steps_per_second", "learner_share")
         return json.dumps([{k: v for k, v in x.items() if k not in clocks} for x in kept]).encode()
+    if name.endswith("build.json"):  # how long each stage of a build took, and its memory
+        return b"".join(re.findall(rb'"stage": "[^"]*"', data))
     if name.startswith("out/c"):  # a collection: when its pages came
         return re.sub(rb'"(time|began|started|ended|seconds|seal)":[^,}]*', b"", data)
     return data
@@ -298,13 +320,19 @@ def undisturbed(bench: Bench, case: Case, warm: bool) -> tuple[dict[str, bytes],
     found, litter = bench.left()
     assert not litter, litter
     if case.cache and not warm:
-        shutil.rmtree(bench.kept, ignore_errors=True)
-        shutil.copytree(bench.trial / "cache", bench.kept)
+        shutil.rmtree(bench.kept / case.title, ignore_errors=True)
+        shutil.copytree(bench.trial / "cache", bench.kept / case.title)
     return found, bench.counted()
 
 
-def make_inputs(bench: Bench) -> None:
-    """A world, walks, a model, an order of reading, episodes and a surrogate, by our commands."""
+def make_inputs(bench: Bench, chosen: list[Case]) -> None:
+    """What these commands read: a world, walks, a model, an order of reading, episodes and so on.
+
+    All of it by our own commands.
+    """
+    needs = {name for case in chosen for name in re.findall(r"\bIN/(\w+)", case.words)} | {"world"}
+    for name, of in MADE_OF.items():
+        needs |= {of} if name in needs else set()
     world = "--world IN/world"
     few = f"--policies uniform,random --episodes 4 --learners 2 {TINY}"
     for name, words in {
@@ -314,13 +342,15 @@ def make_inputs(bench: Bench) -> None:
         "surrogate.json": f"kncl-policy surrogate {world} --episodes IN/episodes.jsonl",
         "loop": f"kncl-policy run {world} --policy random --threads 1 {TINY}",
     }.items():
-        if bench.run(Case(f"{words} --out IN/{name}")) != 0:
+        if name.split(".")[0] in needs and bench.run(Case(f"{words} --out IN/{name}")) != 0:
             raise RuntimeError(bench.said.read_text())
-    shutil.copytree(bench.inputs / "loop" / "model", bench.inputs / "model")
-    shutil.copy(bench.inputs / "loop" / "curriculum.jsonl", bench.inputs / "curriculum.jsonl")
-    lines = (bench.inputs / "holes.jsonl").read_text().splitlines(keepends=True)
-    lines[3] = "{\n"  # so that an import has something to complain about
-    (bench.inputs / "damaged.jsonl").write_text("".join(lines[:20]))
+    if "loop" in needs:
+        shutil.copytree(bench.inputs / "loop" / "model", bench.inputs / "model")
+        shutil.copy(bench.inputs / "loop" / "curriculum.jsonl", bench.inputs / "curriculum.jsonl")
+    if "damaged" in needs:
+        lines = (bench.inputs / "holes.jsonl").read_text().splitlines(keepends=True)
+        lines[3] = "{\n"  # so that an import has something to complain about
+        (bench.inputs / "damaged.jsonl").write_text("".join(lines[:20]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -348,24 +378,25 @@ def main() -> int:
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kncl-faults-")))
         bench = Bench(base)
-        make_inputs(bench)
-        for case in cases(wiki(stack)):
-            for warm in (False,) if args.cold else case.variants:
-                name = f"{case.title}, warm" if warm else case.title
-                if not re.search(args.only, name) or time.monotonic() - began > args.seconds:
-                    continue
-                counts = undisturbed(bench, case, warm)[1]
-                for mode in MODES[args.how]:
-                    operations = counts[mode == FULL]
-                    points = np.arange(int(rng.integers(args.every)), operations, args.every) + 1
-                    if args.points is not None and len(points) > args.points:
-                        points = points[np.linspace(0, len(points) - 1, args.points).astype(int)]
-                    rows.append(Row(f"{name}: full" if mode == FULL else name, operations))
-                    disturb(bench, case, points.tolist(), mode, rows[-1], warm)
-                    print(line(rows[-1]), flush=True)
-                    for told in rows[-1].told[:12]:
-                        print(f"    {told}", file=sys.stderr, flush=True)
-                    _write(args.out, rows)
+        chosen = chosen_cases(wiki(stack), args.only, args.cold)
+        make_inputs(bench, [case for case, _, _ in chosen])
+        for case, warm, name in chosen:
+            if time.monotonic() - began > args.seconds:
+                continue
+            if warm:
+                undisturbed(bench, case, warm=False)  # fills the cache
+            counts = undisturbed(bench, case, warm)[1]
+            for mode in MODES[args.how]:
+                operations = counts[mode == FULL]
+                points = np.arange(int(rng.integers(args.every)), operations, args.every) + 1
+                if args.points is not None and len(points) > args.points:
+                    points = points[np.linspace(0, len(points) - 1, args.points).astype(int)]
+                rows.append(Row(f"{name}: full" if mode == FULL else name, operations))
+                disturb(bench, case, points.tolist(), mode, rows[-1], warm)
+                print(line(rows[-1]), flush=True)
+                for told in rows[-1].told[:12]:
+                    print(f"    {told}", file=sys.stderr, flush=True)
+                _write(args.out, rows)
     total = Row("all", sum(r.operations for r in rows))
     for what in ("points", "refused", "different", "litter", "unclear"):
         setattr(total, what, sum(getattr(r, what) for r in rows))

@@ -14,8 +14,8 @@ import torch
 from loops import BareLoop, Ints, Way, bank_way, matmul_rate, trainer_way
 
 from train_lm.bank.bank import LearnerBank
-from train_lm.compiling import can_compile
 from train_lm.files import write_json
+from train_lm.machine.compiling import can_compile
 from train_lm.model import PRESETS, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 

@@ -49,7 +49,7 @@ WORLD = (
 NEEDED = (
     *("faiss", "pyarrow.dataset", "pyarrow.parquet", "scipy.sparse.linalg", "tokenizers"),
     *("sklearn.feature_extraction.text", "kncl_env.world.sources.wikispeedia"),
-    *("policies.curiosity", "rabbit_holes.live.collector", "rabbit_holes.live.wikipedia"),
+    *("policies.curiosity", "rabbit_holes.live.collector", "kncl_env.world.sources.wiki.wikipedia"),
     "train_lm.checkpoint",
 )
 NEEDED_BY_RUNS = (
@@ -438,8 +438,8 @@ def read_ppo(place: Path) -> str:
 
 def read_run(place: Path) -> str:
     from train_lm.checkpoint import restore_checkpoint, save_checkpoint
+    from train_lm.machine.parallel import Alone
     from train_lm.model import ModelConfig, build_model
-    from train_lm.parallel import Alone
     from train_lm.trainer import Trainer, TrainerConfig
 
     model = build_model(ModelConfig(width=16, layers=1, context=8), 40)

@@ -33,7 +33,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent)]
 import faults  # noqa: E402
-from faults import ROOT, Bench, Case, Row, cases, check_rerun, make_inputs  # noqa: E402
+from faults import ROOT, Bench, Case, Row, check_rerun, make_inputs  # noqa: E402
 
 PACKAGES = {
     "kncl-env": "kncl_env",
@@ -157,6 +157,8 @@ def kill(bench: Bench, todo: list[tuple[Case, bool, Row]], points: int, seed: in
     for n in range(points):
         case, warm, row = todo[n % len(todo)]
         if row.command not in known:
+            if warm:
+                faults.undisturbed(bench, case, warm=False)  # fills the cache
             wanted, _ = faults.undisturbed(bench, case, warm)
             known[row.command] = (wanted, *measured(bench, case, warm))
         wanted, first, whole = known[row.command]
@@ -169,7 +171,8 @@ def kill(bench: Bench, todo: list[tuple[Case, bool, Row]], points: int, seed: in
             with suppress(ProcessLookupError):
                 os.killpg(real.pid, signal.SIGKILL)
             real.process.wait()
-            if not late:
+            # Between its last word to the disk and its end there was nothing left to do.
+            if not late and bench.left() != (wanted, []):
                 row.points += 1
                 check_rerun(bench, case, n, row, wanted)
                 break
@@ -178,6 +181,8 @@ def kill(bench: Bench, todo: list[tuple[Case, bool, Row]], points: int, seed: in
 
 def stop(bench: Bench, case: Case, warm: bool, row: Stopped, rng: np.random.Generator) -> None:
     """Both signals at each of three moments."""
+    if warm:
+        faults.undisturbed(bench, case, warm=False)  # fills the cache
     wanted, (operations, _) = faults.undisturbed(bench, case, warm)
     row.operations = operations
     first, _ = measured(bench, case, warm)
@@ -246,16 +251,12 @@ def main() -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     faults.import_everything()
     rng = np.random.default_rng(args.seed)
-    todo: list[tuple[Case, bool, Stopped]] = []
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kncl-signals-")))
         bench = Bench(base)
-        make_inputs(bench)
-        for case in cases(faults.wiki(stack)):
-            for warm in (False,) if args.cold else case.variants:
-                name = f"{case.title}, warm" if warm else case.title
-                if re.search(args.only, name):
-                    todo.append((case, warm, Stopped(name, 0)))
+        chosen = faults.chosen_cases(faults.wiki(stack), args.only, args.cold)
+        make_inputs(bench, [case for case, _, _ in chosen])
+        todo = [(case, warm, Stopped(name, 0)) for case, warm, name in chosen]
         rows = [row for _, _, row in todo]
         if args.how == "kill":
             kill(bench, [(c, w, r) for c, w, r in todo], args.points, args.seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, SupportsFloat
@@ -99,7 +99,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
 
     Reward: drop of held-out loss [bits per byte] on the target mix, as a share of the reducible
     loss; the components are in `info["reward"]`. With a `backward_weight`, the mean loss drop of
-    watched solid topics counts as well. `info["memory"]` tells what became of them.
+    watched solid topics counts as well. `info["memory"]` tells what became of them by now:
+    `backward_transfer` and `forgetting` [bits per byte], and what old text cost beside the budget:
+    `own_tokens` that the learner wrote itself, and `extra_flops`.
 
     Terminated: the frontier is empty. Truncated: the token budget is spent.
 
@@ -151,6 +153,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         )
         self.action_space = spaces.Discrete(slots + 1)
         self.episode: Episode | None = None
+        self._compared = 0  # windows in this step that were measured to be replayed, or not
         self.waited = 0.0
 
     # --- the rules ---------------------------------------------------------------------------
@@ -180,9 +183,8 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
     ) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         topic = self._topic_in_slot(int(action))
         self._require_budget()
-        began = time.perf_counter()
+        self.waited, self._compared = 0.0, 0
         windows = self._rehearse() if topic is None else self._expand(topic)
-        self.waited = time.perf_counter() - began
         self._look_ahead()
         reward = self._learn(windows, topic)
         self._settle(topic)
@@ -218,7 +220,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
                 f"expected a step's {self.settings.windows_per_step} windows, got {len(windows)}"
             )
         self._require_budget()
-        self.waited = 0.0
+        self.waited, self._compared = 0.0, 0
         reward = self._learn(windows, None)
         truncated = self._now.steps >= self.rules.steps
         return reward.total, truncated, self._info(None, reward, windows)
@@ -245,7 +247,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         if np.isnan(self._now.measurements.probe[topic]):
             self._probe(np.array([topic]))  # its first loss drop needs a loss from before
         self._now.nucleus.expand(topic)
+        began = time.perf_counter()
         passages = self.stage.retriever.neighbourhood(topic, self._now.taste)
+        self.waited += time.perf_counter() - began
         past = self._past()
         recall = partial(self.memory.recall, past) if self.memory.begun(past) else nothing
         return self._now.reading_list.expand(
@@ -257,7 +261,12 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         reading_list, lot = self._now.reading_list, self._now.lot
         read = reading_list.times_read > 0
         solid = cache(self._solid_windows)
-        return Past(list(reading_list.pools), solid, read, self.learner.losses, lot)
+        return Past(list(reading_list.pools), solid, read, self._compare, lot)
+
+    def _compare(self, windows: Ints) -> Floats:
+        """Losses of windows that may be replayed."""
+        self._compared += len(windows)
+        return self.learner.losses(windows)
 
     def _lot(self) -> int:
         """What the reservoir's lots are of: the episode's seed decides it, and nothing is drawn."""
@@ -420,7 +429,7 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         loss = now.measurements.loss[-1]
         weight = self.rules.backward_weight
         reward = reward or Reward(loss, loss, self.stage.reducible, 0.0, weight)
-        clock = {} if self.stage.queue is None else {"waited": self.waited}
+        clock = {"waited": self.waited} if self.settings.reading.queue else {}
         return clock | {
             "action_mask": self.action_masks(),
             "tokens": now.steps * self.settings.tokens_per_step,
@@ -430,16 +439,19 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             "title": "" if topic is None else self.stage.world.titles[topic],
             "reward": reward.components(),
             "windows": np.full(self.settings.windows_per_step, -1) if windows is None else windows,
-            "memory": {**now.watched.figures(), **self._cost_of_own_text(windows)},
+            "memory": {**now.watched.figures(), **self._cost_of_old_text(windows)},
         }
 
-    def _cost_of_own_text(self, windows: Ints | None) -> dict[str, float]:
-        """What the learner wrote itself in this step, and what that cost beside the training."""
+    def _cost_of_old_text(self, windows: Ints | None) -> dict[str, float]:
+        """Tokens that the learner wrote itself in this step, and the FLOPs of writing them and of
+        measuring what may be replayed: they come on top of the budget, which is of training.
+        """
         written = 0 if windows is None else int((windows == OWN).sum())
-        tokens = written * self.settings.learner.context
+        passes = written if windows is None else written + self._compared
         # A forward pass is a third of training on a token, a half where the weights stand still.
         parts = 3 if self.settings.change.adapter == "none" else 2
-        return {"own_tokens": tokens, "own_flops": tokens * self.learner.flops_per_token / parts}
+        flops = passes * self.settings.learner.context * self.learner.flops_per_token / parts
+        return {"own_tokens": written * self.settings.learner.context, "extra_flops": flops}
 
     # --- exact copies ------------------------------------------------------------------------
 
@@ -450,6 +462,9 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             self._now.copy(),
             copy.deepcopy(self.np_random.bit_generator.state),
         )
+
+    def return_to(self, expanded: Sequence[int]) -> None:
+        """Before a snapshot is read from a file: let the world be what it was after these."""
 
     def restore(self, snapshot: EnvSnapshot) -> Observation:
         """Return to a snapshot: the same actions from here give the same bytes."""

@@ -83,7 +83,8 @@ class MeasuredText:
         self.end_of_text = end_of_text(world.tokenizer)
         self._windows: dict[tuple[str, int], Ints] = {}
         self._neighbourhoods: dict[int, Ints] = {}
-        self.probe_window = np.array([self._probe_of(t) for t in range(world.n_topics)])  # (N,)
+        every = range(world.n_topics)
+        self.probe_window = np.array([probe_window(world, store, t) for t in every])  # (N,)
 
     def sample(self, split: str, n: int) -> Ints:
         """At most n windows, drawn round-robin over the target's topics; the same for all arms.
@@ -114,14 +115,6 @@ class MeasuredText:
         """(n,) bytes of text that (n, T + 1) tokens ask to predict."""
         return np.asarray(self._bytes[tokens[:, 1:]].sum(1))
 
-    def _probe_of(self, topic: int) -> int:
-        """One window of the topic's `reward` text, of its training text where it has none."""
-        for split in ("reward", "train"):
-            windows = self.store.windows_of(self.world.passages_of(topic, split))
-            if len(windows):
-                return int(windows[0])
-        return -1
-
     def _drawn(self, split: str, n: int) -> Ints:
         rng = np.random.default_rng(0)
         queues = [
@@ -137,6 +130,15 @@ class MeasuredText:
                 "passages are shorter than the context; rebuild with larger --passage-bytes"
             )
         return np.sort(np.array(chosen[:n], dtype=np.int64))
+
+
+def probe_window(world: World, store: TokenStore, topic: int) -> int:
+    """One window of a topic's `reward` text, of its training text where it has none; -1 of none."""
+    for split in ("reward", "train"):
+        windows = store.windows_of(world.passages_of(topic, split))
+        if len(windows):
+            return int(windows[0])
+    return -1
 
 
 class WorldLearner:
@@ -177,36 +179,30 @@ class WorldLearner:
     def train(self, windows: Ints) -> None:
         tokens = self._tokens(windows)
         if self.merge_every and self.since_begun and self.since_begun % self.merge_every == 0:
-            self._alone.merge_and_reset()
+            self.trainer.merge_and_reset()
         self.trainer.train(tokens)
 
     @property
     def since_begun(self) -> int:
         """Updates since the episode began."""
-        return self._alone.updates - self._alone.schedule.start
-
-    @property
-    def _alone(self) -> Trainer:
-        """The trainer, where it is no member of a bank, which merges nothing and writes nothing."""
-        from train_lm.trainer import Trainer
-
-        assert isinstance(self.trainer, Trainer), "expected a trainer, got a member of a bank"
-        return self.trainer
+        return self.trainer.updates - self.trainer.schedule.start
 
     def _tokens(self, windows: Ints) -> Ints:
         """(n, T + 1) token ids; the learner, as it is before it trains, writes what is missing."""
         own = windows < 0
         if not own.any():
             return self.text.store.read(windows)
+        from train_lm.trainer import Trainer
         from train_lm.writing import write_text
 
+        assert isinstance(self.trainer, Trainer), "a bank's learners write nothing"
         length = self.text.store.context + 1
         tokens = np.empty((len(windows), length), dtype=np.int64)
         tokens[~own] = self.text.store.read(windows[~own])
         # The step decides the seed, so that a copy of the learner writes the same text.
         seed = int(hash_json([self.trainer.updates, windows.tolist()])[:15], 16)
         end = self.text.end_of_text
-        tokens[own] = write_text(self._alone.model, int(own.sum()), length, end, seed)
+        tokens[own] = write_text(self.trainer.model, int(own.sum()), length, end, seed)
         return tokens
 
     def held_out_loss(self, split: str = "reward", windows: int | None = None) -> float:

@@ -45,6 +45,15 @@ class Measurements:
         """Whether the learner's held-out loss can be measured at all."""
         return bool(self.loss) and bool(np.isfinite(self.loss[-1]))
 
+    def grown(self, n_topics: int) -> Measurements:
+        """The same of a world with further topics, which were never measured."""
+        more = n_topics - self.n_topics
+        twin = Measurements(n_topics, self.loss, self.rewards, self.consolidations)
+        twin.measured_at[: self.n_topics] = self.measured_at
+        twin.probe = np.pad(self.probe, (0, more), constant_values=np.nan)
+        twin.fall = np.pad(self.fall, (0, more), constant_values=np.nan)
+        return twin
+
     def record_probe(self, topics: Ints, losses: Floats, step: int) -> None:
         """Keep new probe losses; `fall` compares them with the ones before."""
         self.measured_at[topics] = step

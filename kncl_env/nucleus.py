@@ -81,6 +81,16 @@ class Nucleus:
         """Expanded topics that are not solid yet, oldest first."""
         return [t for t in self.expanded if not self.solid[t]]
 
+    def grown(self, graph: TopicGraph) -> Nucleus:
+        """The same nucleus on a graph with further topics, and links among all of them."""
+        twin, more = self.copy(), len(graph) - len(self.graph)
+        twin.graph = graph
+        twin.inside, twin.solid = np.pad(self.inside, (0, more)), np.pad(self.solid, (0, more))
+        twin._touched = twin.solid.copy()
+        for topic in np.flatnonzero(twin.solid).tolist():
+            twin._touched[graph.around(topic)] = True
+        return twin
+
     def copy(self) -> Nucleus:
         twin = Nucleus.__new__(Nucleus)
         twin.graph, twin.seeds, twin.expanded = self.graph, self.seeds, list(self.expanded)

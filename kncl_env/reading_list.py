@@ -71,6 +71,13 @@ class ReadingList:
     def _replayed(self, n: int, rng: np.random.Generator) -> Ints:
         return by_lot(self.pools, n, rng)
 
+    def grown(self, store: TokenStore) -> ReadingList:
+        """The same of a store with further windows, none of them read yet."""
+        twin = self.copy()
+        twin.store = store
+        twin.times_read = np.pad(self.times_read, (0, len(store) - len(self.times_read)))
+        return twin
+
     def copy(self) -> ReadingList:
         twin = ReadingList.__new__(ReadingList)
         twin.store, twin.replay = self.store, self.replay

@@ -202,7 +202,7 @@ class MemorySettings:
         "expansions", f"which old text is replayed: {', '.join(CHOICES)}", "replay_choice"
     )
     buffer: int = _setting(512, "windows that a reservoir keeps", "replay_buffer")
-    strength: float = _setting(1.0, "strength of ewc's hold on the weights", "ewc_strength")
+    strength: float = _setting(10.0, "strength of ewc's hold on the weights", "ewc_strength")
 
     def __post_init__(self) -> None:
         _among(self, "rule", MEMORIES)

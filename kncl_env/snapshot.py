@@ -68,6 +68,8 @@ def unpacked(
     text = Fields.of(head, file, advice).text(BESIDE)
     beside = Fields.of(parse_json(text, file), file, advice)
     try:
+        check_array(arrays["expanded"], "i", (None,), "expanded")
+        env.return_to(arrays["expanded"].tolist())
         _check(arrays, env)
         snapshot = EnvSnapshot(learner, _episode(arrays, env), rng_state(beside.values.get("rng")))
     except (ValueError, LookupError, TypeError) as error:

@@ -129,9 +129,18 @@ class Stage:
         """The windows that everybody counts by."""
         return self.reading_list.store
 
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """The shape of the adapter that an episode trains, if it trains one."""
+        return adapter_of(self.settings.change, self.settings.learner.seed)
+
     def trainer(self) -> Trainer:
         """A fresh model of the learner's architecture, that an episode changes as settings say."""
         return _trainer(self.world, self.settings.learner, self.settings.change)
+
+    def plain_trainer(self) -> Trainer:
+        """The same, of all numbers: as nucleus phase and reference run have it."""
+        return _trainer(self.world, self.settings.learner)
 
     def learner(self, trainer: Any = None) -> WorldLearner:
         """A learner of its own, with a trainer of its own or a member of a bank."""
@@ -149,7 +158,7 @@ class Stage:
         if self.settings.change.adapter == "none":
             model: nn.Module = trainer.model  # type: ignore[union-attr]
             return model
-        whole = _trainer(self.world, self.settings.learner).model
+        whole = self.plain_trainer().model
         weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
         # Only what is tied to another weight has no entry of its own.
         whole.load_state_dict(weights, strict=False)
@@ -165,7 +174,7 @@ class Stage:
         from train_lm.steps.anchors import Anchor
 
         assert self.nucleated is not None, "a learner is anchored after its nucleus phase"
-        trainer = _trainer(self.world, self.settings.learner)
+        trainer = self.plain_trainer()
         trainer.restore(self.nucleated)
         own = np.concatenate([self.world.passages_of(int(t)) for t in self.seeds])
         windows = self.store.windows_of(own)
@@ -254,12 +263,12 @@ def _trainer(
         learning_rate=settings.learning_rate, batch=settings.batch, updates=updates
     )
     vocabulary, end = world.tokenizer.get_vocab_size(), end_of_text(world.tokenizer)
-    adapter = _adapter(change, settings.seed)
+    adapter = adapter_of(change, settings.seed)
     return Trainer(build_model(model, vocabulary, end), config, adapter=adapter)
 
 
-def _adapter(change: ChangeSettings, seed: int) -> AdapterConfig | None:
-    """The shape of an episode's adapter; None where it trains the learner's own numbers."""
+def adapter_of(change: ChangeSettings, seed: int) -> AdapterConfig | None:
+    """The shape of an episode's adapter; None where the learner's own numbers are trained."""
     if change.adapter == "none":
         return None
     from train_lm.adapters import AdapterConfig

@@ -33,7 +33,7 @@ def worth_compiling(updates: int) -> bool:
     """Whether so many learner updates should be compiled, where a compiler is found."""
     import torch
 
-    from train_lm.compiling import can_compile
+    from train_lm.machine.compiling import can_compile
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return updates >= WORTH_COMPILING and can_compile(device)
@@ -98,10 +98,9 @@ class SideBySide:
 def fits_a_bank(settings: Settings) -> bool:
     """Whether one program can train learners with these settings.
 
-    A bank trains all weights of its learners on text of the store: it holds no adapter, and writes
-    nothing.
+    A bank trains its learners on text that it is given: it writes none.
     """
-    return settings.change.adapter == "none" and settings.memory.rule != "self"
+    return settings.memory.rule != "self"
 
 
 def side_by_side(
@@ -131,11 +130,14 @@ def side_by_side(
         singles = [watch(stage.learner()) for _ in range(n)]
         return SideBySide([TopicExpansionEnv(stage, x, render_mode) for x in singles], InTurn())
     trainer = stage.trainer()
+    adapter = stage.adapter
     bank = LearnerBank(
-        [trainer.model] * n,
+        # Adapters stand beside a model that has none yet.
+        [trainer.model if adapter is None else stage.plain_trainer().model] * n,
         trainer.config,
         trainer.device,
         compile=compile,
+        adapter=adapter,
         threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
     )
     lockstep = Lockstep(bank)

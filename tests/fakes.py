@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,14 +13,18 @@ from numpy.typing import NDArray
 
 from kncl_env.entry_points import topic_expansion
 from kncl_env.env import EnvSnapshot, TopicExpansionEnv
+from kncl_env.open_world.articles import ArticleJournal, Fetched, SourceError
+from kncl_env.open_world.outward import Outward
 from kncl_env.reading_list import ReadingList
 from kncl_env.settings import LearnerSettings, MemorySettings, Rules, Settings
 from kncl_env.snapshot import packed, unpacked
 from kncl_env.stage import Stage
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
+from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.graph import TopicGraph
+from kncl_env.world.sources.wiki.live import Crawl, corpus_of_crawl
 from kncl_env.world.world import World
 from policies.arms.registry import arm_of
 from policies.play.curves import Curve, CurveMeter
@@ -199,3 +205,54 @@ def through_a_file(
     found = kept.newest()
     assert found is not None
     return unpacked(found.tensors, found.head, env, found.file)
+
+
+class FakeWiki:
+    """A source of articles made of random words; the same title always has the same article.
+
+    Article i of n links to the next ones, to some far away, to a name that redirects, and to a page
+    that is not there. It may die after a number of answers.
+
+    Attributes:
+        asked: Every title that was asked for, in order.
+    """
+
+    name = "a made-up wiki"
+
+    def __init__(self, n: int = 120, dies_after: int | None = None) -> None:
+        self.n, self.left = n, dies_after
+        self.asked: list[str] = []
+
+    def fetch(self, titles: Sequence[str]) -> list[Fetched]:
+        if self.left is not None:
+            if not self.left:
+                raise SourceError("unreachable: 127.0.0.1:1: connection refused")
+            self.left -= 1
+        self.asked += titles
+        return [self._article(title) for title in titles]
+
+    def _article(self, asked: str) -> Fetched:
+        word, _, number = asked.partition(" ")
+        if word not in ("Article", "Redirect") or not number.isdigit() or int(number) >= self.n:
+            return Fetched(asked, absent="missing")
+        i = int(number)
+        rng = random.Random(i)
+        syllables = ["ba", "ke", "li", "mo", "nu", "ra", "si", "to", "ve", "za"]
+        words = ["".join(rng.choices(syllables, k=3)) for _ in range(18 * 14)]
+        paragraphs = tuple(" ".join(words[k : k + 18]) + "." for k in range(0, len(words), 18))
+        links = [f"Article {(i + step) % self.n}" for step in (1, 2, 7, 31)]
+        links += [f"Redirect {(i + 11) % self.n}", f"Nothing {i}"]
+        return Fetched(asked, f"Article {i}", 10 + i, paragraphs, tuple(links))
+
+    def close(self) -> None:
+        pass
+
+
+def live_world(source: FakeWiki, folder: Path, n: int = 24) -> World:
+    """A world of the first articles of a made-up wiki, as `kncl-env build live` makes one."""
+    journal = ArticleJournal(folder / "world.articles.jsonl", {"api": "made up"})
+    crawl = Crawl(("Article 0",), n)
+    crawl.run(journal, source, lambda _: None)
+    corpus = corpus_of_crawl(crawl, "made up", "none needed", Outward("made up"))
+    config = BuildConfig(vocab_size=300, passage_bytes=200)
+    return build_world(corpus, folder / "world", config)

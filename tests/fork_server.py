@@ -54,6 +54,11 @@ class ForkServer:
         self._helper.wait(30)
         self._helper.stdout.close()
 
+    @property
+    def pid(self) -> int:
+        """The helper process, the parent of every command."""
+        return self._helper.pid
+
     def start(self, arguments: list[str], env: Mapping[str, str] | None = None) -> int:
         """Begin a command, with further variables in its environment; returns its process id."""
         return self._ask({"start": arguments, "env": dict(env or {})})

@@ -7,7 +7,7 @@ import pytest
 COUNT = """
 import resource, sys
 import numpy as np
-from train_lm.allocator import keep_freed_memory
+from train_lm.machine.allocator import keep_freed_memory
 if sys.argv[1] == "kept" and not keep_freed_memory():
     raise SystemExit("refused")
 np.ones(1 << 20)

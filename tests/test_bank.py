@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from train_lm.bank.bank import LearnerBank
 from train_lm.bank.programs import adamw_
 from train_lm.bank.stacks import StackedLlama, StackedModule, stack_of
-from train_lm.compiling import can_compile
+from train_lm.machine.compiling import can_compile
 from train_lm.model import ModelConfig, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 

@@ -188,7 +188,7 @@ def test_a_bank_holds_what_one_program_can_train() -> None:
         (True, {"updates": "topk"}),
         (True, {"memory": "ewc"}),
         (False, {"memory": "self"}),
-        (False, {"adapter": "relora"}),
+        (True, {"adapter": "relora"}),
     ):
         assert fits_a_bank(Settings.of(**settings)) == fits
 
@@ -252,3 +252,35 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes_and_one_whole_model(
     assert 0 < summary["parameters_changed"] < summary["parameters"]
     assert summary["optimizer_bytes"] > 0
     assert learner.held_out_loss("select") == pytest.approx(told, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--adapter lora --updates topk", "expected full updates of an adapter, got topk"),
+        ("--adapter relora --memory ewc", "expected no adapter with memory ewc, got relora"),
+        ("--memory none --replay-choice solid", "expected memory replay for a replay_choice"),
+        ("--backward-weight 1", "expected watched >= 1 for a backward_weight of 1.0, got 0"),
+        ("--updates-share 2", "expected updates_share above 0, at most 1, got 2.0"),
+        ("--memory everything", "expected memory among none, replay, ewc, self"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["evaluate", "train", "run", "record"])
+def test_a_wrong_combination_is_one_line_before_anything_is_trained(
+    small_world: World,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    words: str,
+    told: str,
+) -> None:
+    monkeypatch.setattr(Trainer, "train", None)
+    argv = [verb, "--world", str(small_world.path), "--out", str(tmp_path / "out")]
+    arms = {"evaluate": ["--policies", "uniform,random"], "record": ["--policies", "random"]}
+    argv += arms.get(verb, ["--policy", "random"] if verb == "run" else [])
+    assert main([*argv, *OPTIONS, *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+    assert not (tmp_path / "out").exists()

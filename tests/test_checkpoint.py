@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from train_lm.checkpoint import CARD, Checkpoints, claim_run
+from train_lm.checkpoint import CARD, Checkpoints, claim_run, cut_metrics
 from train_lm.files import read_json, write_json
 
 SETTINGS: dict[str, Any] = {
@@ -147,3 +147,18 @@ def test_an_edited_card_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
     # A card of before there were digests.
     write_json(tmp_path / "run" / CARD, {"steps": 6, "file": card["file"]})
     assert kept.newest().done == 6  # type: ignore[union-attr]
+
+
+def test_lines_of_metrics_that_damage_took_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "metrics.jsonl"
+    lines = [f'{{"update": {n}}}\n' for n in range(1, 6)]
+    file.write_text("".join(lines) + '{"upd')
+    cut_metrics(file, 4)
+    assert file.read_text() == "".join(lines[:4])
+    assert not caplog.records
+    file.write_text("".join([*lines[:2], "{", *lines[2:]]))
+    cut_metrics(file, 4)
+    assert file.read_text() == "".join(lines[:2])
+    assert caplog.messages == [f"{file}: lines of update 3 to 4 are lost: damaged"]

@@ -259,7 +259,7 @@ def test_a_run_tells_what_watched_topics_forgot_and_what_it_wrote_itself(
     # By now the nucleus' topics are not as they were.
     assert told[-1]["backward_transfer"] != 0
     assert {line.get("own_tokens", 0) for line in told} <= {0, settings.tokens_per_step // 2}
-    assert any("own_flops" in line for line in told)
+    assert any("extra_flops" in line for line in told)
     tags = {"forgetting [bits per byte]", "backward transfer [bits per byte]"}
     written = next((out / "tensorboard").glob("events*")).read_bytes()
     assert all(tag.encode() in written for tag in tags)

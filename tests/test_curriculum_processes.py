@@ -17,6 +17,7 @@ from test_curriculum_run import metrics, weights, write
 from kncl_env.world.world import World
 
 KILLS = 20
+NEEDS = ("accelerate", "torch.utils.tensorboard", "transformers.models.llama.modeling_llama")
 
 
 def names(out: Path) -> list[str]:
@@ -25,8 +26,7 @@ def names(out: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
-    needs = ("accelerate", "torch.utils.tensorboard", "transformers.models.llama.modeling_llama")
-    with ForkServer("train_lm.cli", "train_lm.curriculum_run", *needs) as started:
+    with ForkServer("train_lm.cli", "train_lm.curriculum_run", *NEEDS) as started:
         yield started
 
 
@@ -71,6 +71,43 @@ def test_runs_killed_at_twenty_random_moments_end_with_the_same_bytes(
     assert len(set(reached)) >= 2, reached
 
 
+def pair_of(server: ForkServer, argv: list[str]) -> list[int]:
+    """Two processes that train one model, as a launcher would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [server.start(argv, {**env, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
+
+
+@pytest.mark.slow
+def test_processes_end_with_a_launcher_that_is_killed(small_world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = command(small_world, tmp_path, out, "--save-every", "1")
+    argv[argv.index("--batch") + 1] = "2"  # more updates than there is time for
+    with ForkServer("train_lm.cli", "train_lm.curriculum_run", *NEEDS) as launcher:
+        for _ in range(3):  # a port that was free may be taken when they want to meet there
+            pids = pair_of(launcher, argv)
+            while all(map(launcher.running, pids)) and not (out / "checkpoint.json").is_file():
+                time.sleep(0.01)
+            if all(map(launcher.running, pids)):
+                break
+        assert all(map(launcher.running, pids))
+        launcher.kill(launcher.pid)
+    deadline = time.monotonic() + 5
+    while any(map(lives, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [(), ("--shard", "--gradient-checkpointing")], ids=["ddp", "fsdp"]
@@ -81,12 +118,7 @@ def test_two_processes_train_what_one_does(
     from transformers import AutoModelForCausalLM
 
     def together(out: Path, *more: str) -> list[int]:
-        argv = command(small_world, tmp_path, out, *options, *more)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        return [server.start(argv, {**env, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
+        return pair_of(server, command(small_world, tmp_path, out, *options, *more))
 
     alone, pair, cut = tmp_path / "alone", tmp_path / "pair", tmp_path / "cut"
     assert server.wait(server.start(command(small_world, tmp_path, alone))) == 0

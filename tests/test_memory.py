@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeLearner, env_of, fake_env, through_a_file
+from fakes import RULES, FakeLearner, env_of, fake_env, through_a_file
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.forgetting import backward_transfer
 from kncl_env.memory import (
+    CANDIDATES,
     OWN,
     Hardest,
     Past,
@@ -21,8 +23,10 @@ from kncl_env.memory import (
     memory_of,
     stored,
 )
+from kncl_env.passage_traits import LEVELS, TRAITS
 from kncl_env.settings import MemorySettings, Settings
 from kncl_env.stage import open_stage
+from kncl_env.taste import Taste
 from kncl_env.vector import side_by_side
 from kncl_env.world.world import World
 from train_lm.model import ModelConfig, build_model
@@ -222,10 +226,19 @@ def test_a_learner_writes_its_old_text_itself_and_the_cost_is_told(small_world: 
     assert (info["windows"] == OWN).sum() == n // 2
     assert len(stored(info["windows"])) == n // 2
     assert info["memory"]["own_tokens"] == n // 2 * 32
-    assert info["memory"]["own_flops"] == n // 2 * 32 * env.learner.flops_per_token / 3
+    forward = env.learner.flops_per_token / 3
+    assert info["memory"]["extra_flops"] == n // 2 * 32 * forward
     assert env.episode.reading_list.times_read[-1] <= 1  # no window was taken for text of its own
     rehearsed = env.step(env.rules.slots)[4]
-    assert rehearsed["memory"]["own_tokens"] == 0
+    assert rehearsed["memory"]["own_tokens"] == rehearsed["memory"]["extra_flops"] == 0
+
+
+def test_what_measuring_old_text_costs_is_told(small_world: World) -> None:
+    env = env_of(small_world, **SETTINGS, replay_choice="loss")
+    env.reset(seed=0)
+    n, forward = env.settings.windows_per_step, env.learner.flops_per_token / 3
+    found = [env.step(action)[4]["memory"]["extra_flops"] for action in (0, env.rules.slots)]
+    assert found == [CANDIDATES * (n // 2) * 32 * forward, 0]
 
 
 # --- watched topics -----------------------------------------------------------------------------
@@ -251,6 +264,38 @@ def test_watched_topics_tell_what_later_steps_did_to_them(small_world: World) ->
     np.testing.assert_allclose(matrix.before[:2], start, rtol=1e-6)
     np.testing.assert_allclose(matrix.after[-1], measured(), rtol=1e-6)
     assert info["memory"]["backward_transfer"] == backward_transfer(matrix)
+
+
+def test_solid_topics_join_the_watched_ones_until_the_places_are_taken() -> None:
+    env = fake_env(seeds=(0, 8, 16, 24), rules=replace(RULES, watched=5))
+    env.reset(seed=0)
+    watched = env.episode.watched
+    assert watched.topics == [0, 16, 24]  # three of five places, spread over the seeds
+    solid: list[int] = []
+    for step in range(env.rules.steps):
+        env.step(0 if step < 4 else env.rules.slots)
+        solid += [t for t in env.episode.nucleus.expanded if env.episode.nucleus.solid[t]]
+    joined = list(dict.fromkeys(solid))
+    assert len(joined) > 2
+    assert watched.topics[3:] == joined[:2]
+    assert watched.since[:3] == [-1] * 3
+    assert all(0 < step < env.rules.steps for step in watched.since[3:])
+    lengths = [len(row) for row in watched.rows]
+    assert lengths[0] == 3
+    assert lengths == sorted(lengths)
+    # A topic is in the row of the step that made it solid, and in no earlier one.
+    for k, since in list(enumerate(watched.since))[3:]:
+        assert lengths[since] <= k < lengths[since + 1]
+
+
+def test_with_a_taste_old_text_is_to_the_taste_too() -> None:
+    env = fake_env(seeds=(0, 15), memory=MemorySettings(choice="solid"))
+    env.reset(seed=0, options={"taste": Taste.of(np.ones((len(TRAITS), LEVELS)), 0.5)})
+    env.step(0)
+    windows = env.step(0)[4]["windows"]
+    # A fake retriever likes the first of a topic's four passages alone.
+    assert (env.stage.store.document[windows] % 4 == 0).all()
+    assert np.isin(env.learner.topic_of_window[windows], (0, 15)).any()
 
 
 def test_watching_changes_nothing_that_is_played(small_world: World) -> None:
@@ -290,8 +335,6 @@ class Forgetful(FakeLearner):
 
 
 def test_the_backward_term_pays_for_what_is_kept_as_a_component_of_its_own() -> None:
-    from dataclasses import replace
-
     def played(weight: float) -> dict[str, Any]:
         env = fake_env()
         rules = replace(env.rules, watched=1, backward_weight=weight)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolic
 from rabbit_holes.cli import main as rabbit_holes
 from train_lm.cli import main as train_lm
 from train_lm.files import append_line, move_folder, replacing, replacing_folder, sweep
-from train_lm.outputs import alone, told_command
+from train_lm.outputs import Hold, alone, told_command
 
 ROOT = Path(__file__).parents[1]
 MAINS = {
@@ -169,43 +170,84 @@ def test_a_file_that_a_command_reads_is_not_replaced_though_it_made_it(
     assert out.read_bytes() == (inputs / "holes.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("writer", [*WRITERS, "record"])
-def test_a_second_writer_is_told_who_holds_the_output(
-    writer: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+# With those whose inputs would be dear: who holds an output is looked at before any of them.
+ALL_WRITERS = {
+    **WRITERS,
+    "record": [
+        *("kncl-policy", "record", "--world", "IN/world", "--policies", "uniform"),
+        *("--out", "OUT", *TINY),
+    ],
+    "surrogate": [
+        *("kncl-policy", "surrogate", "--world", "IN/world", "--episodes", "IN/episodes.jsonl"),
+        *("--out", "OUT"),
+    ],
+    "generate": [
+        *("rabbit-holes", "generate", "--world", "IN/world", "--model", "IN/model"),
+        *("--device", "cpu", "--out", "OUT"),
+    ],
+    "collect": [
+        *("rabbit-holes", "collect", "--seed", "A", "--api-url", "http://127.0.0.1:9/w/api.php"),
+        *("--contact", "you@example.org", "--out", "OUT"),
+    ],
+}
+
+
+@contextmanager
+def paused_with_its_lock(words: list[str], out: Path, inputs: Path) -> Iterator[int]:
+    """The process of a command that stands still from the moment that it holds its output."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        take = Hold.take
+
+        def paused(hold: Hold) -> None:
+            take(hold)
+            os.write(tell, str(hold.out).encode())
+            time.sleep(600)
+
+        try:
+            Hold.take = paused  # type: ignore[method-assign]
+            call(words, out, inputs)
+        finally:
+            os._exit(1)
+    os.close(tell)
+    try:
+        assert os.read(told, 4096).decode() == str(out)
+        yield pid
+    finally:
+        os.close(told)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("first", ALL_WRITERS)
+def test_whoever_comes_second_is_told_who_holds_the_output(
+    first: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = ["kncl-policy", "record", "--world", "IN/world", "--policies", "uniform"]
-    words = {**WRITERS, "record": [*record, "--out", "OUT", *TINY]}[writer]
-    code = (
-        "import sys; from pathlib import Path; from train_lm.outputs import alone, told_command\n"
-        "told_command(['a', 'long walk'])\n"
-        "with alone(Path(sys.argv[1])) as hold:\n"
-        "    hold.go_on(); print('held', flush=True); sys.stdin.read()"
-    )
     out = tmp_path / "out"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(out)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        assert call(words, out, inputs) == 2
-        said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert f"got another process that writes it, {holder.pid} (a 'long walk')" in said
-        assert not out.exists()
-        holder.send_signal(signal.SIGKILL)
-    with alone(out):  # the system has set it free
+    with paused_with_its_lock(ALL_WRITERS[first], out, inputs) as pid:
+        for second, words in ALL_WRITERS.items():
+            capsys.readouterr()
+            assert call(words, out, inputs) == 2, second
+            said = capsys.readouterr().err.strip().splitlines()[-1]
+            holder = f"got another process that writes it, {pid} ({' '.join(words_of(first))} "
+            assert holder in said, second
+            assert not out.exists(), second
+    with alone(out):  # it was killed: the system has set its output free
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert not out.with_name(".out.lock").exists()
+
+
+def words_of(writer: str) -> list[str]:
+    """What a lock says of a command: its program and verb."""
+    return ALL_WRITERS[writer][:2]
 
 
 def test_what_the_same_command_left_when_it_was_killed_needs_no_force(tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from train_lm.outputs import alone, told_command\n"
+        "from train_lm.outputs import Hold, alone, told_command\n"
         "told_command(['walk', '--seed', '1']); out = Path(sys.argv[1])\n"
         "with alone(out) as hold:\n"
         "    hold.begin_anew(False, Path.is_file); out.write_text('whole')\n"
@@ -288,7 +330,7 @@ DOORS = {
     "kncl_env/world/build.py": "drafts, in the folder of a build",
     "kncl_env/world/drafting.py": "drafts, in the folder of a build",
     "kncl_env/world/cut.py": "drafts, in the folder of a build",
-    "train_lm/array_files.py": "drafts",
+    "train_lm/checked/rows.py": "drafts",
     "train_lm/training_text.py": "drafts, below `folder`",
     # Append-only files with a lock of their own, and what goes when it is begun anew:
     "rabbit_holes/path.py": "PathWriter",

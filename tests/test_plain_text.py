@@ -270,6 +270,25 @@ def test_a_fault_of_ours_is_traced_harmlessly() -> None:
     assert done.stderr.startswith("RuntimeError: [31mred\n")
 
 
+def test_what_fails_beside_the_command_is_traced_harmlessly() -> None:
+    code = (
+        "import threading\nfrom train_lm.command_line import run\n"
+        "def fails(error=KeyError('\\x1b[31mthread')):\n    raise error\n"
+        "class Late:\n    def __init__(self, error): self.error = error\n"
+        "    def __del__(self): raise self.error\n"
+        "def action():\n    thread = threading.Thread(target=fails)\n"
+        "    thread.start(); thread.join()\n"
+        "    Late(KeyError('\\x1b[31mlate')); Late(OSError(28, 'No space left'))\n"
+        "run(action)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert harmless(done.stderr)
+    assert "thread" in done.stderr
+    assert "late" in done.stderr
+    assert "No space left" not in done.stderr  # who wrote there has been told
+
+
 @pairs
 def test_a_topic_is_shown_harmlessly(
     hostile_world: World, title: str, seen: str, capsys: pytest.CaptureFixture[str]

@@ -100,12 +100,13 @@ def test_the_likeliest_come_first_and_no_more_than_were_asked_for(
 ) -> None:
     queue = queue_of(small_world, tmp_path / "jobs.sqlite", ahead=3)
     held = threading.Event()
-    queue.retrieve = lambda topic, taste: (
-        (held.wait(60), queue.did.append(topic))[0]
-        or (  # type: ignore[assignment, func-returns-value, return-value]
-            np.zeros(0, dtype=np.int64)
-        )
-    )
+
+    def slow(topic: int, taste: Taste | None) -> Ints:
+        assert held.wait(60)
+        queue.did.append(topic)
+        return np.zeros(0, dtype=np.int64)
+
+    queue.retrieve = slow  # type: ignore[method-assign]
     queue.expect([1])  # is begun
     while not queue._at:
         pass
@@ -241,11 +242,9 @@ def test_the_next_slots_are_expected_while_the_learner_trains(
             kept += 1
     assert kept >= 1
     snapshot = env.snapshot()
-    env.step(0)
-    slots = env.episode.slots
+    seen = env.step(0)[0]["candidates"]
     env.restore(snapshot)
-    env.step(0)
-    assert np.array_equal(env.episode.slots, slots)
+    assert np.array_equal(env.step(0)[0]["candidates"], seen)
 
 
 def test_info_tells_with_a_queue_how_long_the_learner_waited(small_world: World) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kncl_env.world.corpus import Tally
-from kncl_env.world.sources.archive import Archive
+from kncl_env.world.sources.archive import Archive, fetch
 from kncl_env.world.sources.wikispeedia import (
     CHARITY_PAGES,
     GRAPH_DIR,
@@ -511,3 +511,12 @@ def test_an_archive_needs_a_sensible_address_and_checksum() -> None:
         Archive("file:///etc/x.tar.gz", "x")
     with pytest.raises(ValueError, match="expected 64 hexadecimal digits"):
         Archive("http://example.org/x.tar.gz", "x", sha256="abc")
+
+
+def test_a_damaged_list_of_downloads_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
+    archive = Archive("http://127.0.0.1:9/words.tar.gz", "words")
+    for text in ("{", "[]", '{"words.tar.gz": 3}'):
+        (tmp_path / "downloads.json").write_text(text)
+        with pytest.raises(ValueError, match=r"downloads\.json"):
+            fetch(archive, tmp_path)
+        assert [f.name for f in tmp_path.iterdir()] == ["downloads.json"]

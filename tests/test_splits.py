@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from kncl_env.world.corpus import Article
 from kncl_env.world.overlap import unproved
+from kncl_env.world.scripts import word_runs
 from kncl_env.world.splits import (
     HELD_OUT,
     Passage,
     cut_passages,
     split_article,
-    word_runs,
 )
 
 WORDS = "one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -99,14 +99,16 @@ class Adapter:
         config: Its shape; `targets` name every layer.
         weights: By peft's names, as in `adapter_model.safetensors`.
         base: Digest of the base it was trained on; empty where that is not known.
+        about: What its writer says of it.
     """
 
     config: AdapterConfig
     weights: Mapping[str, Tensor]
     base: str = ""
+    about: Mapping[str, object] = field(default_factory=dict)
 
     def deltas(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Scaled A (r, in) and B (out, r) of each layer: B A is what is added to its matrix."""
+        """Scaled A (r, in) and B (out, r) of each layer: B A x is added to what it makes of x."""
         found = {}
         for name, down in self.weights.items():
             if name.endswith("lora_A.weight"):
@@ -173,6 +175,17 @@ class Adapted:
             self._numbers[name].copy_(value)
 
     @torch.no_grad()
+    def unwrap(self) -> nn.Module:
+        """The plain model with the adapter merged in; what peft wrapped is no more."""
+        weights = self.merged()
+        of_peft: Any = self.model
+        found: nn.Module = of_peft.unload()
+        for name, parameter in found.named_parameters():
+            parameter.copy_(weights[name])
+            parameter.requires_grad_(True)
+        return found
+
+    @torch.no_grad()
     def rebase(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights of the plain model, by their plain names, and a fresh adapter."""
         for name, value in self.frozen.items():
@@ -222,6 +235,11 @@ class Adapted:
         own = {n: p for n, p in self._numbers.items() if "lora_" in n}
         for name, value in fitted(adapter, own, self.config, digest).items():
             own[name].copy_(value)
+
+
+def base_digest(model: nn.Module) -> str:
+    """What tells the weights of a plain model from others; an adapter's card has its base's."""
+    return digest_of(dict(model.named_parameters()), {})
 
 
 def check_base(
@@ -362,6 +380,15 @@ def lora_config(config: AdapterConfig) -> LoraConfig:
         lora_dropout=config.dropout,
         task_type="CAUSAL_LM",
     )
+
+
+def peft_settings(config: AdapterConfig) -> dict[str, object]:
+    """What peft writes of an adapter, as JSON has it."""
+    found: dict[str, object] = dict(lora_config(config).to_dict())
+    for name, value in found.items():
+        if isinstance(value, set):
+            found[name] = sorted(value)
+    return {**found, "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True}
 
 
 def _wrapped(model: nn.Module, config: AdapterConfig) -> nn.Module:
@@ -520,8 +547,27 @@ def with_adapter(base: nn.Module, adapter: Adapter) -> nn.Module:
         return _with_all(twin, [adapter], [OURS]).eval()
 
 
+def with_merged(base: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
+    """A plain model's weights with an adapter merged in, under a snapshot's names.
+
+    Raises:
+        ValueError: The adapter does not fit the base.
+    """
+    model = with_adapter(base, adapter)
+    numbers = {n: p.detach() for n, p in model.named_parameters()}
+    found = {plain(n): p.clone() for n, p in numbers.items() if "lora_" not in n}
+    for site in sites_of(model):
+        found[site.weight] += site.delta(numbers, adapter.config.scale)
+    return {f"model.{name}": value for name, value in found.items()}
+
+
 def arrow_model(
-    base: nn.Module, folders: Sequence[Path], *, top: int = 3, temperature: float = 1.0
+    base: nn.Module,
+    folders: Sequence[Path],
+    *,
+    top: int = 3,
+    temperature: float = 1.0,
+    seed: int = 0,
 ) -> nn.Module:
     """A model that mixes saved adapters for each token and layer, by peft's Arrow.
 
@@ -533,10 +579,12 @@ def arrow_model(
         base: The plain model; its weights are shared and left as they are.
         folders: Of adapters of one base, rank and shape, as `save_adapter` wrote them and
             `open_adapter` has looked at them.
+        seed: Of the power iteration that finds the prototypes, at the first tokens.
     """
     from peft import ArrowConfig, create_arrow_model
 
-    shape = ArrowConfig(top_k=min(top, len(folders)), router_temperature=temperature)
+    most = min(top, len(folders))
+    shape = ArrowConfig(top_k=most, router_temperature=temperature, rng_seed=seed)
     with _beside(base) as twin, _quiet():
         of_peft: Any = twin  # a PreTrainedModel to it
         model: nn.Module = create_arrow_model(of_peft, [str(f) for f in folders], shape)

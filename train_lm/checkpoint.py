@@ -21,8 +21,8 @@ from train_lm.checked.digests import read_sealed, sealed
 from train_lm.checked.inside import check_links, inside
 from train_lm.checked.records import Fields, parse_json
 from train_lm.files import read_json, replacing, write_json
+from train_lm.machine.parallel import Parallel
 from train_lm.outputs import MADE_BY, SETTINGS
-from train_lm.parallel import Parallel
 from train_lm.trainer import Trainer, save_snapshot
 
 log = logging.getLogger(__name__)
@@ -241,17 +241,22 @@ def _filled(found: Any, defaults: Any) -> Any:
 
 
 def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
-    """Drop lines after the given unit, and one that was not finished: both are written again."""
+    """Drop lines after the given unit, and one that was not finished: both are written again.
+
+    Whatever stands after a damaged line cannot be kept either, and is told.
+    """
     if not file.is_file():
         return
-    found, kept = file.read_bytes(), 0
+    found, kept, last = file.read_bytes(), 0, 0
     for line in found.splitlines(keepends=True):
         try:
-            if not line.endswith(b"\n") or parse_json(line, file)[unit] > done:
+            if not line.endswith(b"\n") or (here := parse_json(line, file)[unit]) > done:
                 break
         except (ValueError, KeyError, TypeError):
             break
-        kept += len(line)
+        kept, last = kept + len(line), here
+    if last != done:
+        log.warning("%s: lines of %s %s to %s are lost: damaged", file, unit, last + 1, done)
     if kept < len(found):
         with replacing(file) as part:
             part.write_bytes(found[:kept])

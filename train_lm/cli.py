@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="empty RUN and begin again (default: go on in it)"
     )
     _add_settings(verb)
+    _add_part(verb)
     _add_machine(verb)
     verb.set_defaults(run=_run, **{GOES_ON: True})
     return parser
@@ -110,6 +111,78 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_part(verb: argparse.ArgumentParser) -> None:
+    part = verb.add_argument_group("which part of the model changes")
+    part.add_argument(
+        "--adapter",
+        choices=("none", "lora", "relora"),
+        default="none",
+        help="lora: weights of low rank beside the model's own, which stay; relora: the same, "
+        "merged now and then (default: none, the whole model)",
+    )
+    part.add_argument(
+        "--adapter-rank", type=int, default=8, help="rank of an adapter's matrices (default: 8)"
+    )
+    part.add_argument(
+        "--adapter-alpha",
+        type=float,
+        default=16.0,
+        help="factor of what an adapter adds, times its rank (default: 16)",
+    )
+    part.add_argument(
+        "--adapter-targets",
+        default="all",
+        metavar="NAMES",
+        help="layers that get an adapter, by the ends of their names, with commas: q_proj,v_proj "
+        "(default: all, every linear layer but the head)",
+    )
+    part.add_argument(
+        "--merge-every",
+        type=int,
+        default=10,
+        help="steps of the curriculum after which relora merges (default: 10)",
+    )
+    part.add_argument(
+        "--merge",
+        action="store_true",
+        help="also write the model with lora's adapter merged in (default: the adapter alone)",
+    )
+    part.add_argument(
+        "--updates",
+        dest="updates_rule",
+        choices=("full", "topk", "lowrank"),
+        default="full",
+        help="what becomes of a gradient; topk: its largest numbers count; lowrank: it is "
+        "projected on few directions (default: full)",
+    )
+    part.add_argument(
+        "--updates-share",
+        type=float,
+        default=0.05,
+        help="share of the numbers that topk changes, above 0, at most 1 (default: 0.05)",
+    )
+    part.add_argument(
+        "--updates-scope",
+        choices=("global", "tensor"),
+        default="global",
+        help="whether that share is of all numbers or of each tensor's (default: global)",
+    )
+    part.add_argument(
+        "--updates-feedback",
+        action="store_true",
+        help="topk adds what it left out to the next gradient (default: it is forgotten)",
+    )
+    part.add_argument(
+        "--updates-rank", type=int, default=8, help="rank of lowrank's gradients (default: 8)"
+    )
+    part.add_argument(
+        "--updates-refresh",
+        type=int,
+        default=200,
+        help="updates after which lowrank chooses its directions anew (default: 200)",
+    )
+
+
 def _add_machine(verb: argparse.ArgumentParser) -> None:
     how = verb.add_argument_group("how it is carried out; the result is the same but for rounding")
     how.add_argument(
@@ -161,6 +234,18 @@ def _run(args: argparse.Namespace) -> int:
         replay=args.replay,
         weight_decay=args.weight_decay,
         seed=args.seed,
+        adapter=args.adapter,
+        adapter_rank=args.adapter_rank,
+        adapter_alpha=args.adapter_alpha,
+        adapter_targets=args.adapter_targets,
+        merge_every=args.merge_every,
+        merge=args.merge,
+        updates_rule=args.updates_rule,
+        updates_share=args.updates_share,
+        updates_scope=args.updates_scope,
+        updates_feedback=args.updates_feedback,
+        updates_rank=args.updates_rank,
+        updates_refresh=args.updates_refresh,
     )
     machine = Machine(
         cpu=args.cpu,
@@ -190,7 +275,8 @@ def _run(args: argparse.Namespace) -> int:
             how = "to go on: torchrun as before" if several else again("train-lm", args.argv)
             raise type(stopped)(f"{last_checkpoint(args.out)}; {how}") from None
     if first:
-        say(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
+        opened = "AutoModelForCausalLM" if place.name == "model" else "peft.PeftModel"
+        say(f"{place}: open it with {opened}.from_pretrained")
     return 0
 
 

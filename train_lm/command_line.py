@@ -24,7 +24,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 from train_lm import say_again
-from train_lm.allocator import keep_freed_memory
+from train_lm.machine.allocator import keep_freed_memory
 from train_lm.outputs import interrupted, told_command
 from train_lm.plain_text import visible, visible_lines
 from train_lm.provenance import version
@@ -263,6 +263,8 @@ def _tell_visibly() -> None:
         warnings.formatwarning = _warning(warnings.formatwarning)
     sys.excepthook = _trace
     threading.excepthook = _silent_of_files
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _silent_of_files
 
 
 def _warning(form: Callable[..., str]) -> Callable[..., str]:
@@ -276,8 +278,11 @@ def _trace(kind: type[BaseException], error: BaseException, where: TracebackType
     say_lines("".join(traceback.format_exception(kind, error, where)).rstrip(), error=True)
 
 
-def _silent_of_files(told: threading.ExceptHookArgs) -> None:
-    """What a library's thread could not write is told once, by whoever waits for that thread."""
+def _silent_of_files(told: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+    """What a library's thread, or what is closed late, could not write is told once, elsewhere.
+
+    Whoever waits for that thread, or has written there before, has the same error.
+    """
     if told.exc_value is not None and not isinstance(told.exc_value, OSError):
         _trace(told.exc_type, told.exc_value, told.exc_traceback)
 

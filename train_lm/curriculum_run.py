@@ -7,14 +7,16 @@ same bytes as one that was never stopped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from train_lm.adapters import AdapterConfig
 from train_lm.checkpoint import (
     claim_run,
     cut_metrics,
@@ -22,18 +24,21 @@ from train_lm.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
+from train_lm.composing.adapter_files import save_adapter
 from train_lm.curriculum import Curriculum, read_curriculum
 from train_lm.files import append_line, hash_file, naming
+from train_lm.machine.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.model import PRESETS, check_seed, open_model, save_model
 from train_lm.outputs import Hold, alone
-from train_lm.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.processes import end_with_parent
 from train_lm.reading_order import plan_order
 from train_lm.tokenizer import as_transformers, load_tokenizer
 from train_lm.trainer import Trainer, TrainerConfig
 from train_lm.training_text import TrainingText, check_world, open_text, tokenizer_hash
+from train_lm.updates import Updates
 
 COMMAND = "train-lm run"
+ADAPTERS = ("none", "lora", "relora")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,15 @@ class RunConfig:
             its episode already.
         weight_decay: Decoupled decay of matrices.
         seed: Of initial weights and of the order within a step, of 32 bits.
+        adapter: `none`; `lora`, weights of low rank beside the model's own, which stay; or
+            `relora`, which merges them now and then and begins fresh ones.
+        adapter_rank, adapter_alpha: Rank of an adapter, and the numerator of its scale alpha/rank.
+        adapter_targets: Ends of the names of layers, with commas; `all` linear ones but the head.
+        merge_every: Steps of the curriculum after which `relora` merges.
+        merge: Whether a `lora` run also writes the model with its adapter merged in.
+        updates_rule: Which part of a gradient becomes a step: `full`, `topk` or `lowrank`.
+        updates_share, updates_scope, updates_feedback: Of `topk`; see `Updates`.
+        updates_rank, updates_refresh: Of `lowrank`; see `Updates`.
     """
 
     model: str = "s"
@@ -62,6 +76,18 @@ class RunConfig:
     replay: float = 0.0
     weight_decay: float = 0.1
     seed: int = 0
+    adapter: str = "none"
+    adapter_rank: int = 8
+    adapter_alpha: float = 16.0
+    adapter_targets: str = "all"
+    merge_every: int = 10
+    merge: bool = False
+    updates_rule: str = "full"
+    updates_share: float = 0.05
+    updates_scope: str = "global"
+    updates_feedback: bool = False
+    updates_rank: int = 8
+    updates_refresh: int = 200
 
     def __post_init__(self) -> None:
         if not 0 <= self.replay < 1:
@@ -69,7 +95,26 @@ class RunConfig:
         if self.context < 0 or self.context == 1:
             raise ValueError(f"expected a context of at least 2 tokens, got {self.context}")
         check_seed(self.seed)
+        if self.adapter not in ADAPTERS or self.merge_every < 1:
+            raise ValueError(
+                f"expected an adapter among {ADAPTERS} and merge_every >= 1, got "
+                f"{self.adapter!r} and {self.merge_every}"
+            )
+        if self.adapter != "none" and self.model in PRESETS:
+            raise ValueError(
+                f"expected a trained model under an adapter, got the preset {self.model}, whose "
+                "weights are fresh: train it first and name its directory"
+            )
+        self.adapter_config()
         self.trainer(1, 1)
+
+    def adapter_config(self) -> AdapterConfig | None:
+        """Shape of the adapter that trains; None where the whole model does."""
+        if self.adapter == "none":
+            return None
+        named = "" if self.adapter_targets == "all" else self.adapter_targets
+        targets = tuple(name for name in named.split(",") if name)
+        return AdapterConfig(self.adapter_rank, self.adapter_alpha, targets, seed=self.seed)
 
     def trainer(self, processes: int, accumulate: int) -> TrainerConfig:
         """Settings of one process' trainer."""
@@ -84,6 +129,14 @@ class RunConfig:
             precision=self.precision,
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
+            updates=Updates(
+                rule=self.updates_rule,
+                share=self.updates_share,
+                scope=self.updates_scope,
+                feedback=self.updates_feedback,
+                rank=self.updates_rank,
+                refresh=self.updates_refresh,
+            ),
         )
 
 
@@ -112,6 +165,13 @@ class Machine:
             raise ValueError(f"expected save_every >= 1, got {self.save_every}")
 
 
+# Settings that runs of before there were adapters do not name, and what these runs did.
+SINCE = {
+    name: value
+    for name, value in asdict(RunConfig()).items()
+    if name.startswith(("adapter", "merge", "updates_"))
+}
+
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -131,7 +191,8 @@ def run_curriculum(
         force: Whether to begin again where `out` holds a run.
 
     Returns:
-        A Hugging Face model directory, tokenizer included.
+        A Hugging Face model directory, tokenizer included; of a `lora` run the adapter's folder,
+        as peft opens it.
 
     Raises:
         ValueError: A curriculum of another world, a model that does not fit, or `out` holds a run
@@ -185,6 +246,8 @@ class _Run:
     ) -> None:
         self.out, self.machine, self.parallel = places.out, machine, parallel
         world = places.world
+        if places.hold is not None:
+            places.hold.check_run(COMMAND)  # before a text is tokenised for it
         curriculum = read_curriculum(places.curriculum)
         check_world(world, curriculum)
         own = load_tokenizer(world / "tokenizer.json")
@@ -209,9 +272,14 @@ class _Run:
             _save_memory(model)
         device = parallel.device if isinstance(parallel, Accelerated) else None
         device = torch.device("cpu") if machine.cpu else device
-        self.trainer = Trainer(model, settings, device, parallel, machine.compile)
+        adapter = config.adapter_config()
+        self.trainer = Trainer(model, settings, device, parallel, machine.compile, adapter)
         self.trainer.begin_phase(self.updates, decay=True)
-        self.batch = config.batch
+        self.config, self.batch = config, config.batch
+        self.merges: set[int] = set()
+        if config.adapter == "relora":
+            per_update = config.batch * self.context
+            self.merges = merge_places(budgets, per_update, config.merge_every) - {self.updates}
         torch.manual_seed(config.seed * 1000 + parallel.rank)
 
     def go_on(self, on_update: Progress) -> Path:
@@ -233,12 +301,14 @@ class _Run:
                     writer.add_scalar("loss [nats per token]", loss, update + 1)
                     writer.add_scalar("learning rate", rate, update + 1)
                 on_update({**line, "updates": self.updates})
+            if update + 1 in self.merges:
+                self.trainer.merge_and_reset()
             if (update + 1) % self.machine.save_every == 0 or update + 1 == self.updates:
                 save_checkpoint(self.out, self.trainer, self.parallel)
         if writer is not None:
             with naming(self.out / "tensorboard"):
                 writer.close()
-        return self._save_model()
+        return self._save()
 
     def _claim(self, config: RunConfig, curriculum: Curriculum, places: _Places) -> None:
         """Begin a run in `out`, or check that the one found there has the same settings."""
@@ -254,9 +324,9 @@ class _Run:
         if places.hold is not None:
             inputs = (places.world, places.curriculum, Path(config.model))
             places.hold.begin_run(COMMAND, places.force, inputs)
-            claim_run(self.out, settings, made_by=COMMAND)
+            claim_run(self.out, settings, SINCE, made_by=COMMAND)
         self.parallel.wait()
-        claim_run(self.out, settings, made_by=COMMAND)
+        claim_run(self.out, settings, SINCE, made_by=COMMAND)
         self.parallel.wait()
 
     def _text(self, world: Path, curriculum: Curriculum, tokenizer: Any | None) -> TrainingText:
@@ -271,6 +341,21 @@ class _Run:
             self.parallel.wait()
         return text
 
+    def _save(self) -> Path:
+        """What the run was for: a model, or an adapter, and the two as one model if asked."""
+        if self.trainer.adapted is None:
+            return self._save_model()
+        adapter, model = self.out / "adapter", self.out / "model"
+        merges = self.config.adapter == "relora" or self.config.merge
+        if self.parallel.rank == 0:
+            if self.config.adapter == "lora" and not adapter.is_dir():
+                save_adapter(adapter, self.trainer.take_adapter(), {"model": self.config.model})
+            if merges:
+                plain = self.trainer.adapted.unwrap()
+                save_model(model, plain, self.tokenizer, use_cache=self.opened.use_cache)
+        self.parallel.wait()
+        return adapter if self.config.adapter == "lora" else model
+
     def _save_model(self) -> Path:
         named = self.trainer.model.state_dict(keep_vars=True)
         shared = {id(v): whole(v).cpu() for v in named.values()}  # tied weights stay one
@@ -280,6 +365,17 @@ class _Run:
             save_model(self.out / "model", self.trainer.model, self.tokenizer, state, use_cache)
         self.parallel.wait()
         return self.out / "model"
+
+
+def merge_places(budgets: Sequence[int], per_update: int, every: int) -> set[int]:
+    """Numbers of updates after which every so many steps of a curriculum are done.
+
+    Args:
+        budgets: Tokens of each step.
+        per_update: Tokens of an update.
+    """
+    ends = np.cumsum(budgets)[every - 1 :: every] // per_update
+    return {int(end) for end in ends if end}
 
 
 def _save_memory(model: Any) -> None:

@@ -132,16 +132,25 @@ class Hold:
             FileExistsError: Something else is there.
             ValueError: An input lies in what would be emptied.
         """
-        if os.path.lexists(self.out) and not _is_empty(self.out):
-            if not _is_run(self.out, made_by):
-                raise FileExistsError(
-                    f"expected a new place or a run to go on with for --out, got {self.out}, which "
-                    f"`{made_by}` did not make: name another"
-                )
-            if force:
-                self._keep(inputs)
-                remove_folder(self.out)
+        if self.check_run(made_by) and force:
+            self._keep(inputs)
+            remove_folder(self.out)
         self.go_on()
+
+    def check_run(self, made_by: str) -> bool:
+        """Whether a run of this command is there; ask before any work is spent on one.
+
+        Raises:
+            FileExistsError: Something else is there.
+        """
+        if not os.path.lexists(self.out) or _is_empty(self.out):
+            return False
+        if not _is_run(self.out, made_by):
+            raise FileExistsError(
+                f"expected a new place or a run to go on with for --out, got {self.out}, which "
+                f"`{made_by}` did not make: name another"
+            )
+        return True
 
     def go_on(self) -> None:
         """Whatever ends us, what stands there from now on is ours; earlier litter goes."""

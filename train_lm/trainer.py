@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from train_lm.adapters import CYCLE, Adapted, Adapter, AdapterConfig
 from train_lm.checked.arrays import load_tensors
-from train_lm.compiling import compile_for
 from train_lm.files import write_tensors
-from train_lm.parallel import Alone, Parallel, put, whole
+from train_lm.machine.compiling import compile_for
+from train_lm.machine.parallel import Alone, Parallel, put, whole
 from train_lm.steps.anchors import Anchor, check_labels, score
 from train_lm.steps.costs import Cost, cost_of
 from train_lm.steps.optimizers import OPTIMIZERS
@@ -328,19 +328,29 @@ class Trainer:
         losses = [self.update(windows[i : i + batch]) for i in range(0, len(windows), batch)]
         return float(np.mean(losses))
 
-    @torch.inference_mode()
     def nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) negative log-likelihood [nats] summed over each window's T predicted tokens."""
+        with self._autocast():
+            return nll_of(self.model, windows, self.device)
+
+    def gradient(self, windows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Gradient of the mean loss on (n, T + 1) windows, by the parameter's name; no step.
+
+        Whether two neighbourhoods can be merged shows in how their early gradients agree.
+        """
         check_length(self.model, windows)
         self.model.eval()
-        parts = []
         for i in range(0, len(windows), MEASURED_AT_ONCE):
-            batch = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(self.device)
-            with self._autocast():
-                logits = self.model(input_ids=batch[:, :-1]).logits.float()  # (b, T, V)
-            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-            parts.append(loss.view(len(batch), -1).sum(1, dtype=torch.float64).cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros(0)
+            piece = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(self.device)
+            loss = self._loss_of(piece[:, :-1], piece[:, 1:]) * (len(piece) / len(windows))
+            loss.backward()
+        found = {
+            n: torch.zeros_like(p) if p.grad is None else whole(p.grad) for n, p in self._named
+        }
+        self._drop_gradients()
+        for _, parameter in self._named:  # those that no optimiser holds, as a reduced one's
+            parameter.grad = None
+        return found
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of weights, moments and the place in the schedule; later training leaves it."""
@@ -389,7 +399,7 @@ class Trainer:
 
         Weights and the place in the schedule are taken over, and the moments where they have the
         same shapes; else those begin at zero. For a trainer with that one's settings this is
-        `restore`.
+        `restore`. Weights alone, as `merged` gives them, leave the place as it is.
 
         With an adapter the weights become the base's, and the adapter a fresh one.
 
@@ -398,14 +408,15 @@ class Trainer:
         """
         own = dict(self._named) if self.adapted is None else self.adapted.frozen
         check_snapshot(snapshot, {n: tuple(p.shape) for n, p in own.items()})
-        place = place_of(snapshot)
+        place = place_of(snapshot) if "schedule" in snapshot else None
         if self.adapted is not None:
             self.adapted.rebase({n: snapshot[f"model.{n}"] for n in own})
         else:
             for name, parameter in self._named:
                 put(parameter, snapshot[f"model.{name}"])
         take_over(self._states(), snapshot)
-        self._go_to(place)
+        if place is not None:
+            self._go_to(place)
 
     def _states(self) -> dict[str, Tensor]:
         """What the optimiser depends on, itself and no copies, under a snapshot's names."""
@@ -426,6 +437,22 @@ class Trainer:
     def flops_per_token(self) -> float:
         """Training FLOPs per token; see `training_flops`."""
         return training_flops(self.n_parameters, self.n_trained)
+
+
+@torch.inference_mode()
+def nll_of(
+    model: nn.Module, windows: NDArray[np.int64], device: torch.device
+) -> NDArray[np.float64]:
+    """(n,) negative log-likelihood [nats] of any model, summed over each window's tokens."""
+    check_length(model, windows)
+    model.eval()
+    parts = []
+    for i in range(0, len(windows), MEASURED_AT_ONCE):
+        batch = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(device)
+        logits = model(input_ids=batch[:, :-1]).logits.float()  # (b, T, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+        parts.append(loss.view(len(batch), -1).sum(1, dtype=torch.float64).cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def training_flops(parameters: int, trained: int) -> float:

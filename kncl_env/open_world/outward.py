@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from kncl_env.world.world import World
 from train_lm.checked.digests import read_sealed, sealed
-from train_lm.checked.records import Fields
 from train_lm.files import Json
 
 OUTWARD = "outward.json"  # a file of the world
@@ -21,7 +21,7 @@ class Outward:
 
     Attributes:
         api: Address of the wiki's API.
-        prefixes: What stands before the colon of a link that leads to no article.
+        namespaces: Numbers of the wiki's namespaces by the names that stand before a colon.
         first_letter: Whether titles begin with a capital.
         links: Titles that each topic links to, in reading order, in the world or not.
         aliases: Title of the article that another name leads to.
@@ -29,7 +29,7 @@ class Outward:
     """
 
     api: str
-    prefixes: tuple[str, ...] = ()
+    namespaces: tuple[tuple[str, int], ...] = ()
     first_letter: bool = True
     links: tuple[tuple[str, ...], ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
@@ -46,7 +46,18 @@ class Outward:
         )
 
     def to_json(self) -> Json:
-        return sealed({**asdict(self), "aliases": dict(self.aliases)})
+        pairs = {"namespaces": dict(self.namespaces), "aliases": dict(self.aliases)}
+        return sealed({**asdict(self), **pairs})
+
+    @classmethod
+    def of(cls, world: World) -> Outward:
+        """Raises: ValueError where a world was not built from a live wiki, or a file is damaged."""
+        if OUTWARD not in world.card["files"]:
+            raise ValueError(
+                f"expected a world that was built from a live wiki, got {world.path}: "
+                "build one with `kncl-env build live`"
+            )
+        return cls.read(world._whole(OUTWARD))
 
     @classmethod
     def read(cls, file: Path) -> Outward:
@@ -57,16 +68,12 @@ class Outward:
             isinstance(row, list) and all(isinstance(t, str) for t in row) for row in links
         ):
             raise found.wrong("links", "titles for each topic")
-        aliases = found.inner("aliases")
+        aliases, spaces = found.inner("aliases"), found.inner("namespaces")
         return cls(
             api=found.text("api"),
-            prefixes=tuple(found.texts("prefixes")),
+            namespaces=tuple((name, spaces.whole(name, -1000)) for name in spaces.values),
             first_letter=found.flag("first_letter"),
             links=tuple(tuple(row) for row in links),
-            aliases=tuple((name, _text(aliases, name)) for name in aliases.values),
+            aliases=tuple((name, aliases.text(name)) for name in aliases.values),
             absent=tuple(found.texts("absent")),
         )
-
-
-def _text(fields: Fields, name: str) -> str:
-    return fields.text(name)

@@ -38,8 +38,8 @@ from kncl_env.world.topics import (
     transfer_regions,
 )
 from kncl_env.world.world import World
-from train_lm.array_files import RowFile, RowWriter
 from train_lm.checked.digests import sealed
+from train_lm.checked.rows import RowFile, RowWriter
 from train_lm.files import Json, hash_file, hash_json, read_json, write_json
 from train_lm.outputs import alone, holds_json
 from train_lm.token_files import TRAIN, TokenWriter
@@ -144,6 +144,8 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
             **index,
             "hash": "",
         }
+        for name, value in corpus.beside.items():
+            write_json(stages.world / name, value)
         card["files"] = {f.name: hash_file(f) for f in sorted(stages.world.iterdir())}
         card["hash"] = world_hash(card)
         write_json(stages.world / "world.json", sealed(card))

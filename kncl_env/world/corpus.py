@@ -69,6 +69,7 @@ class Corpus:
         fingerprint: What changes whenever the articles may have changed, and costs no reading: the
             files' sizes and times, say, and the options. A build that was interrupted goes on where
             it agrees; without one it reads all articles again to see that they are the same.
+        beside: Files that the world keeps for the source, by name: what JSON each holds.
     """
 
     articles: Iterable[Article]
@@ -78,9 +79,10 @@ class Corpus:
     counts: dict[str, int] = field(default_factory=dict)
     first_dropped: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    beside: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if iter(self.articles) is self.articles:
+        if isinstance(self.articles, Iterator):  # asking it for one could open files
             raise ValueError(
                 f"expected articles of {self.source!r} that can be read more than once, got an "
                 f"iterator, {type(self.articles).__name__}: give an object whose `__iter__` begins "

@@ -6,7 +6,6 @@ training text alone. `model_space.py` has the other.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -15,14 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.build_config import TFIDF
-from kncl_env.world.text.words import terms_of, without_spaces
-from train_lm.checked.arrays import Shape, load_arrays, told
+from kncl_env.world.scripts import terms_of
+from train_lm.checked.arrays import load_arrays
 from train_lm.files import replacing
-
-# A word, or a dotted name of documentation; single letters carry no topic.
-TOKEN_PATTERN = r"(?u)\b\w[\w.]*\w\b"
-
-BIGRAMS = "bigrams"  # in the file of an embedder that counts them
 
 FEW = 50  # [topics] of which every word counts, however rare or common
 
@@ -60,16 +54,10 @@ class Embedder:
         vocabulary: (V,) terms.
         idf: (V,) inverse document frequencies.
         components: (D, V) right singular vectors.
-        bigrams: Whether characters of scripts without spaces count in pairs, not as the whole runs
-            between punctuation, which seldom stand twice.
     """
 
     def __init__(
-        self,
-        vocabulary: Sequence[str],
-        idf: NDArray[Any],
-        components: NDArray[Any],
-        bigrams: bool = False,
+        self, vocabulary: Sequence[str], idf: NDArray[Any], components: NDArray[Any]
     ) -> None:
         from sklearn.feature_extraction.text import CountVectorizer
 
@@ -83,10 +71,8 @@ class Embedder:
         self.vocabulary = list(vocabulary)
         self.idf = np.asarray(idf, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.float32)
-        self._bigrams = bigrams
         self._counts = CountVectorizer(
-            vocabulary=self.vocabulary,
-            **_terms(bigrams),
+            vocabulary=self.vocabulary, tokenizer=terms_of, token_pattern=None
         )
 
     @classmethod
@@ -99,12 +85,12 @@ class Embedder:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        bigrams = without_spaces(texts)
         vectorizer = TfidfVectorizer(
             max_features=max_terms,
             sublinear_tf=True,
-            stop_words=None if bigrams else "english",
-            **_terms(bigrams),
+            stop_words="english",
+            tokenizer=terms_of,
+            token_pattern=None,
             min_df=2 if len(texts) > FEW else 1,
             max_df=0.5 if len(texts) > FEW else 1.0,
         )
@@ -127,8 +113,7 @@ class Embedder:
         with np.errstate(invalid="ignore"):  # of one topic: a share of a variance that is zero
             svd = TruncatedSVD(width, algorithm="randomized", n_iter=4, random_state=seed)
             svd.fit(matrix)
-        terms = list(vectorizer.get_feature_names_out())
-        return cls(terms, vectorizer.idf_, svd.components_, bigrams)
+        return cls(list(vectorizer.get_feature_names_out()), vectorizer.idf_, svd.components_)
 
     @property
     def dimensions(self) -> int:
@@ -149,44 +134,23 @@ class Embedder:
 
     def save(self, path: Path) -> None:
         with replacing(path, durable=False) as temporary, temporary.open("wb") as stream:
-            arrays = {
-                "vocabulary": np.array(self.vocabulary),
-                "idf": self.idf,
-                "components": self.components,
-            }
-            if self._bigrams:
-                arrays[BIGRAMS] = np.array(True)
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(
+                stream,
+                vocabulary=np.array(self.vocabulary),
+                idf=self.idf,
+                components=self.components,
+            )
 
     @classmethod
     def load(cls, path: Path) -> Embedder:
         """Raises: FileNotFoundError, or ValueError where the file holds no embedder."""
-        wanted: dict[str, tuple[str, Shape]] = {
+        wanted = {
             "vocabulary": ("U", (None,)),
             "idf": ("f", (None,)),
             "components": ("f", (None, None)),
         }
-        bigrams = f"{BIGRAMS}.npy" in names_in(path)
-        if bigrams:
-            wanted[BIGRAMS] = ("b", ())
         found = load_arrays(path, wanted, advice="rebuild it")
-        vocabulary = found["vocabulary"].tolist()
-        return cls(vocabulary, found["idf"], found["components"], bigrams)
-
-
-def _terms(bigrams: bool) -> dict[str, Any]:
-    """How sklearn is to find the terms of a text."""
-    return {"analyzer": terms_of} if bigrams else {"token_pattern": TOKEN_PATTERN}
-
-
-def names_in(path: Path) -> list[str]:
-    """Names of the arrays in an `.npz` file. Raises: FileNotFoundError, ValueError if damaged."""
-
-    def names() -> list[str]:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-
-    return told(path, names, "rebuild it")
+        return cls(found["vocabulary"].tolist(), found["idf"], found["components"])
 
 
 def unit_rows(matrix: NDArray[Any]) -> NDArray[np.float32]:

@@ -17,12 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.world.scripts import (
-    OVERLAP_CHARACTERS,
-    OVERLAP_WORDS,
-    tells_no_words,
-    word_runs,
-)
+from kncl_env.world.scripts import OVERLAP_CHARACTERS, OVERLAP_WORDS, all_runs, word_runs
 from kncl_env.world.splits import SPLITS, Passage
 from train_lm.token_files import TRAIN
 
@@ -34,15 +29,6 @@ TOGETHER = 2**19  # [runs] that are handed on at a time
 BITS_PER_RUN = 16  # of the filter: one training run in 16 passes it for nothing
 MOST_BITS = 2**32  # [bits] of the filter: 512 MiB
 OWNED = np.dtype([("run", "<u8"), ("owner", "<u4")])
-
-# Why a copy of a passage could not be found, by number; 0 where it could.
-UNTELLABLE = (
-    "",
-    "is in a script whose words cannot be told apart, so that no copy would be found",
-    f"has fewer than {OVERLAP_WORDS} words to compare",
-    f"has fewer than {OVERLAP_WORDS} words, or {OVERLAP_CHARACTERS} characters of a script without "
-    "spaces, to compare",
-)
 
 # How to read the texts of some passages, in order; asked for once for each kind of split.
 Texts = Callable[[NDArray[np.int64]], Iterable[str]]
@@ -70,40 +56,38 @@ def unproved_of(
     held_out = np.flatnonzero(split != TRAIN)
     splits = np.asarray(split)[held_out].astype(np.uint8)
     with _Rooms(OWNED, scratch) as wanted, _Rooms(np.dtype("<u8"), scratch) as trained:
-        untellable = _spool_held_out(texts(held_out), wanted)
+        lengths = _spool_held_out(texts(held_out), wanted)
         sieve = _sieve(wanted)
-        for runs, _ in _in_groups(map(word_runs, texts(np.flatnonzero(split == TRAIN)))):
+        for runs, _ in _in_groups(map(all_runs, texts(np.flatnonzero(split == TRAIN)))):
             trained.add(runs[_passes(sieve, runs)])
         del sieve
         shared = np.zeros(len(held_out), dtype=np.uint8)
         for room in range(1 << ROOM_BITS):
             _compare(wanted.read(room), trained.read(room), splits, shared)
     for row, passage in enumerate(held_out.tolist()):
-        if untellable[row]:
-            yield passage, UNTELLABLE[untellable[row]]
+        if not lengths[row]:
+            yield (
+                passage,
+                f"has fewer than {OVERLAP_WORDS} words to compare, or {OVERLAP_CHARACTERS} "
+                "characters of a script without spaces, or none that can be told apart",
+            )
         elif shared[row]:
             first = next(name for i, name in enumerate(SPLITS) if shared[row] >> i & 1)
             yield passage, f"shares a run of {OVERLAP_WORDS} words with {first}"
 
 
-def _spool_held_out(texts: Iterable[str], wanted: _Rooms) -> NDArray[np.uint8]:
-    """(n,) which of `UNTELLABLE` each held-out passage is; their runs go into their rooms."""
-    reasons = bytearray()
-
-    def runs_of(text: str) -> Hashes:
-        runs = word_runs(text)
-        few = 0 if len(runs) else 2 if text.isascii() else 3
-        reasons.append(1 if tells_no_words(text) else few)
-        return runs
-
+def _spool_held_out(texts: Iterable[str], wanted: _Rooms) -> NDArray[np.int32]:
+    """(n,) number of runs of each held-out passage, whose runs go into their rooms."""
+    lengths: list[NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
     first = 0
-    for runs, counts in _in_groups(map(runs_of, texts)):
+    for runs, counts in _in_groups(map(word_runs, texts)):
         owned = np.empty(len(runs), dtype=OWNED)
         owned["run"] = runs
         owned["owner"] = np.repeat(np.arange(first, first + len(counts)), counts)
         wanted.add(owned)
+        lengths.append(counts)
         first += len(counts)
-    return np.frombuffer(bytes(reasons), dtype=np.uint8)
+    return np.concatenate(lengths)
 
 
 def _in_groups(runs_of: Iterable[Hashes]) -> Iterator[tuple[Hashes, NDArray[np.int32]]]:

@@ -10,8 +10,9 @@ import re
 import sys
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 OVERLAP_WORDS = 8
 # ... or characters, where these stand for words: an English word is about two Chinese characters.
 OVERLAP_CHARACTERS = 2 * OVERLAP_WORDS
+
+# [bytes for a character] of a text on average, above which its script is not Latin.
+LATIN_BYTES = 1.4
 
 # [letters] that a script's words have at most, on average: German's have six. Where they have more,
 # there are no words that we can tell apart, and a copied sentence may be a part of one.
@@ -45,6 +49,7 @@ DENSE = (
     (0xFF66, 0xFF9F),
     (0x20000, 0x3FFFF),
 )
+_DENSE = "".join(f"{chr(low)}-{chr(high)}" for low, high in DENSE)
 MARKS_UP_TO = 0x20000  # beyond it and below the selectors of variants are no combining marks
 VARIANTS = "\U000e0100-\U000e01ef"
 
@@ -57,11 +62,19 @@ _UNSEEN = re.compile(
 # A Turkish i with and without its dot: small letters of English have one i for both.
 _ONE_I = str.maketrans({"\u0131": "i", "\u0307": None})
 
-_ASCII_WORD = re.compile(r"\w+")
-_ENDS = re.compile(
-    # A full stop ends a sentence before a space; the marks of other scripts do so anywhere.
-    "[.!?;:]+[\"'”’)\\]»]*\\s+|[。！？；｡．؟۔։।॥።፧፨។៕။༎᙮᠃᠉‼⁇⁈⁉]+[\"'”’)\\]»」』）】]*\\s*|\\n+"
+_WORD = re.compile(r"\w+")
+# A word, or a dotted name of documentation; single letters carry no topic.
+_TERM = re.compile(r"\b\w[\w.]*\w\b")
+# A full stop ends a sentence before a space; the marks of other scripts do so anywhere.
+_CLOSED = "[\"'\u201d\u2019)\\]\u00bb]*"
+_CLOSED_TOO = "[\"'\u201d\u2019)\\]\u00bb\u300d\u300f\uff09\u3011]*"
+_STOPS = (
+    "\u3002\uff01\uff1f\uff1b\uff61\uff0e"  # Chinese and Japanese
+    "\u061f\u06d4\u0589\u0964\u0965"  # Arabic, Urdu, Armenian, of India
+    "\u1362\u1367\u1368\u17d4\u17d5\u104b\u0f0e"  # Ethiopic, Khmer, Myanmar, Tibetan
+    "\u166e\u1803\u1809\u203c\u2047\u2048\u2049"  # Canadian syllabics, Mongolian; doubled marks
 )
+_ENDS = re.compile(rf"[.!?;:]+{_CLOSED}\s+|[{_STOPS}]+{_CLOSED_TOO}\s*|\n+")
 
 
 @cache
@@ -73,9 +86,15 @@ def _marks() -> str:
 @cache
 def _tokens() -> re.Pattern[str]:
     """Words with their marks; a character of a dense script, with its own, is one."""
-    dense = "".join(f"{chr(low)}-{chr(high)}" for low, high in DENSE)
     marks = _marks()
-    return re.compile(rf"((?=\w)[{dense}][{marks}]*)|(?:(?![{dense}])[\w{marks}])+")
+    return re.compile(rf"((?=\w)[{_DENSE}][{marks}]*)|(?:(?![{_DENSE}])[\w{marks}])+")
+
+
+@cache
+def _terms() -> re.Pattern[str]:
+    """As `_TERM`, with marks, and of no character that stands for a word."""
+    own = rf"(?![{_DENSE}])[\w{_marks()}]"
+    return re.compile(rf"{own}(?:(?![{_DENSE}])[\w.{_marks()}])*{own}")
 
 
 @cache
@@ -95,38 +114,78 @@ def _ranges(wanted: Callable[[str], bool]) -> str:
     return "".join(found)
 
 
-def word_codes(text: str) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Words of a text, case, punctuation and unseen characters aside.
-
-    Returns:
-        (n,) a code of each, and (n,) whether it is a character of a script without spaces.
-    """
-    if text.isascii():
-        words = _ASCII_WORD.findall(text.lower())
-        dense = np.zeros(len(words), dtype=bool)
-    else:
-        plain = _UNSEEN.sub("", unicodedata.normalize("NFC", text))
-        plain = unicodedata.normalize("NFC", plain.casefold().translate(_ONE_I))
-        found = list(_tokens().finditer(plain))
-        words = [token[0] for token in found]
-        dense = np.array([token[1] is not None for token in found], dtype=bool)
-    codes = np.array([zlib.crc32(word.encode()) for word in words], dtype=np.uint64)
-    return codes, dense
+def is_latin(texts: Iterable[str]) -> bool:
+    """Whether texts together are in Latin letters, for the most part."""
+    n_bytes, n = 0, 0
+    for text in texts:
+        n_bytes += len(text.encode())
+        n += len(text)
+    return n_bytes <= LATIN_BYTES * n
 
 
 def word_runs(text: str) -> NDArray[np.uint64]:
-    """Hashes of all runs of `OVERLAP_WORDS` words of a text; of characters, twice as many."""
-    codes, dense = word_codes(text)
-    n = len(codes)
-    whole = np.ones(max(0, n - OVERLAP_WORDS + 1), dtype=bool)
-    if dense.any():
-        # A character's code is that of the nine from it on, so that eight codes say 16 characters.
-        codes, known = _with_following(codes, dense)
-        for i in range(OVERLAP_WORDS):
-            whole &= known[i : i + len(whole)]
-    if not len(whole):
+    """Hashes of all runs of `OVERLAP_WORDS` words of a text; of characters, twice as many.
+
+    Case, punctuation and what a reader does not see are left aside. In a text in Latin letters,
+    what stands between two spaces is a word, whatever script it is in. Empty where the text is too
+    short, or in a script whose words cannot be told apart: no copy of it could be found.
+    """
+    if text.isascii():
+        return _runs_of(_WORD.findall(text.lower()))
+    plain = _folded(text)
+    return _runs_of(_WORD.findall(plain)) if is_latin([text]) else _runs_in_any_script(plain)
+
+
+def all_runs(text: str) -> NDArray[np.uint64]:
+    """Those of `word_runs`, and those that a text in another script would look for in this one."""
+    if text.isascii():
+        return word_runs(text)
+    plain = _folded(text)
+    return np.concatenate([_runs_of(_WORD.findall(plain)), _runs_in_any_script(plain)])
+
+
+def terms_of(text: str) -> list[str]:
+    """Words that may tell a text's topic: of two letters or more, or pairs of characters that stand
+    for words.
+    """
+    if text.isascii() or is_latin([text]):
+        return _TERM.findall(text)
+    pairs = (
+        one[0] + other[0]
+        for one, other in pairwise(_tokens().finditer(text))
+        if one[1] and other[1] and one.end() == other.start()
+    )
+    return [*_terms().findall(text), *pairs]
+
+
+def _folded(text: str) -> str:
+    plain = _UNSEEN.sub("", unicodedata.normalize("NFC", text))
+    return unicodedata.normalize("NFC", plain.casefold().translate(_ONE_I))
+
+
+def _runs_in_any_script(plain: str) -> NDArray[np.uint64]:
+    found = list(_tokens().finditer(plain))
+    words = [token[0] for token in found]
+    if sum(map(len, words)) > LONGEST_WORDS * len(words):
         return np.zeros(0, dtype=np.uint64)
-    return _runs(codes, OVERLAP_WORDS)[whole]
+    dense = np.array([token[1] is not None for token in found], dtype=bool)
+    return _runs_of(words, dense)
+
+
+def _runs_of(words: Sequence[str], dense: NDArray[np.bool_] | None = None) -> NDArray[np.uint64]:
+    """Args: dense: (n,) words that are characters of a script without spaces; none, if None."""
+    if len(words) < OVERLAP_WORDS:
+        return np.zeros(0, dtype=np.uint64)
+    codes = np.array([zlib.crc32(word.encode()) for word in words], dtype=np.uint64)
+    if dense is None or not dense.any():
+        return _hashed(codes, OVERLAP_WORDS)
+    # A character's code is that of the nine from it on, so that eight codes say 16 characters.
+    codes, known = _with_following(codes, dense)
+    runs = _hashed(codes, OVERLAP_WORDS)
+    whole = np.ones(len(runs), dtype=bool)
+    for i in range(OVERLAP_WORDS):
+        whole &= known[i : i + len(runs)]
+    return runs[whole]
 
 
 def _with_following(
@@ -138,12 +197,12 @@ def _with_following(
     known = ~dense
     if n > 0:
         codes = codes.copy()
-        codes[:n] = np.where(dense[:n], _runs(codes, span), codes[:n])
+        codes[:n] = np.where(dense[:n], _hashed(codes, span), codes[:n])
         known[:n] = True
     return codes, known
 
 
-def _runs(codes: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
+def _hashed(codes: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
     """(n - length + 1,) hash of every run of codes."""
     n = len(codes) - length + 1
     runs = np.zeros(n, dtype=np.uint64)
@@ -151,17 +210,6 @@ def _runs(codes: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
         # Polynomial hash modulo 2^64 with an odd multiplier (Knuth's MMIX constant).
         runs = runs * np.uint64(6364136223846793005) + codes[i : i + n] + np.uint64(1)
     return runs
-
-
-def tells_no_words(text: str) -> bool:
-    """Whether a text is in a script whose words cannot be told apart: without spaces, unknown."""
-    if text.isascii():
-        return False
-    letters, words = 0, 0
-    for token in _tokens().finditer(text):
-        letters += len(token[0])
-        words += 1
-    return words > 0 and letters > LONGEST_WORDS * words
 
 
 def cut_anywhere(paragraph: str, size: int) -> Iterator[str]:

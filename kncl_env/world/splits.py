@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from kncl_env.world.corpus import Article, hash_texts
-from kncl_env.world.scripts import cut_anywhere
+from kncl_env.world.scripts import cut_anywhere, is_latin
 
 # The policy sees the loss on `reward`; `select` chooses checkpoints and settings; `test` is read
 # once, by an evaluation. Tables have their numbers: that of `train` is `token_files.TRAIN`.
 SPLITS = ("train", "reward", "select", "test")
 HELD_OUT = SPLITS[1:]
 
-# [bytes for a character] of an article on average, above which its script is not Latin. Articles in
-# Latin letters are cut as they always were, at the spaces after their stops.
-LATIN_BYTES = 1.4
-MOST = 2  # times the size asked for, above which a piece of such an article is cut once more
+# Times the size asked for, above which a piece of an article in Latin letters is cut once more.
+# Such articles are cut as they always were, at the spaces after their stops.
+MOST = 2
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
 
@@ -51,12 +50,12 @@ def hash_passages(passages: Iterable[Passage]) -> str:
 
 
 def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
-    """Passages of about `size` bytes: short paragraphs joined, long ones cut, in any script."""
+    """Join short paragraphs and cut long ones into passages of about `size` bytes."""
     paragraphs = tuple(paragraphs)
     passages: list[str] = []
     room: list[str] = []
     filled = 0
-    for piece in _pieces(paragraphs, size, _is_latin(paragraphs)):
+    for piece in _pieces(paragraphs, size, is_latin(paragraphs)):
         length = len(piece.encode())
         if room and filled + length > size:
             passages.append("\n".join(room))
@@ -66,11 +65,6 @@ def cut_passages(paragraphs: Iterable[str], size: int) -> list[str]:
     if room:
         passages.append("\n".join(room))
     return passages
-
-
-def _is_latin(paragraphs: Sequence[str]) -> bool:
-    n_bytes = sum(len(p.encode()) for p in paragraphs)
-    return n_bytes <= LATIN_BYTES * sum(map(len, paragraphs))
 
 
 def _pieces(paragraphs: Iterable[str], size: int, latin: bool) -> Iterable[str]:

@@ -56,8 +56,8 @@ class Stages:
 
     @property
     def log(self) -> list[Json]:
-        """Seconds and peak memory [bytes] of each finished stage; they differ from run to run."""
-        told = ("seconds", "peak_bytes")
+        """Seconds, those of a core, and peak memory [bytes] of each stage: of this run alone."""
+        told = ("seconds", "cpu_seconds", "peak_bytes")
         return [
             {"stage": name, **{key: stage[key] for key in told}}
             for name, stage in self._state["stages"].items()
@@ -93,7 +93,7 @@ class Stages:
             return facts
         self._say(stage)
         self.forget(stage)
-        began = time.monotonic()
+        began, busy = time.monotonic(), time.process_time()
         _forget_peak()
         facts = make()
         known = {name for done in self._state["stages"].values() for name in done["files"]}
@@ -104,6 +104,7 @@ class Stages:
             "facts": facts,
             "files": {name: file.stat().st_size for name, file in files.items()},
             "seconds": round(time.monotonic() - began, 3),
+            "cpu_seconds": round(time.process_time() - busy, 3),
             "peak_bytes": _peak(),
         }
         write_json(self.folder / STATE, self._state)
@@ -164,8 +165,9 @@ def stages_of(out: Path, made_from: str, say: Say) -> Iterator[Stages]:
     """
     folder = _folder(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    goes_on = os.path.lexists(folder) and _goes_on(folder, made_from)
     with told_as(out, folder):
-        if os.path.lexists(folder) and not _goes_on(folder, made_from):
+        if os.path.lexists(folder) and not goes_on:
             remove_folder(folder)
         if not folder.is_dir():
             with replacing_folder(folder) as part:

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kncl_env.world.sources.wiki.options import add_manners, etiquette_of
 from policies.cli.demo import demo
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
-from policies.cli.stream import stream_parser
+from policies.cli.stream import neighbourhoods_parser, stream_parser
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
 from train_lm.command_line import (
@@ -29,6 +30,8 @@ from train_lm.plain_text import visible
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from kncl_env.open_world.game import LiveWorld
+    from kncl_env.world.world import World
     from policies.play.closed_loop import Line
 
 ARMS = (
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _evaluate_parser(verbs)
     _run_parser(verbs)
     stream_parser(verbs)
+    neighbourhoods_parser(verbs)
     walk_parser(verbs)
     _demo_parser(verbs)
     return parser
@@ -142,6 +146,24 @@ def _run_parser(verbs: Verbs) -> None:
         "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
     )
     verb.set_defaults(action=_run_loop, **{GOES_ON: True})
+    wiki = verb.add_argument_group("a world out of a live wiki, which grows while the model trains")
+    where = wiki.add_mutually_exclusive_group()
+    where.add_argument(
+        "--live", action="store_true", help="fetch what expanded topics link to from its wiki (off)"
+    )
+    where.add_argument(
+        "--articles",
+        type=Path,
+        metavar="F",
+        help="take it from the articles.jsonl of an earlier run instead; no wiki is asked (none)",
+    )
+    wiki.add_argument(
+        "--reach",
+        type=int,
+        metavar="N",
+        help="titles that an expansion asks for, at most; --live and --articles only (50)",
+    )
+    add_manners(wiki)
     add_settings(verb, model="s", learning_rate=1e-3)
 
 
@@ -199,6 +221,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _run_loop(args: argparse.Namespace) -> int:
     import torch
 
+    from kncl_env.open_world.game import LiveWorld
     from kncl_env.world.world import World
     from policies.arms.registry import arm_of, place_of
     from policies.play.closed_loop import COMMAND, run_closed_loop
@@ -209,7 +232,7 @@ def _run_loop(args: argparse.Namespace) -> int:
     hide_library_bars()
     settings = settings_of(args)
     arm_of(args.policy)
-    world = World.open(args.world)
+    world = _growing(args, World.open(args.world))
     # The bar begins with the first step: the nucleus phase has one of its own.
     bar = _bar_of_titles(quiet=not sys.stderr.isatty())
 
@@ -237,9 +260,38 @@ def _run_loop(args: argparse.Namespace) -> int:
         raise type(stopped)(how) from None
     finally:
         bar.stop()
+        if isinstance(world, LiveWorld):
+            world.source.close()
     say(f"{place}: open it with AutoModelForCausalLM.from_pretrained")
     say(f"{args.out / 'curriculum.jsonl'}: what it read, for `train-lm run`")
     return 0
+
+
+def _growing(args: argparse.Namespace, world: World) -> World | LiveWorld:
+    """The world, and where more of it comes from, if that is asked for."""
+    from kncl_env.open_world.articles import ArticleJournal, JournalSource
+    from kncl_env.open_world.game import LiveWorld
+    from kncl_env.open_world.growth import REACH
+    from kncl_env.open_world.outward import Outward
+
+    if args.reach is not None and not (args.live or args.articles):
+        raise ValueError(
+            f"expected no --reach without --live or --articles, got {args.reach}: a world that "
+            "does not grow asks for nothing"
+        )
+    reach = REACH if args.reach is None else args.reach
+    if args.articles is not None:
+        if not args.articles.is_file():
+            raise FileNotFoundError(
+                f"expected the articles of a run at {args.articles}, found none"
+            )
+        journal = ArticleJournal(args.articles, {"api": Outward.of(world).api})
+        return LiveWorld(world, JournalSource(journal), reach)
+    if args.live:
+        from kncl_env.world.sources.wiki.articles import wiki_of
+
+        return LiveWorld(world, wiki_of(world, etiquette_of(args)), reach)
+    return world
 
 
 def _bar_of_titles(quiet: bool) -> Progress:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from policies.cli.settings import OF_LEARNERS, add_settings, add_world, settings_of
+from policies.cli.settings import add_settings, add_world, settings_of
+from policies.stream.methods import OF_LEARNERS
 from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
 from train_lm.outputs import alone
 
@@ -86,8 +87,8 @@ def stream_parser(verbs: Verbs) -> None:
         "--rate",
         type=float,
         metavar="R",
-        help="middle learning rate of a stage; adapters and topk take three times as much (a third "
-        "of --learning-rate, which is the nucleus phase's)",
+        help="middle learning rate of a stage; topk takes three times as much, adapters ten times "
+        "(a third of --learning-rate, which is the nucleus phase's)",
     )
     verb.add_argument(
         "--seeds",
@@ -140,5 +141,78 @@ def _stream(args: argparse.Namespace) -> int:
         say(line)
     if checked:
         say(f"kept weights: the matrices of {checked} cells came out again as they are written")
+    say(f"report: {args.out / 'report.html'}")
+    return 0
+
+
+def neighbourhoods_parser(verbs: Verbs) -> None:
+    verb = verbs.add_parser(
+        "neighbourhoods",
+        help="learn neighbourhoods side by side, each its own adapter",
+        description="Train an adapter for each neighbourhood in processes of their own, put them "
+        "together by routing and by merging, and compare with one adapter after another, with "
+        "joint training and with random splits, all on the same windows. Writes adapters/, which "
+        "plain peft opens, tasks.jsonl, scores.json and report.html. The same command goes on "
+        "where it was stopped.",
+        epilog="Example: kncl-policy neighbourhoods --world worlds/wiki --neighbourhoods 4 "
+        "--workers 2 --timed --out runs/parallel",
+    )
+    add_world(verb)
+    add_layout(verb, neighbourhoods=4)
+    verb.add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="seeds of learner, order of neighbourhoods and of text (5)",
+    )
+    verb.add_argument("--rank", type=int, default=8, metavar="N", help="rank of an adapter (8)")
+    verb.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help="learning rate of a whole model; adapters take ten times as much (a third of "
+        "--learning-rate, which is the nucleus phase's)",
+    )
+    verb.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes that train (2)"
+    )
+    verb.add_argument(
+        "--timed",
+        action="store_true",
+        help="train the first seed's adapters twice more, by one process and by all, for the "
+        "speed-up (do not)",
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of it all")
+    verb.add_argument(
+        "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
+    )
+    verb.set_defaults(action=_neighbourhoods, **{GOES_ON: True})
+    add_settings(verb, OF_LEARNERS)
+
+
+def _neighbourhoods(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from kncl_env.world.world import World
+    from policies.stream.course import Layout
+    from policies.stream.parallel_page import headline, table
+    from policies.stream.parallel_run import COMMAND, ParallelPlan, run_parallel
+    from policies.stream.results import write_parallel_results
+
+    settings = settings_of(args)
+    layout = Layout(args.neighbourhoods, args.size, args.stage_updates, args.windows)
+    plan = ParallelPlan(args.seeds, args.rank, args.rate, args.workers, args.timed)
+    with alone(args.out) as hold:
+        world = World.open(args.world)
+        hold.begin_run(COMMAND, args.force, [args.world])
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("tasks", total=plan.seeds * (2 * layout.n + 4))
+            found = run_parallel(world, settings, layout, plan, args.out, lambda: bar.advance(task))
+        summary = write_parallel_results(world, settings, layout, plan, found, args.out)
+    say_lines(table(summary))
+    for line in headline(summary, found.speed):
+        say(line)
     say(f"report: {args.out / 'report.html'}")
     return 0

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.learner import WorldLearner
 from kncl_env.memory import stored
+from kncl_env.open_world.articles import SourceError
+from kncl_env.open_world.game import LiveWorld, open_game
 from kncl_env.settings import Settings
 from kncl_env.snapshot import packed, unpacked
 from kncl_env.stage import NUCLEUS_VERSION, open_stage
@@ -40,7 +43,7 @@ Line = Json  # of `metrics.jsonl`
 
 
 def run_closed_loop(
-    world: World,
+    world: World | LiveWorld,
     policy: str,
     settings: Settings,
     out: Path,
@@ -55,6 +58,7 @@ def run_closed_loop(
     events, `summary.json` and, at the end, a Hugging Face model directory.
 
     Args:
+        world: One that is live grows while the model trains; `articles.jsonl` keeps what came.
         policy: An arm, as `arm_of` takes it.
         settings: The learner's model is what is trained.
         seed: Of slots, of the order of text and of the policy's own choices.
@@ -69,6 +73,7 @@ def run_closed_loop(
         FileExistsError: `out` holds something else.
         FloatingPointError: The loss is not finite; the last checkpoint stays.
         MemoryError: A batch does not fit into memory; the last checkpoint stays.
+        SourceError: A live world gives nothing more; what it gave and the last checkpoint stay.
     """
     if save_every < 1:
         raise ValueError(f"expected save_every >= 1, got {save_every}")
@@ -77,23 +82,27 @@ def run_closed_loop(
         loop = _Loop(world, policy, settings, out, seed)
         try:
             loop.go_on(save_every, on_step)
-        except (FloatingPointError, MemoryError) as error:
+        except (FloatingPointError, MemoryError, SourceError) as error:
             raise type(error)(f"{error}; {last_checkpoint(out)}") from None
+        finally:
+            loop.env.close()
         return loop.finish()
 
 
 class _Loop:
     """Everything that a run binds together; the episode and `record` are its state."""
 
-    def __init__(self, world: World, policy: str, settings: Settings, out: Path, seed: int) -> None:
-        self.world, self.out, self.settings = world, out, settings
+    def __init__(
+        self, world: World | LiveWorld, policy: str, settings: Settings, out: Path, seed: int
+    ) -> None:
+        self.out, self.settings = out, settings
         arm = arm_of(policy)
         self.policy = CuriosityPolicy.load(policy) if Path(policy).is_dir() else None
         plan = _plan(world, policy, arm, settings, seed)
         claim_run(out, plan, defaults={"settings": Settings().to_json()}, made_by=COMMAND)
-        stage = open_stage(world, settings)
-        self.learner = stage.learner()
-        self.env = TopicExpansionEnv(stage, self.learner)
+        self.env = _env(world, settings, out)
+        assert isinstance(self.env.learner, WorldLearner)
+        self.learner = self.env.learner
         self.episode = Playing(self.env, arm, seed, EVALUATION.choices)
         # What of topics was never measured is not a number.
         self.checkpoints = Checkpoints(out, "steps", finite=False)
@@ -110,6 +119,8 @@ class _Loop:
             append_line(self.out / "metrics.jsonl", line, durable=False)
             with naming(self.out / "tensorboard"):
                 _write_events(writer, line)
+                if self.settings.reading.queue:
+                    writer.add_scalar("waited for data [s]", self.env.waited, line["step"])
             if line["step"] % save_every == 0 or self.episode.over:
                 self._save()
             on_step(line)
@@ -150,7 +161,7 @@ class _Loop:
         # The snapshot after it: what lies before a snapshot is not written again.
         write_curriculum(
             self.out / "curriculum.jsonl",
-            self.world.hash,
+            self.env.stage.world.hash,
             self.settings.tokens_per_step,
             self.record["topics"],
             self.record["passages"],
@@ -191,7 +202,7 @@ class _Loop:
         }
         write_json(self.out / "summary.json", summary)
         model = self.env.stage.whole_model(self.learner)
-        tokenizer = as_transformers(self.world.tokenizer, self.settings.learner.context)
+        tokenizer = as_transformers(self.env.stage.world.tokenizer, self.settings.learner.context)
         return save_model(self.out / "model", model, tokenizer)
 
     def _cost(self) -> Json:
@@ -208,7 +219,16 @@ class _Loop:
         }
 
 
-def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) -> Json:
+def _env(world: World | LiveWorld, settings: Settings, out: Path) -> TopicExpansionEnv:
+    if isinstance(world, LiveWorld):
+        return open_game(world, settings, out / "articles.jsonl")
+    stage = open_stage(world, settings)
+    return TopicExpansionEnv(stage, stage.learner())
+
+
+def _plan(world: World | LiveWorld, policy: str, arm: Arm, settings: Settings, seed: int) -> Json:
+    if isinstance(world, LiveWorld):
+        return {**_plan(world.base, policy, arm, settings, seed), "reach": world.reach}
     return {
         "world": world.hash,
         "policy": arm.origin or policy,
@@ -222,7 +242,7 @@ def _plan(world: World, policy: str, arm: Arm, settings: Settings, seed: int) ->
 def _of_memory(found: Mapping[str, float]) -> Line:
     """What a line says of watched topics and of text that the learner wrote, where there is any."""
     watched = ("backward_transfer", "forgetting") if found["watched"] else ()
-    own = ("own_tokens", "own_flops") if found["own_tokens"] else ()
+    own = tuple(name for name in ("own_tokens", "extra_flops") if found[name])
     return {name: found[name] for name in (*watched, *own)}
 
 

@@ -112,4 +112,4 @@ class Together:
     def _merged(self, how: str, adapters: Sequence[Adapter]) -> Floats:
         if len(adapters) == 1:
             return np.asarray(self.alone[0])
-        return self.course.nll(self.course.merged(adapters, how))
+        return self.course.merged_nll(adapters, how)

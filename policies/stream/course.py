@@ -6,9 +6,12 @@ nucleated weights. A stage is a fixed number of updates on one neighbourhood.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,7 +21,7 @@ from kncl_env.learner import MeasuredText
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage, open_stage, seed_topics
 from kncl_env.world.world import World
-from policies.stream.methods import Method
+from policies.stream.methods import OF_LEARNERS, Method
 from policies.stream.neighbourhoods import Neighbourhood, neighbourhoods
 from train_lm.files import Json
 
@@ -29,14 +32,15 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# peft's name of each way of merging, and the weight of an adapter; their share of all, if None.
-# `ties` takes means of its own.
-MERGING: dict[str, tuple[str, float | None]] = {
-    "linear": ("linear", None),
-    "ties": ("ties", 1.0),
-    "dare": ("dare_linear", None),
-    "svd": ("svd", None),
-    "cat": ("cat", None),
+# peft's name of each way of merging, and the weight of each of n adapters as a power of n. All make
+# a mean: `cat` and `svd` of what adapters add, `linear` and `dare` of their two factors apart, each
+# of which has the root of the weight; `ties` takes means of its own.
+MERGING: dict[str, tuple[str, int]] = {
+    "linear": ("linear", -2),
+    "ties": ("ties", 0),
+    "dare": ("dare_linear", -2),
+    "svd": ("svd", -1),
+    "cat": ("cat", -1),
 }
 
 SPLIT = "test"  # what is measured; no method chooses anything by it
@@ -223,14 +227,42 @@ class Course:
         base = self.trainer(Method("none"), rate=1.0).model
         return Trainer(with_adapter(base, adapter), TrainerConfig())
 
-    def merged(self, adapters: Sequence[Adapter], how: str) -> Trainer:
-        """The nucleated learner with several adapters made one; each has the same say."""
-        from train_lm.adapters import merge_adapters
+    @cached_property
+    def base_digest(self) -> str:
+        """What adapters of this learner name as their base."""
+        from train_lm.adapters import base_digest
 
-        rule, weight = MERGING[how]
+        return base_digest(self.trainer(Method("none"), rate=1.0).model)
+
+    def merged_nll(self, adapters: Sequence[Adapter], how: str) -> Floats:
+        """As `nll`, of several adapters made one, each with the same say; or mixed by Arrow."""
+        import torch
+
+        # Arrow finds its prototypes by lot, and not before it is asked.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.nll(self._merged(adapters, how))
+
+    def _merged(self, adapters: Sequence[Adapter], how: str) -> Trainer:
+        from train_lm.adapters import arrow_model, merge_adapters
+        from train_lm.composing.adapter_files import save_adapter
+        from train_lm.trainer import Trainer, TrainerConfig
+
         base = self.trainer(Method("none"), rate=1.0).model
-        weights = [weight or 1.0 / len(adapters)] * len(adapters)
+        if how == "arrow":  # peft opens them from folders alone
+            with TemporaryDirectory() as scratch:
+                folders = [Path(scratch) / str(i) for i in range(len(adapters))]
+                for folder, adapter in zip(folders, adapters, strict=True):
+                    save_adapter(folder, adapter)
+                return Trainer(arrow_model(base, folders), TrainerConfig())
+        rule, power = MERGING[how]
+        weights = [float(len(adapters)) ** power] * len(adapters)
         return self.measurable(merge_adapters(base, adapters, weights, rule, seed=self.seed))
+
+
+def learner_of(settings: Settings) -> Json:
+    """The settings that a course reads, by their flat names."""
+    return json.loads(json.dumps({name: settings[name] for name in OF_LEARNERS}))
 
 
 def parts_of(world: World, settings: Settings, layout: Layout) -> tuple[Neighbourhood, ...]:

@@ -9,6 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+# The environment's settings that a stream reads: there is no episode in it.
+OF_LEARNERS = (
+    "model",
+    "learning_rate",
+    "learner_seed",
+    "batch",
+    "nucleus_topics",
+    "nucleus_titles",
+    "nucleus_updates",
+)
+
 MEMORIES = ("none", "replay", "self", "ewc")
 RULES = ("full", "topk", "lowrank")
 ADAPTERS = ("none", "lora", "relora")
@@ -88,10 +99,6 @@ def _divisor(name: str, given: str, usual: int) -> int:
     return int(given)
 
 
-def _few(method: Method) -> Method:
-    return replace(method, rate_scale=3.0)
-
-
 # What comes before the stroke; each is told the number after it.
 _KINDS: dict[str, Callable[[str, str], Method]] = {
     "none": lambda name, n: Method(name),
@@ -99,10 +106,12 @@ _KINDS: dict[str, Callable[[str, str], Method]] = {
     "replay": lambda name, n: Method(name, "replay", 1 / _divisor(name, n, 2)),
     "self": lambda name, n: Method(name, "self", 1 / _divisor(name, n, 2)),
     "ewc": lambda name, n: Method(name, "ewc", strength=float(_divisor(name, n, 100))),
-    "topk": lambda name, n: _few(Method(name, rule="topk", kept=1 / _divisor(name, n, 20))),
+    "topk": lambda name, n: Method(name, rule="topk", kept=1 / _divisor(name, n, 20), rate_scale=3),
     "lowrank": lambda name, n: Method(name, rule="lowrank", rank=_divisor(name, n, 8)),
-    "lora": lambda name, n: _few(Method(name, adapter="lora", rank=_divisor(name, n, 8))),
-    "relora": lambda name, n: _few(Method(name, adapter="relora", rank=_divisor(name, n, 8))),
+    "lora": lambda name, n: Method(name, rank=_divisor(name, n, 8), adapter="lora", rate_scale=10),
+    "relora": lambda name, n: Method(
+        name, rank=_divisor(name, n, 8), adapter="relora", rate_scale=10
+    ),
 }
 _WITHOUT_NUMBER = ("none", "joint")
 

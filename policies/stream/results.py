@@ -1,21 +1,30 @@
-"""What a stream leaves beside its journal: scores, matrices and the page."""
+"""What a stream, or neighbourhoods side by side, leave beside their journal: scores, a page."""
 
 from __future__ import annotations
 
 import csv
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from kncl_env.settings import Settings
 from kncl_env.world.world import World
 from policies.stream.cells import StreamRecord
-from policies.stream.course import SPLIT, Layout
+from policies.stream.course import SPLIT, Layout, learner_of
 from policies.stream.page import write_page
-from policies.stream.runs import COMMAND, StreamPlan
+from policies.stream.parallel_page import (
+    ParallelSummary,
+    summarise_parallel,
+    write_parallel_page,
+)
+from policies.stream.parallel_run import COMMAND as NEIGHBOURHOODS
+from policies.stream.parallel_run import ParallelPlan, Played
+from policies.stream.runs import COMMAND as STREAM
+from policies.stream.runs import StreamPlan
 from policies.stream.scores import StreamSummary, summarise
 from train_lm.command_line import by_comma
-from train_lm.files import replacing, write_json
+from train_lm.files import Json, replacing, write_json
 from train_lm.plain_text import in_csv
 from train_lm.provenance import commit, version
 
@@ -33,52 +42,94 @@ def write_results(
     The first two are the same bytes for the same cells; the page tells the speed, too.
     """
     summary = summarise(records)
-    command = command_of(world, settings, layout, plan, out)
+    own = ["--methods", by_comma(plan.methods), "--rates", str(plan.rates)]
+    command = _command(f"{STREAM} --world", world, layout, settings, [*own, *_of_plan(plan, out)])
     write_json(
-        out / "scores.json",
-        {
-            **summary.to_json(),
-            "world": world.hash,
-            "settings": settings.to_json(),
-            "layout": layout.to_json(),
-            "version": version(),
-            "commit": commit(),
-            "command": command,
-        },
+        out / "scores.json", {**summary.to_json(), **_about(world, settings, layout, command)}
     )
     _write_matrices(records, out / "matrices.csv")
-    cost = records[0].cost
+    names, tokens = records[0].names, records[0].cost.tokens
     origin = {
-        "World": f"{world.card['source']}, {world.hash}",
-        "Text": str(world.card["source"]),
-        "Licence of the text": str(world.card["licence"]),
-        "Learner": f"{settings.learner.model}, {settings.nucleus.updates} updates of nucleus phase",
-        "Neighbourhoods": ", ".join(sorted(records[0].names)),
-        "Tokens per cell": f"{cost.tokens:,} in {len(records[0].names)} stages",
-        "Measured on": f"{layout.windows} windows of {SPLIT} text per neighbourhood",
+        **_origin(world, settings, layout, names, command),
+        "Tokens per cell": f"{tokens:,} in {len(names)} stages",
         "Seeds": ", ".join(map(str, summary.seeds)),
-        "Commit": commit(),
-        "Command": command,
     }
     write_page(out / "report.html", summary, records, origin)
     return summary
 
 
-def command_of(
-    world: World, settings: Settings, layout: Layout, plan: StreamPlan, out: Path
+def write_parallel_results(
+    world: World,
+    settings: Settings,
+    layout: Layout,
+    plan: ParallelPlan,
+    found: Played,
+    out: Path,
+) -> ParallelSummary:
+    """Write `scores.json` and `report.html`, and `speed.json` where it was measured.
+
+    Scores are the same bytes for the same tasks; the speed is the machine's.
+    """
+    summary = summarise_parallel(found)
+    own = ["--rank", str(plan.rank)] if plan.rank != ParallelPlan.rank else []
+    own += ["--workers", str(plan.workers)] + (["--timed"] if plan.timed else [])
+    command = _command(
+        f"{NEIGHBOURHOODS} --world", world, layout, settings, [*own, *_of_plan(plan, out)]
+    )
+    about = _about(world, settings, layout, command)
+    write_json(out / "scores.json", {**summary.to_json(), **about})
+    if found.speed is not None:
+        speed = {**asdict(found.speed), "speed_up": found.speed.speed_up}
+        write_json(out / "speed.json", speed)
+    names = found.together[0].names
+    origin = _origin(world, settings, layout, names, command)
+    write_parallel_page(out / "report.html", summary, found.speed, origin)
+    return summary
+
+
+def _about(world: World, settings: Settings, layout: Layout, command: str) -> Json:
+    return {
+        "world": world.hash,
+        "learner": learner_of(settings),
+        "layout": layout.to_json(),
+        "version": version(),
+        "commit": commit(),
+        "command": command,
+    }
+
+
+def _origin(
+    world: World, settings: Settings, layout: Layout, names: Sequence[str], command: str
+) -> dict[str, str]:
+    learner, nucleus = settings.learner, settings.nucleus
+    return {
+        "World": f"{world.card['source']}, {world.hash}",
+        "Text": str(world.card["source"]),
+        "Licence of the text": str(world.card["licence"]),
+        "Learner": f"{learner.model}, {nucleus.updates} updates of nucleus phase",
+        "Neighbourhoods": ", ".join(sorted(names)),
+        "Measured on": f"{layout.windows} windows of {SPLIT} text per neighbourhood",
+        "Commit": commit(),
+        "Command": command,
+    }
+
+
+def _of_plan(plan: StreamPlan | ParallelPlan, out: Path) -> list[str]:
+    rate = [] if plan.rate is None else ["--rate", str(plan.rate)]
+    return ["--seeds", str(plan.seeds), *rate, "--out", str(out)]
+
+
+def _command(
+    begin: str, world: World, layout: Layout, settings: Settings, own: Sequence[str]
 ) -> str:
     """What to type to play it again."""
     parts = str(layout.parts) if isinstance(layout.parts, int) else by_comma(layout.parts)
-    words = [*COMMAND.split(), "--world", str(world.path), "--neighbourhoods", parts]
-    words += ["--methods", by_comma(plan.methods), "--rates", str(plan.rates)]
-    words += ["--seeds", str(plan.seeds), "--out", str(out)]
-    if plan.rate is not None:
-        words += ["--rate", str(plan.rate)]
+    words = [*begin.split(), str(world.path), "--neighbourhoods", parts, *own]
     for name, option in (("size", "size"), ("updates", "stage-updates"), ("windows", "windows")):
         if getattr(layout, name) != getattr(Layout, name):
             words += [f"--{option}", str(getattr(layout, name))]
-    usual = Settings().to_json()
-    for name, value in settings.to_json().items():
+    usual = learner_of(Settings())
+    for name, value in learner_of(settings).items():
         if value != usual[name]:
             listed = by_comma(value) if isinstance(value, list) else str(value)
             words += [f"--{name.replace('_', '-')}", listed]

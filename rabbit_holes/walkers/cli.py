@@ -161,6 +161,8 @@ def _generate(args: argparse.Namespace) -> None:
     world = World.open(args.world)
     for title in (*settings.starts, *settings.goals):
         world.topic_of(title)  # before a model is loaded, or an old file removed
+    with alone(args.out):
+        pass  # whoever writes there is named before a model is loaded
     model = load_language_model(args.model, device=args.device, tokenizer=world.tokenizer)
     mine = partial(holds_paths, sources=("generated:",))
     with PathWriter(args.out, force=args.force, mine=mine) as writer:

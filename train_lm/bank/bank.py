@@ -32,6 +32,7 @@ from train_lm.steps.costs import Cost, cost_of
 from train_lm.steps.optimizers import BETAS
 from train_lm.steps.schedule import Schedule
 from train_lm.trainer import (
+    MEASURED_AT_ONCE,
     Snapshot,
     TrainerConfig,
     check_length,
@@ -102,7 +103,8 @@ class LearnerBank:
         frozen = 0 if self._bases is None else self._bases.rows.shape[1]
         every = sum(p.numel() for p in self.model.parameters())
         self.n_parameters = every if adapter is None else frozen + self.n_trained
-        self._programs = compiled(self._stack, self.device) if compile else plain(self._stack)
+        self._uncompiled = plain(self._stack)  # for windows of any number
+        self._programs = compiled(self._stack, self.device) if compile else self._uncompiled
         self._rule = RowUpdates(self._shapes, self.configs[0].updates, self.n, self.device)
         self._mean = self._weights.new_zeros(self.n, self._rule.low)
         self._square = torch.zeros_like(self._mean)
@@ -310,6 +312,20 @@ class LearnerBank:
             found = fisher(self._stack, row, base, tokens, labels, generator)
         return self._split(found, self._shapes)
 
+    @torch.no_grad()
+    def gradient(self, learner: int, windows: Ints) -> dict[str, Tensor]:
+        """Gradient of one learner's mean loss on (n, T + 1) windows; as `Trainer.gradient`."""
+        check_length(self.model, windows)
+        row = self._weights[learner][None]
+        base = self._base_of(slice(learner, learner + 1))
+        total = torch.zeros_like(row[0])
+        with self._autocast():
+            for i in range(0, len(windows), MEASURED_AT_ONCE):
+                piece = torch.from_numpy(windows[i : i + MEASURED_AT_ONCE]).to(self.device)
+                _, found, _ = self._uncompiled.gradient(row, piece[None], *base)
+                total += found[0] * (len(piece) / len(windows))
+        return self._split(total, self._shapes)
+
     def weights(self, learner: int) -> dict[str, Tensor]:
         """Copies of one learner's trained weights, by the parameter's name."""
         return self._split(self._weights[learner].clone(), self._shapes)
@@ -404,7 +420,7 @@ class LearnerBank:
         """One learner begins where a trainer of the whole model stood; as `Trainer.adopt`."""
         shapes = self._shapes if self._bases is None else self._bases.shapes
         check_snapshot(snapshot, shapes)
-        place = place_of(snapshot)
+        place = place_of(snapshot) if "schedule" in snapshot else None
         state = self._state_of(learner)
         if self._bases is not None:
             weights = {name: snapshot[f"model.{name}"] for name in shapes}
@@ -415,7 +431,8 @@ class LearnerBank:
         steps = {f"step.{name}": torch.zeros(()) for name in self._shapes}
         take_over(steps | {n: v for n, v in state.items() if not n.startswith("model.")}, snapshot)
         self._steps[learner] = int(next(iter(steps.values())))
-        self._go_to(learner, place)
+        if place is not None:
+            self._go_to(learner, place)
 
     def _go_to(
         self, learner: int, place: tuple[int, int, int, bool], restart: int = 0, rewarm: int = 0

@@ -22,6 +22,7 @@ from train_lm.adapters import Adapter
 from train_lm.bank.bank import LearnerBank
 from train_lm.steps.anchors import Anchor
 from train_lm.steps.costs import Cost
+from train_lm.steps.schedule import Schedule
 from train_lm.trainer import Snapshot, TrainerConfig
 
 Ints = NDArray[np.int64]
@@ -165,6 +166,10 @@ class Member:
         return int(self.bank.updates[self.learner])
 
     @property
+    def schedule(self) -> Schedule:
+        return self.bank.schedules[self.learner]
+
+    @property
     def flops_per_token(self) -> float:
         return self.bank.flops_per_token
 
@@ -172,7 +177,7 @@ class Member:
         self.bank.begin_phase(updates, decay=decay, learners=[self.learner])
 
     def learning_rate(self) -> float:
-        return self.bank.schedules[self.learner].rate(self.updates)
+        return self.schedule.rate(self.updates)
 
     def train(self, windows: Ints) -> float:
         """As `Trainer.train`: (n, T + 1) token ids, B at a time, to their mean loss [nats]."""
@@ -189,6 +194,9 @@ class Member:
 
     def importance(self, windows: Ints, labels: str = "model", seed: int = 0) -> dict[str, Tensor]:
         return self.bank.importance(self.learner, windows, labels, seed)
+
+    def gradient(self, windows: Ints) -> dict[str, Tensor]:
+        return self.bank.gradient(self.learner, windows)
 
     def weights(self) -> dict[str, Tensor]:
         return self.bank.weights(self.learner)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from train_lm.bank.stacks import Stack, frozen_of, leaves_of
-from train_lm.compiling import compile_for
+from train_lm.machine.compiling import compile_for
 from train_lm.steps.anchors import score
 from train_lm.steps.optimizers import BETAS, EPSILON
 

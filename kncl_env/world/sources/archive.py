@@ -18,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -83,17 +83,29 @@ def fetch(archive: Archive, into: Path, progress: Progress | None = None) -> Pat
     if folder.exists():
         return folder
     into.mkdir(parents=True, exist_ok=True)
+    record = into / RECORD
+    entries = _recorded(record)  # before anything is fetched
     part = into / f"{archive.name}.part"
     _download(archive, part, progress)
     entry = _checked(archive, part)
     _unpack(archive, part, into)
-    record = into / RECORD
-    entries = Fields.of(read_json(record), record).values if record.exists() else {}
     with replacing(record) as written:
         text = json.dumps({**entries, archive.name: entry}, indent=2, sort_keys=True)
         written.write_text(text + "\n")
     part.unlink()
     return folder
+
+
+def _recorded(record: Path) -> dict[str, Mapping[str, object]]:
+    """What came before, by its name.
+
+    Raises:
+        ValueError: The list is damaged.
+    """
+    if not record.exists():
+        return {}
+    found = Fields.of(read_json(record), record, "remove it, it decides nothing")
+    return {name: found.inner(name).values for name in found.values}
 
 
 def _download(archive: Archive, part: Path, progress: Progress | None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_lm.command_line import say
+from train_lm.command_line import comma_separated, say
 
 if TYPE_CHECKING:
     from kncl_env.world.corpus import Corpus
@@ -54,7 +54,7 @@ class Option:
     about: str
     is_for: str
     metavar: str = ""
-    kind: type = str
+    kind: Callable[[str], object] = str
 
 
 OPTIONS = {
@@ -96,6 +96,31 @@ OPTIONS = {
         "licence of the texts, for the world's card (default: what the source states, if it does)",
         "the licence of your own texts",
         "TEXT",
+    ),
+    "--titles": Option(
+        "articles to begin at, by comma; required there", "where to begin", "A,B", comma_separated
+    ),
+    "--articles": Option(
+        "articles in all, those that the first ones link to (default: 200)",
+        "the size of a world out of a wiki",
+        "N",
+        int,
+    ),
+    "--contact": Option(
+        "where you can be reached; required there unless --user-agent says it",
+        "who asks",
+        "MAIL_OR_URL",
+    ),
+    "--user-agent": Option(
+        "what to call yourself; the contact is added (default: this project's name)",
+        "who asks",
+        "UA",
+    ),
+    "--api-url": Option(
+        "api.php of the wiki (default: that of the English Wikipedia)", "which wiki is asked", "URL"
+    ),
+    "--rate": Option(
+        "requests per second, at most (default: 2)", "how fast a wiki is asked", "R", float
     ),
     "--download": Option(
         "fetch the archives from SNAP into PLACE first (default: no)",
@@ -179,6 +204,23 @@ def _folder(args: argparse.Namespace) -> Corpus:
     return read_folder(Path(_place(args)), _wanted(args), bars)
 
 
+def _live(args: argparse.Namespace) -> Corpus:
+    from kncl_env.world.sources.wiki.etiquette import Etiquette
+    from kncl_env.world.sources.wiki.live import read_live
+    from kncl_env.world.sources.wiki.wikipedia import api_of
+
+    rate = {} if args.rate is None else {"rate": args.rate}
+    etiquette = Etiquette(contact=args.contact or "", user_agent=args.user_agent or "", **rate)
+    return read_live(
+        args.api_url or api_of("en"),
+        etiquette,
+        tuple(args.titles or ()),
+        200 if args.articles is None else args.articles,
+        args.out.with_name(args.out.name + ".articles.jsonl"),
+        lambda n: say(f"{n:,} articles fetched", end="\r", error=True),
+    )
+
+
 def _place(args: argparse.Namespace) -> str:
     if args.place is None:
         wanted = SOURCES[args.source].place
@@ -255,6 +297,11 @@ SOURCES = {
     "zim": Source("an archive of Kiwix", _zim, "a .zim file", options=OF_DOCUMENTS),
     "mediawiki": Source(
         "an XML dump of a wiki", _mediawiki, "an .xml dump, plain or packed", options=OF_DOCUMENTS
+    ),
+    "live": Source(
+        "a live MediaWiki, a few articles and what they link to; it grows while it is played",
+        _live,
+        options=("--titles", "--articles", "--contact", "--user-agent", "--api-url", "--rate"),
     ),
     "folder": Source("text and Markdown files", _folder, "the folder", options=OF_DOCUMENTS),
 }

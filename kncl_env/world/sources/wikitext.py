@@ -58,7 +58,9 @@ class Namespaces:
     def title(self, name: str) -> str:
         """A title as the wiki keeps it."""
         title = one_line(name.replace("_", " ")).lstrip(": ")
-        return title[:1].upper() + title[1:] if self.first_letter else title
+        # Unicode has capitals for Georgian letters, which titles do not begin with.
+        plain = "\u10d0" <= title[:1] <= "\u10ff" or not self.first_letter
+        return title if plain else title[:1].upper() + title[1:]
 
     def of(self, target: str) -> tuple[int | None, str]:
         """The namespace of a link's target, and its name there; (None, …) of another wiki's."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from kncl_env.world.build_config import TFIDF, BuildConfig
-from kncl_env.world.embedding import Embedder, TextSpace, names_in
+from kncl_env.world.embedding import Embedder, TextSpace
+from train_lm.checked.arrays import told
 
 
 def fit_space(texts: Sequence[str], config: BuildConfig) -> TextSpace:
@@ -44,7 +46,12 @@ def load_space(path: Path) -> TextSpace:
     Raises:
         FileNotFoundError, or ValueError where the file holds no space.
     """
-    if "axes.npy" in names_in(path):
+
+    def names() -> list[str]:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+
+    if "axes.npy" in told(path, names, "rebuild it"):
         from kncl_env.world.text.model_space import ModelSpace
 
         return ModelSpace.load(path)

@@ -1,4 +1,4 @@
-"""A live wiki as a source of whole articles: many titles a request, text and links in reading order.
+"""A live wiki as a source of whole articles: many titles a request, links in reading order.
 
 What a wiki's client answers becomes what an open world asks for; every error becomes one.
 """
@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 from kncl_env.open_world.articles import Fetched, SourceError
+from kncl_env.open_world.outward import Outward
 from kncl_env.world.sources.wiki.errors import StoppedError, WikiError
+from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
 from kncl_env.world.sources.wiki.page_cache import Absent
-from kncl_env.world.sources.wiki.wikipedia import PoliteWikipedia, Site, Text
-from kncl_env.world.sources.wiki.wikitext import read_wikitext
+from kncl_env.world.sources.wiki.wikipedia import PoliteWikipedia, Text
+from kncl_env.world.sources.wikitext import Namespaces, read_wikitext
+from kncl_env.world.world import World
 
 TOGETHER = 50  # [titles] of one request; a wiki takes no more from whom it does not know
 LONGEST = 6000  # [characters] of their names in an address, which servers limit to 8,000 or so
@@ -23,13 +26,12 @@ class WikiSource:
 
     Args:
         wiki: Its client.
-        site: What it says of itself; see `PoliteWikipedia.fetch_site`.
+        namespaces: What tells its links to articles from others; see `fetch_namespaces`.
     """
 
-    def __init__(self, wiki: PoliteWikipedia, site: Site) -> None:
+    def __init__(self, wiki: PoliteWikipedia, namespaces: Namespaces) -> None:
         self.wiki = wiki
-        self.site = site
-        self._other = frozenset(site.prefixes)
+        self.namespaces = namespaces
 
     @property
     def name(self) -> str:
@@ -47,17 +49,28 @@ class WikiSource:
         return found
 
     def close(self) -> None:
-        self.wiki.gate.close()
+        self.wiki.gate.close()  # whoever waits there leaves
+        self.wiki.close()
 
     def _read(self, asked: str, text: Text | Absent) -> Fetched:
         if isinstance(text, Absent):
             return Fetched(asked, absent=text.reason)
-        paragraphs, links = read_wikitext(
-            text.wikitext, self._other.__contains__, self.site.first_letter
-        )
-        if not paragraphs:
+        read = read_wikitext(text.wikitext, self.namespaces)
+        if not read.paragraphs:
             return Fetched(asked, absent="no_text")
-        return Fetched(asked, text.title, text.revision_id, paragraphs, links)
+        links = tuple(dict.fromkeys(read.links))
+        return Fetched(asked, text.title, text.revision_id, read.paragraphs, links)
+
+
+def wiki_of(world: World, etiquette: Etiquette) -> WikiSource:
+    """The wiki that a world was built from; whoever opens it closes it.
+
+    Raises:
+        ValueError: It was not built from one.
+    """
+    outward = Outward.of(world)
+    namespaces = Namespaces(dict(outward.namespaces), outward.first_letter)
+    return WikiSource(PoliteWikipedia(etiquette, Gate(etiquette.rate), outward.api), namespaces)
 
 
 def _batches(titles: Sequence[str]) -> Iterator[list[str]]:

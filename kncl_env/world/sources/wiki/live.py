@@ -7,13 +7,20 @@ link to is kept in the world, which can grow there while it is played.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from kncl_env.open_world.articles import ArticleJournal, ArticleSource, Fetched, SourceError
 from kncl_env.open_world.outward import OUTWARD, Outward
 from kncl_env.world.corpus import Article, Corpus, Tally
+from kncl_env.world.sources.wiki.articles import WikiSource
+from kncl_env.world.sources.wiki.errors import WikiError
+from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
+from kncl_env.world.sources.wiki.wikipedia import PoliteWikipedia
+from train_lm.files import hash_json
+from train_lm.outputs import alone
 
 MOST = 50  # [titles] that are asked for at a time
 
@@ -56,8 +63,7 @@ class Crawl:
             SourceError: The source gives nothing now; the journal keeps what it gave before.
             ValueError: A title to begin at leads to no article.
         """
-        wanted = self._wanted()
-        while some := list(islice(wanted, min(MOST, self.n - len(self.articles)))):
+        while some := self._next():
             missing = [title for title in some if title not in journal]
             if missing:
                 try:
@@ -73,22 +79,12 @@ class Crawl:
                 self._take(one)
             moved(len(self.articles))
 
-    def _wanted(self) -> Iterator[str]:
+    def _next(self) -> list[str]:
         """Titles to ask for: those to begin at, then the links of each article in turn."""
-        seen: set[str] = set()
-        done = 0
-        waiting = list(dict.fromkeys(self.begin))
-        while True:
-            for title in waiting:
-                if len(self.articles) >= self.n:
-                    return
-                if title not in seen and title not in self.names:
-                    seen.add(title)
-                    yield title
-            if done == len(self.articles):
-                return
-            waiting = list(list(self.articles.values())[done].links)
-            done += 1
+        rows = (self.begin, *(one.links for one in self.articles.values()))
+        known = self.names.keys() | self.absent.keys()
+        fresh = dict.fromkeys(title for row in rows for title in row if title not in known)
+        return list(fresh)[: min(MOST, self.n - len(self.articles))]
 
     def _take(self, one: Fetched) -> None:
         if one.absent:
@@ -103,12 +99,51 @@ class Crawl:
         self.articles.setdefault(one.title, one)
 
 
-def corpus_of_crawl(crawl: Crawl, source: str, licence: str, outward: Outward) -> Corpus:
-    """Its articles as a corpus; links lead to other articles of it, under their own titles.
+def read_live(
+    api: str,
+    etiquette: Etiquette,
+    begin: Sequence[str],
+    n: int,
+    kept: Path,
+    moved: Callable[[int], None] = lambda _: None,
+) -> Corpus:
+    """Articles of a live wiki, from some titles on.
 
     Args:
-        outward: What the world is told of the wiki; the articles' links and names are added.
+        api: Address of its `api.php`.
+        begin: Titles of articles.
+        n: Articles in all, at most.
+        kept: Journal of what was fetched; what is there is not asked for again.
+        moved: Told how many articles there are.
+
+    Raises:
+        SourceError: The wiki gives nothing now; the journal keeps what it gave before.
+        ValueError: An address, a contact or a title that is none.
     """
+    crawl = Crawl(begin, n)
+    wiki = PoliteWikipedia(etiquette, Gate(etiquette.rate), api)
+    try:
+        with alone(kept):
+            journal = ArticleJournal(kept, {"api": api})
+            try:
+                namespaces, licence = wiki.fetch_namespaces(), wiki.fetch_licence()
+            except WikiError as error:
+                raise SourceError(
+                    f"expected what the wiki at {api} says of itself, got {error}: "
+                    f"{len(journal)} articles are kept in {kept}, the same command goes on"
+                ) from None
+            crawl.run(journal, WikiSource(wiki, namespaces), moved)
+    finally:
+        wiki.close()
+    spaces = tuple(sorted(namespaces.numbers.items()))
+    outward = Outward(api, spaces, namespaces.first_letter)
+    return corpus_of_crawl(
+        crawl, f"mediawiki:{urlsplit(api).netloc}", licence or "not stated", outward
+    )
+
+
+def corpus_of_crawl(crawl: Crawl, source: str, licence: str, outward: Outward) -> Corpus:
+    """Its articles as a corpus; links lead to other articles of it, under their own titles."""
     tally = Tally()
     tally["articles"] = len(crawl.articles)
     for name, reason in crawl.absent.items():
@@ -130,5 +165,6 @@ def corpus_of_crawl(crawl: Crawl, source: str, licence: str, outward: Outward) -
         licence,
         counts=dict(tally),
         first_dropped=tally.first,
+        fingerprint=hash_json([one.digest for one in crawl.articles.values()]),
         beside={OUTWARD: told.to_json()},
     )

@@ -9,6 +9,19 @@ from kncl_env.world.sources.wiki.etiquette import OWN_NAME, Etiquette
 
 def add_wiki_options(wiki: argparse._ArgumentGroup) -> None:
     """Which wiki, who asks, and how fast at most."""
+    add_manners(wiki)
+    wiki.add_argument(
+        "--language", default="en", metavar="L", help="language code of a Wikipedia (%(default)s)"
+    )
+    wiki.add_argument(
+        "--api-url",
+        metavar="URL",
+        help="api.php of any other MediaWiki (that of the --language's Wikipedia)",
+    )
+
+
+def add_manners(wiki: argparse._ArgumentGroup) -> None:
+    """Who asks, and how fast at most."""
     wiki.add_argument(
         "--contact",
         default="",
@@ -20,14 +33,6 @@ def add_wiki_options(wiki: argparse._ArgumentGroup) -> None:
         default="",
         metavar="UA",
         help=f"what to call yourself; the contact is added ({OWN_NAME})",
-    )
-    wiki.add_argument(
-        "--language", default="en", metavar="L", help="language code of a Wikipedia (%(default)s)"
-    )
-    wiki.add_argument(
-        "--api-url",
-        metavar="URL",
-        help="api.php of any other MediaWiki (that of the --language's Wikipedia)",
     )
     wiki.add_argument(
         "--rate",

@@ -44,11 +44,13 @@ from kncl_env.world.sources.wiki.errors import (
 )
 from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
 from kncl_env.world.sources.wiki.page_cache import Absent, Links, Page
+from kncl_env.world.sources.wikitext import Namespaces
 
 logger = logging.getLogger(__name__)
 
 _MOST_REDIRECTS = 5
 _MOST_ANSWERS = 200  # of one list: 100,000 links, more than any page has
+_ELSEWHERE = -100  # stands for another wiki where a namespace's number would
 # The wiki marks its disambiguation pages; where it does not, nobody but a reader knows them.
 _MARKS = {"ppprop": "disambiguation"}
 _LANGUAGE = re.compile(r"[a-z]{2,}(-[a-z0-9]+)*")
@@ -100,20 +102,6 @@ class Text:
     title: str
     revision_id: int
     wikitext: str
-
-
-@dataclass(frozen=True)
-class Site:
-    """What tells a link to an article from other links.
-
-    Attributes:
-        prefixes: What stands before the colon of a link that leads out of the articles, in lower
-            case: other namespaces, and other wikis.
-        first_letter: Whether titles begin with a capital.
-    """
-
-    prefixes: tuple[str, ...]
-    first_letter: bool
 
 
 def _led(title: str, leads: Mapping[str, str]) -> str:
@@ -294,8 +282,8 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
                 break
         raise UnexpectedAnswerError(f"the answer about {asked[0]!r} and others does not end")
 
-    def fetch_site(self) -> Site:
-        """What leads out of a wiki's articles, and how its titles begin. One request.
+    def fetch_namespaces(self) -> Namespaces:
+        """What tells a link to an article from other links, and how titles begin. One request.
 
         Raises:
             WikiError: If the wiki gave no usable answer.
@@ -310,15 +298,19 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         spaces = query.get("namespaces") if isinstance(query, dict) else None
         if not isinstance(general, dict) or not isinstance(spaces, dict):
             raise UnexpectedAnswerError("expected what the site is, got something else")
-        names: set[str] = set()
+        numbers = {
+            str(one.get("prefix")).lower(): _ELSEWHERE
+            for one in records(query, "interwikimap")
+            if not one.get("language")  # those stand in no sentence; who reads wikitext knows them
+        }
         for space in [*spaces.values(), *records(query, "namespacealiases")]:
-            if isinstance(space, dict) and space.get("id") != 0:
-                names |= {str(space.get(key) or "") for key in ("name", "canonical", "alias", "*")}
-        names |= {str(one.get("prefix") or "") for one in records(query, "interwikimap")}
-        return Site(
-            prefixes=tuple(sorted({" ".join(n.lower().split()) for n in names if n.strip()})),
-            first_letter=general.get("case") != "case-sensitive",
-        )
+            number = space.get("id") if isinstance(space, dict) else None
+            if type(number) is not int or not number:
+                continue
+            for key in ("name", "canonical", "alias"):
+                if name := " ".join(str(space.get(key) or "").lower().split()):
+                    numbers[name] = number
+        return Namespaces(numbers, first_letter=general.get("case") != "case-sensitive")
 
     def fetch_licence(self) -> str | None:
         """Licence of the wiki's text; None where it does not say. One request.

@@ -1,0 +1,1 @@
+"""Adapters as files, and several of them as one."""
