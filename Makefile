@@ -33,7 +33,7 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench.py $(if $(SCALE),--scale $(SCALE))
 
 bench-gpu: install
 	$(BIN)/python benchmarks/gpu.py

@@ -22,6 +22,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+import scale
 import torch
 from environment import OtherDraws, TimedSteps, file_seconds, reward_noise, snapshot_seconds
 from loops import (
@@ -77,6 +78,10 @@ def main() -> None:
     parser.add_argument("--world", type=Path, help="a world's directory (a generated world)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, nothing compiled: a trial")
+    parser.add_argument(
+        "--scale", metavar="N,N", help="also build, index and play worlds of so many passages (no)"
+    )
+    parser.add_argument("--vectors", type=int, help="vectors of its index (as the largest world)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "bench.json")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -107,6 +112,10 @@ def main() -> None:
         trainer.update(windows_of(env)[: TrainerConfig().batch])
         found |= file_seconds(world, trainer, Path(scratch))
     found |= rewards
+    if args.scale:
+        sizes = [int(size) for size in args.scale.split(",")]
+        with tempfile.TemporaryDirectory() as folder:
+            found |= scale.measure(sizes, args.vectors or sizes[-1], 384, Path(folder))
     found |= summary(rates, peak, 6.0 * sum(p.numel() for p in model_of(env).parameters()))
     progress("")
     print_table(rates, found)

@@ -132,7 +132,9 @@ def steps(n_passages: int, place: Path, n: int) -> dict[str, float]:
     torch.set_num_threads(1)
     began = time.monotonic()
     world = World.open(place)
-    settings = Settings.of(model="xs", nucleus_topics=20, nucleus_updates=100)
+    settings = Settings.of(
+        model="xs", slots=min(64, n_passages // 100), nucleus_topics=20, nucleus_updates=40
+    )
     stage = open_stage(world, settings)
     env = TopicExpansionEnv(stage, stage.learner())
     env.reset(seed=0)
@@ -269,14 +271,24 @@ def child(*words: str) -> dict[str, float]:
     return found
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
+def measure(
+    sizes: list[int], n_vectors: int, dimensions: int, folder: Path, out: Path | None = None
+) -> dict[str, float]:
+    """All of it.
+
+    Args:
+        sizes: Of the worlds [passages].
+        n_vectors: In the index.
+        dimensions: Numbers of each.
+        folder: Where worlds are kept.
+        out: What was found so far is written there.
+    """
     found: dict[str, float] = {}
-    sizes = [int(size) for size in args.sizes.split(",")]
     for size in sizes:
         place = folder / f"world-{size}"
         found |= child("--part", "build", "--size", str(size), "--folder", str(place))
         found |= child("--part", "steps", "--size", str(size), "--folder", str(place))
-        save(args.out, found)
+        save(out, found)
     step = found[f"step_{sizes[0]}_s"]
     found["largest_step_over_smallest"] = found[f"step_{sizes[-1]}_s"] / step
     if len(sizes) > 1:
@@ -284,23 +296,24 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, float]:
         found["build_cpu_time_exponent"] = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
     for kind in ("clustered", "harder"):
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            words = ("--size", str(args.vectors), "--dimensions", str(args.dimensions))
+            words = ("--size", str(n_vectors), "--dimensions", str(dimensions))
             one = child("--part", "index", "--kind", kind, *words, "--folder", place)
         found |= {f"index_{kind}_{name}": value for name, value in one.items()}
-        save(args.out, found)
+        save(out, found)
     kinds = ("clustered", "harder")
-    name = "1m" if args.vectors == 1_000_000 else str(args.vectors)
+    name = "1m" if n_vectors == 1_000_000 else str(n_vectors)
     found[f"index_{name}_peak_gib"] = max(found[f"index_{k}_peak_gib"] for k in kinds)
     found[f"index_{name}_recall_at_10"] = min(found[f"index_{k}_recall_at_10"] for k in kinds)
     found["retrieval_over_raw_faiss"] = max(found[f"index_{k}_over_raw_faiss"] for k in kinds)
     found["retrieval_share_of_step"] = max(found[f"index_{k}_search_s"] for k in kinds) / step
-    save(args.out, found)
+    save(out, found)
     return found
 
 
-def save(out: Path, found: dict[str, float]) -> None:
-    out.parent.mkdir(exist_ok=True)
-    write_json(out, found)
+def save(out: Path | None, found: dict[str, float]) -> None:
+    if out is not None:
+        out.parent.mkdir(exist_ok=True)
+        write_json(out, found)
 
 
 def main() -> None:
@@ -317,14 +330,16 @@ def main() -> None:
     if args.part == "build":
         print(json.dumps(build(args.size, args.folder)))
     elif args.part == "steps":
-        print(json.dumps(steps(args.size, args.folder, 12)))
+        print(json.dumps(steps(args.size, args.folder, 8)))
     elif args.part == "index":
         print(json.dumps(index(args.kind, args.size, args.dimensions, args.folder)))
     elif args.part == "all":
         with tempfile.TemporaryDirectory() as scratch:
             folder = args.folder or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            for name, value in measure(args, folder).items():
+            sizes = [int(size) for size in args.sizes.split(",")]
+            found = measure(sizes, args.vectors, args.dimensions, folder, args.out)
+            for name, value in found.items():
                 shown = f"{value:.4g}" if isinstance(value, float) else value
                 print(f"{name:50} {shown}")
         print(args.out)

@@ -330,6 +330,7 @@ DOORS = {
     "kncl_env/world/build.py": "drafts, in the folder of a build",
     "kncl_env/world/drafting.py": "drafts, in the folder of a build",
     "kncl_env/world/cut.py": "drafts, in the folder of a build",
+    "kncl_env/world/rewiring.py": "drafts, in a folder that replaces",
     "train_lm/checked/rows.py": "drafts",
     "train_lm/training_text.py": "drafts, below `folder`",
     # Append-only files with a lock of their own, and what goes when it is begun anew:
@@ -342,7 +343,11 @@ DOORS = {
 }
 # Removing what is out of date, in files that write nothing by themselves.
 REMOVALS = {
-    "kncl_env/world/stages.py": {"unlink", "write_text"},  # its own drafts; a file of the system
+    "kncl_env/world/stages.py": {
+        "unlink",
+        "rmtree",
+        "write_text",
+    },  # its drafts; a file of the system
     "train_lm/checkpoint.py": {"unlink"},
     "train_lm/checked/digests.py": {"touch"},  # empty marks in the cache
     "kncl_env/stage.py": {"unlink"},

@@ -87,6 +87,8 @@ def test_a_build_that_was_interrupted_goes_on_to_the_same_bytes(
     interrupt(stage, monkeypatch, corpus_of(12), tmp_path / "w")
     assert [f.name for f in tmp_path.iterdir()] == [".w.building"]
     (tmp_path / ".w.building/world/half.npy").write_bytes(b"\x93NUM")  # what a kill left of one
+    (tmp_path / ".w.building/world/.embedder.npz.x.part").mkdir()
+    (tmp_path / ".w.building/world/.embedder.npz.x.part/embedder.npz").write_bytes(b"PK")
     told: list[str] = []
     world = build_world(corpus_of(12), tmp_path / "w", SMALL, told.append)
     assert contents(world.path) == wanted

@@ -11,6 +11,7 @@ The folder stands beside the world's place. The same build goes on in it, anothe
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -120,7 +121,8 @@ class Stages:
         kept = {name for done in self._state["stages"].values() for name in done["files"]}
         for name, file in self._files():
             if name not in kept:
-                file.unlink()
+                # A folder is the room of a file that was being written.
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         for part in (WORLD, SCRATCH):
