@@ -167,10 +167,9 @@ def _whole(body: bytes) -> bytes:
 
 def read_collection(place: Path) -> str:
     """Two walks over the wiki whose answers lie in `place`; what it does not get is told."""
-    from rabbit_holes.live.etiquette import Etiquette, Gate
-    from rabbit_holes.live.page_cache import Library, PageCache
-    from rabbit_holes.live.wikipedia import PoliteWikipedia
-
+    from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
+    from kncl_env.world.sources.wiki.page_cache import Library, PageCache
+    from kncl_env.world.sources.wiki.wikipedia import PoliteWikipedia
     from rabbit_holes.live.collector import collect
     from rabbit_holes.live.settings import CollectionSettings
     from rabbit_holes.path import read_paths

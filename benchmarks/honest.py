@@ -49,7 +49,7 @@ WORLD = (
 NEEDED = (
     *("faiss", "pyarrow.dataset", "pyarrow.parquet", "scipy.sparse.linalg", "tokenizers"),
     *("sklearn.feature_extraction.text", "kncl_env.world.sources.wikispeedia"),
-    *("policies.curiosity", "rabbit_holes.live.collector", "rabbit_holes.live.wikipedia"),
+    *("policies.curiosity", "rabbit_holes.live.collector", "kncl_env.world.sources.wiki.wikipedia"),
     "train_lm.checkpoint",
 )
 NEEDED_BY_RUNS = (

@@ -22,7 +22,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from train_lm.allocator import keep_freed_memory
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.open_world.articles import ArticleJournal, Fetched
@@ -36,6 +35,7 @@ from kncl_env.world.corpus import Article
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.sources.wiki.live import Crawl, corpus_of_crawl
 from train_lm.files import write_json
+from train_lm.machine.allocator import keep_freed_memory
 
 SEED = 7
 AHEAD = (0, 1, 16, 64)  # settings of the queue that are compared

@@ -250,6 +250,8 @@ def test_arrow_mixes_saved_adapters_and_of_equal_ones_makes_that_one(
     equal = nll_of(arrow_model(base, [folders[0]] * 3), windows(5), CPU)
     assert equal == pytest.approx(alone[0], rel=1e-5)
     assert all(p.requires_grad for p in base.parameters())
+    again = nll_of(arrow_model(base, folders, top=2), windows(5), CPU)
+    assert again.tolist() == mixed.tolist()
 
 
 def test_agreement_is_the_cosine_of_what_is_added(three: list[Adapter]) -> None:

@@ -91,7 +91,16 @@ def copied(small_world: World, tmp_path: Path) -> Path:
 
 def use(world: Path) -> None:
     w = World.open(world)
-    _ = (w.titles, w.passage_topic, w.graph, w.topic_vectors, w.embedder, w.index, w.tokens())
+    _ = (
+        w.titles,
+        w.passage_topic,
+        w.graph,
+        w.topic_vectors,
+        w.embedder,
+        w.index,
+        w.tokens(),
+        w.tokenizer,
+    )
 
 
 def test_a_flipped_bit_in_any_file_of_a_world_is_named(copied: Path) -> None:
@@ -104,6 +113,33 @@ def test_a_flipped_bit_in_any_file_of_a_world_is_named(copied: Path) -> None:
             use(copied)
         (copied / name).write_bytes(whole)
     use(copied)
+
+
+def test_what_was_found_sound_is_looked_at_again_only_where_it_changed(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kncl_env.world import index
+
+    monkeypatch.setenv("KNCL_CACHE", str(tmp_path / "marks"))
+    looked: list[bool] = []
+    check = index.check_index_file
+
+    def counted(file: Path, every_byte: bool = True) -> object:
+        looked.append(every_byte)
+        return check(file, every_byte)
+
+    monkeypatch.setattr(index, "check_index_file", counted)
+    first = World.open(copied).index.passages
+    assert (World.open(copied).index.passages == first).all()
+    assert looked == [True, False]
+    tokens = np.load(copied / "tokens.npy")
+    World.open(copied).tokens()
+    tokens[5] = np.iinfo(tokens.dtype).max  # no id of this tokenizer
+    np.save(copied / "tokens.npy", tokens)
+    reseal(copied)
+    for _ in range(2):  # that it was refused is not remembered as that it was sound
+        with pytest.raises(ValueError, match="token ids below"):
+            World.open(copied).tokens()
 
 
 @pytest.mark.parametrize(

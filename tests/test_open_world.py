@@ -25,9 +25,10 @@ from kncl_env.open_world.outward import Outward
 from kncl_env.open_world.prepare import prepare
 from kncl_env.settings import Settings
 from kncl_env.topic_table import TopicTable
+from kncl_env.world.scripts import word_runs
 from kncl_env.world.sources.wiki.articles import wiki_of
 from kncl_env.world.sources.wiki.etiquette import Etiquette
-from kncl_env.world.splits import SPLITS, word_runs
+from kncl_env.world.splits import SPLITS
 from kncl_env.world.world import World
 from policies.play.closed_loop import run_closed_loop
 

@@ -18,7 +18,7 @@ from policies.stream.course import Layout, open_course
 from policies.stream.methods import MERGED, ROUTED, method_of, methods_of
 from policies.stream.neighbourhoods import dealt_at_random, divided, neighbourhoods
 from policies.stream.own_text import written
-from policies.stream.page import headline, table
+from policies.stream.page import headline, pareto_front, table
 from policies.stream.playing import play
 from policies.stream.runs import StreamPlan, run_stream, tasks_of
 from policies.stream.scores import summarise
@@ -312,11 +312,12 @@ def test_methods_are_compared_where_they_learned_as_much() -> None:
     assert by_level[1.0].missing == 4
     assert by_level[1.0].forgetting.centre is None
     first = headline(found)[0]
-    assert first.startswith("lora-routed against half replay, forgetting at equal learning: at 25%")
-    assert "at 100% of what plain training learns not to be told" in first
+    assert first.startswith("lora-routed against half replay, forgetting where both learned")
+    assert "at 75% better (" in first
+    assert "at 100% one of the two never learns as much" in first
     end = found.methods["lora-routed"].end
     assert end is not None
-    assert end.centre == pytest.approx(0.0405 - 0.0145)
+    assert end.centre == pytest.approx(2.8405 - 2.815)
     assert "replay/2" in table(found)
 
 
@@ -328,6 +329,11 @@ def test_what_the_interval_does_not_tell_is_not_told_apart() -> None:
         "no difference shown"
     }
     assert "not told apart" in headline(found)[0]
+
+
+def test_the_front_is_what_nothing_beats_in_both() -> None:
+    points = [(0.1, 0.0), (0.2, 0.05), (0.15, 0.06), (0.2, 0.04), (0.05, 0.01), (0.3, 0.2)]
+    assert pareto_front(points) == [(0.3, 0.2), (0.2, 0.04), (0.1, 0.0)]
 
 
 def test_a_missing_cell_is_told() -> None:

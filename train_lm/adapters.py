@@ -562,7 +562,12 @@ def with_merged(base: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
 
 
 def arrow_model(
-    base: nn.Module, folders: Sequence[Path], *, top: int = 3, temperature: float = 1.0
+    base: nn.Module,
+    folders: Sequence[Path],
+    *,
+    top: int = 3,
+    temperature: float = 1.0,
+    seed: int = 0,
 ) -> nn.Module:
     """A model that mixes saved adapters for each token and layer, by peft's Arrow.
 
@@ -574,10 +579,12 @@ def arrow_model(
         base: The plain model; its weights are shared and left as they are.
         folders: Of adapters of one base, rank and shape, as `save_adapter` wrote them and
             `open_adapter` has looked at them.
+        seed: Of the power iteration that finds the prototypes, at the first tokens.
     """
     from peft import ArrowConfig, create_arrow_model
 
-    shape = ArrowConfig(top_k=min(top, len(folders)), router_temperature=temperature)
+    most = min(top, len(folders))
+    shape = ArrowConfig(top_k=most, router_temperature=temperature, rng_seed=seed)
     with _beside(base) as twin, _quiet():
         of_peft: Any = twin  # a PreTrainedModel to it
         model: nn.Module = create_arrow_model(of_peft, [str(f) for f in folders], shape)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.index_file import check_index_file
-from train_lm.array_files import RowFile
 from train_lm.checked.arrays import load_array
 from train_lm.checked.records import Fields
+from train_lm.checked.rows import RowFile
 from train_lm.files import Json, read_json, write_json
 
 EXACT = 200_000  # [vectors] that are searched one by one
@@ -132,12 +132,14 @@ class PassageIndex:
         corpus_hash: str,
         dimensions: int | None = None,
         n_passages: int | None = None,
+        every_byte: bool = True,
     ) -> PassageIndex:
         """Open the index of a corpus.
 
         Args:
             dimensions: Of the vectors that it will be asked for; any, if None.
             n_passages: Of the corpus; any number, if None.
+            every_byte: Whether all of it is looked at; not, where these very bytes were before.
 
         Raises:
             ValueError: The index was built from another corpus, both hashes are named; or a file of
@@ -159,7 +161,7 @@ class PassageIndex:
             )
         file = folder / "passages.faiss"
         try:
-            size = check_index_file(file)
+            size = check_index_file(file, every_byte)
             passages = _numbers(folder / "indexed_passages.npy", size.vectors, n_passages)
             if dimensions not in (None, size.dimensions):
                 raise ValueError(f"expected vectors of {dimensions}, got {size.dimensions} numbers")

@@ -35,8 +35,11 @@ class IndexFile:
     vectors: int
 
 
-def check_index_file(file: Path) -> IndexFile:
+def check_index_file(file: Path, every_byte: bool = True) -> IndexFile:
     """Account for every byte of an index, block by block: none of it stays in memory.
+
+    Args:
+        every_byte: If not, only its head is read.
 
     Raises:
         ValueError: It is of another kind, cut short or too long; or its numbers, rows or vectors
@@ -48,6 +51,8 @@ def check_index_file(file: Path) -> IndexFile:
         if kind not in (FLAT, INVERTED, INVERTED_BYTES):
             raise ValueError(f"expected a flat or inverted index of vectors, got kind {kind!r}")
         found = _read_header(reader)
+        if not every_byte:
+            return found
         if kind == FLAT:
             _read_vectors(reader, found)
         else:

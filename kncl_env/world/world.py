@@ -36,7 +36,7 @@ from kncl_env.world.tables import PassageTable, read_topics
 from kncl_env.world.text.spaces import load_space
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
 from train_lm.checked.arrays import load_array, load_arrays, reason
-from train_lm.checked.digests import verify
+from train_lm.checked.digests import first_time, verify
 from train_lm.token_files import STARTS, TOKENS, TRAIN, TokenFiles
 from train_lm.windows import TokenStore
 
@@ -207,10 +207,15 @@ class World:
         """The passage index. Raises: ValueError where it is of another corpus."""
         from kncl_env.world.index import PassageIndex
 
-        for name in ("index.json", "passages.faiss", "indexed_passages.npy"):
+        names = ("index.json", "passages.faiss", "indexed_passages.npy")
+        for name in names:
             self._whole(name)
         dimensions, n_passages = self.topic_vectors.shape[1], len(self.passage_topic)
-        return PassageIndex.open(self.path, self.corpus_hash, dimensions, n_passages)
+        with first_time("index", dimensions, n_passages, *self._digests(*names)) as new:
+            return PassageIndex.open(self.path, self.corpus_hash, dimensions, n_passages, new)
+
+    def _digests(self, *names: str) -> list[str]:
+        return [str(self.card["files"].get(name)) for name in names]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -279,12 +284,17 @@ class World:
                 f"expected the tokens of {len(self.passage_split)} passages in world {self.path}, "
                 f"got those of {len(files)}: rebuild it"
             )
+        with first_time("token ids", *self._digests(TOKENS, STARTS, "tokenizer.json")) as new:
+            if new:
+                self._check_ids(files)
+        return files
+
+    def _check_ids(self, files: TokenFiles) -> None:
         known, largest = self.tokenizer.get_vocab_size(), files.largest()
         if largest >= known:
             raise ValueError(
                 f"expected token ids below {known} in world {self.path}, got {largest}: rebuild it"
             )
-        return files
 
     @cached_property
     def train_tokens_of(self) -> NDArray[np.int64]:

@@ -182,7 +182,7 @@ def _prepare(task: PartTask) -> None:
 
 
 def part_tasks(
-    world: World, settings: Settings, layout: Layout, learner_of, plan: ParallelPlan, folder: Path
+    world: World, settings: Settings, layout: Layout, plan: ParallelPlan, folder: Path
 ) -> list[PartTask]:
     """Seed by seed: what is trained apart first."""
     full, lora = method_of("none"), plan.adapter
@@ -206,7 +206,7 @@ def part_tasks(
 
 
 def together_tasks(
-    world: World, settings: Settings, layout: Layout, learner_of, plan: ParallelPlan, folder: Path
+    world: World, settings: Settings, layout: Layout, plan: ParallelPlan, folder: Path
 ) -> list[TogetherTask]:
     """One for each seed."""
     return [

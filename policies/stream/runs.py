@@ -108,7 +108,7 @@ def run_stream(
 
 
 def tasks_of(
-    world: World, settings: Settings, layout: Layout, learner_of, plan: StreamPlan, out: Path
+    world: World, settings: Settings, layout: Layout, plan: StreamPlan, out: Path
 ) -> list[StreamTask]:
     """Seed by seed, so that a stopped run has whole rows of methods to compare."""
     families: dict[str, list[Method]] = {}

@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from train_lm.checked.records import ADVICE, Fields
@@ -65,16 +66,41 @@ def verify(file: Path, sha256: str) -> bool:
     """
     stat = file.stat()
     known = [sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino]
-    name = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-    mark = cache_folder() / "whole" / name[:32]
+    mark = _mark(known)
     if mark.exists():
         return True
     if hash_file(file) != sha256:
         return False
     if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
-        try:
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-        except OSError as error:
-            log.debug("%s is read again next time: %s", file, error)
+        _note(mark)
     return True
+
+
+@contextmanager
+def first_time(what: str, *made_of: object) -> Iterator[bool]:
+    """Whether content is looked at for the first time; that nothing was raised is remembered.
+
+    Args:
+        what: The check; another name where it changes.
+        made_of: What its outcome depends on and nothing else: digests of files that were verified.
+    """
+    mark = _mark([what, *made_of])
+    if mark.exists():
+        yield False
+        return
+    yield True
+    _note(mark)
+
+
+def _mark(known: Sequence[object]) -> Path:
+    """An empty file in the cache folder, which stands for something that was found sound."""
+    name = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    return cache_folder() / "whole" / name[:32]
+
+
+def _note(mark: Path) -> None:
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        log.debug("%s is looked at again next time: %s", mark, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from kncl_env.world.scripts import DENSE
 
@@ -12,10 +12,7 @@ from kncl_env.world.scripts import DENSE
 SPACELESS = "".join(f"{chr(low)}-{chr(high)}" for low, high in DENSE)
 _WORD = re.compile(rf"[{SPACELESS}]|[^\W_{SPACELESS}]+")
 _RUN = re.compile(rf"[{SPACELESS}]+|[^\W_{SPACELESS}]{{2,}}")
-_LETTER = re.compile(r"[^\W\d_]")
 _UNSPACED = re.compile(rf"[{SPACELESS}]")
-
-LOOKED_AT = 1_000_000  # [characters] that tell how a corpus is written
 
 
 def written_words(text: str) -> list[str]:
@@ -39,14 +36,3 @@ def _terms(text: str) -> Iterator[str]:
             yield from (run[i : i + 2] for i in range(max(1, len(run) - 1)))
         else:
             yield run.casefold()
-
-
-def without_spaces(texts: Iterable[str]) -> bool:
-    """Whether most letters of the first texts are of scripts that put no space between words."""
-    letters = unspaced = 0
-    for text in texts:
-        letters += len(_LETTER.findall(text))
-        unspaced += len(_UNSPACED.findall(text))
-        if letters > LOOKED_AT:
-            break
-    return 2 * unspaced > letters
