@@ -33,6 +33,7 @@ class Document:
         paragraphs: Empty where it has no text.
         links: Ids, titles or redirects, in reading order.
         labels: Regions, dots between their levels.
+        is_too_large: Of more than `LARGEST` characters, and not read for that.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Document:
     paragraphs: tuple[str, ...]
     links: Sequence[str] = ()
     labels: Sequence[str] = ()
+    is_too_large: bool = False
 
 
 class Shelf(Protocol):
@@ -177,7 +179,7 @@ class _Articles:
                 "source was changed while it was read"
             )
         title = names.title(number)
-        if sum(map(len, document.paragraphs)) > LARGEST:
+        if document.is_too_large or sum(map(len, document.paragraphs)) > LARGEST:
             reason = f"documents_of_more_than_{LARGEST / 1e6:.0f}_million_characters_dropped"
             tally.drop(reason, title)
             return None

@@ -71,6 +71,8 @@ class FolderShelf:
 
     def _document(self, file: Path) -> Document:
         place, path = Place(str(file)), self._path(file)
+        if file.stat().st_size > MOST_BYTES:
+            return Document(one_line(file.stem.replace("_", " ")), place, (), is_too_large=True)
         text = _text(file)
         if file.suffix.lower() in MARKDOWN:
             found = read_markdown(text)
@@ -104,8 +106,6 @@ class FolderShelf:
 
 def _text(file: Path) -> str:
     """Raises: ValueError naming file and line, where it is no UTF-8."""
-    if file.stat().st_size > MOST_BYTES:
-        return "x" * (LARGEST + 1)  # to be dropped for its size
     raw = file.read_bytes()
     try:
         return raw.decode("utf-8-sig")

@@ -14,7 +14,7 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _FENCE = re.compile(r"[ ]{0,3}(`{3,}|~{3,})")
 _HEADING = re.compile(r"[ ]{0,3}#{1,6}[ \t]+(.*?)[ \t#]*$")
 _UNDERLINE = re.compile(r"[ ]{0,3}(?:=+|-{2,})[ \t]*$")
-_LIST = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?:\[[ xX]\][ \t]+)?|[ \t]*>[ \t]?")
+_LIST = re.compile(r"^(?:[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?:\[[ xX]\][ \t]+)?|[ \t]*>[ \t]?)")
 _RULE = re.compile(r"[ ]{0,3}(?:[-*_][ \t]*){3,}$")
 _IMAGE = re.compile(r"!\[[^\]\n]*\](?:\([^()\n]*\)|\[[^\]\n]*\])|!\[\[[^\]\n]*\]\]")
 _DEFINITION = re.compile(r"^[ ]{0,3}\[([^\]\n]+)\]:[ \t]*<?([^\s>]+)>?.*$", re.MULTILINE)
@@ -25,7 +25,8 @@ _LINK = re.compile(
     r"|\[([^\]\[\n]+)\]\[([^\]\[\n]*)\]"
 )
 _EMPHASIS = re.compile(
-    r"(\*{1,3}|~~)(?=\S)([^*~\n]*?\S)\1|(?<!\w)(_{1,3})(?=\S)([^_\n]*?\S)\3(?!\w)"
+    r"(?P<stars>\*{1,3}|~~)(?=[^\s*~])(?P<strong>[^*~\n]*[^*~\s])(?P=stars)"
+    r"|(?<!\w)(?P<lines>_{1,3})(?=[^\s_])(?P<stressed>[^_\n]*[^_\s])(?P=lines)(?!\w)"
 )
 _CODE = re.compile(r"(`+)([^`\n]+)\1")
 _TAG = re.compile(r"</?[a-zA-Z][^<>\n]*>")
@@ -92,14 +93,14 @@ def _blocks(text: str, references: dict[str, str], links: list[str]) -> Iterator
             yield True, _inline(heading[1], references, links)
         elif len(lines) == 1 and _UNDERLINE.match(line):
             yield True, lines.pop()
-        elif plain := _inline(_LIST.sub("", line, count=1), references, links):
+        elif plain := _inline(_LIST.sub("", line), references, links):
             lines.append(plain)
     yield False, "\n".join(lines).strip()
 
 
 def _inline(line: str, references: dict[str, str], links: list[str]) -> str:
     line = _linked(_IMAGE.sub("", line), references, links)
-    line = _EMPHASIS.sub(lambda found: found[2] or found[4], line)
+    line = _EMPHASIS.sub(lambda found: found["strong"] or found["stressed"], line)
     return " ".join(_TAG.sub("", _CODE.sub(r"\2", line)).split())
 
 

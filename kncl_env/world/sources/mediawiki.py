@@ -7,6 +7,7 @@ stand for any number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,8 @@ from kncl_env.world.sources.wikitext import Namespaces, read_wikitext
 CHUNK = 2**16  # [bytes] given to the parser at a time
 MODEL = "wikitext"  # of content; scripts and data have others
 WIKIMEDIA = "wikipedia.org"
+# Dumps of before 2012 state redirects in the text alone.
+_OLD_REDIRECT = re.compile(r"\s*#redirect\s*:?\s*\[\[([^\]|]+)", re.IGNORECASE)
 LICENCE = "CC BY-SA 4.0 (Wikipedia)"
 
 
@@ -107,7 +110,7 @@ class DumpShelf:
             if page.redirects_to is not None:
                 tally["redirects_read"] += 1
             elif len(page.text) > LARGEST:
-                yield Document(title, place, (page.text,))  # to be dropped for its size
+                yield Document(title, place, (), is_too_large=True)
             elif page.model != MODEL:
                 yield Document(title, place, paragraphs_of(page.text))
             else:
@@ -194,6 +197,8 @@ class _Reader:
         if self._page is None:
             self._of_site(tag, text)
         elif tag == "page":
+            if self._page.redirects_to is None and (old := _OLD_REDIRECT.match(self._page.text)):
+                self._page.redirects_to = old[1]
             self._ready.append(self._page)
             self._page = None
         elif tag == "title":

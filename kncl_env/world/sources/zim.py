@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kncl_env.world.corpus import Corpus, Tally
-from kncl_env.world.sources.documents import Document, Moved, Origin, Wanted, Watch, corpus_of
+from kncl_env.world.sources.documents import (
+    LARGEST,
+    Document,
+    Moved,
+    Origin,
+    Wanted,
+    Watch,
+    corpus_of,
+)
 from kncl_env.world.sources.html_text import page_text
 from kncl_env.world.sources.names import Head, Place
 from kncl_env.world.sources.packed import files_of
@@ -58,35 +66,51 @@ class ZimShelf:
         self.citation = ", ".join(filter(None, map(self._said, ("Title", "Creator", "Date"))))
 
     def heads(self, moved: Moved) -> Iterator[Head]:
-        for place, entry in self._entries(moved):
+        for place, entry, target in self._entries(moved):
             path = entry.path
-            if entry.is_redirect:
-                target = entry.get_redirect_entry().path
+            if target is not None:
                 yield Head(path, place, redirects_to=target)
                 if (title := one_line(entry.title)) not in ("", path):
                     yield Head(title, place, redirects_to=target)
-            elif _is_page(entry):
+            elif self._is_page(entry):
                 yield Head(_title(entry), place, path)
 
     def documents(self, tally: Tally, moved: Moved) -> Iterator[Document]:
-        for place, entry in self._entries(moved):
-            if entry.is_redirect:
+        for place, entry, target in self._entries(moved):
+            if target is not None:
                 tally["redirects_read"] += 1
-            elif not _is_page(entry):
+            elif not self._is_page(entry):
                 tally.drop("entries_that_are_no_pages_dropped", entry.path, str(place))
             else:
                 title = _title(entry)
-                page = page_text(bytes(entry.get_item().content).decode(errors="replace"), title)
-                linked = (_path(link, entry.path) for link in page.links)
-                yield Document(title, place, page.paragraphs, [path for path in linked if path])
+                if (text := self._text(entry, place)) is None:
+                    yield Document(title, place, (), is_too_large=True)
+                else:
+                    page = page_text(text, title)
+                    linked = (_path(link, entry.path) for link in page.links)
+                    yield Document(title, place, page.paragraphs, [path for path in linked if path])
 
-    def _entries(self, moved: Moved) -> Iterator[tuple[Place, Entry]]:
+    def _entries(self, moved: Moved) -> Iterator[tuple[Place, Entry, str | None]]:
+        """Place and entry of each, and the path that it redirects to, if it does."""
         n = self._archive.entry_count
         for number in range(n):
-            with self._readable(f"entry {number:,} is damaged"):
+            place = Place(str(self._file), number + 1, "entry")
+            with self._readable(f"{place.unit} {place.line:,} is damaged"):
                 entry = self._archive._get_entry_by_id(number)
-                yield Place(str(self._file), number + 1, "entry"), entry
+                target = entry.get_redirect_entry().path if entry.is_redirect else None
+            yield place, entry, target
             moved(self.size * (number + 1) // n)
+
+    def _is_page(self, entry: Entry) -> bool:
+        with self._readable(f"{entry.path} is damaged"):
+            return bool(entry.get_item().mimetype.startswith(PAGE))
+
+    def _text(self, entry: Entry, place: Place) -> str | None:
+        """What a page holds; None where that is too much."""
+        with self._readable(f"{place.unit} {place.line:,} is damaged"):
+            item = entry.get_item()
+            content = None if item.size > LARGEST else bytes(item.content)
+        return None if content is None else content.decode(errors="replace")
 
     @contextmanager
     def _readable(self, why: str) -> Iterator[None]:
@@ -102,10 +126,6 @@ class ZimShelf:
         if name not in self._archive.metadata_keys:
             return ""
         return one_line(self._archive.get_metadata(name).decode(errors="replace"))
-
-
-def _is_page(entry: Entry) -> bool:
-    return bool(entry.get_item().mimetype.startswith(PAGE))
 
 
 def _title(entry: Entry) -> str:
