@@ -374,7 +374,8 @@ def writes(tree: ast.AST, drafts: frozenset[str] = frozenset()) -> Iterator[tupl
         given |= {
             item.optional_vars.id
             for item in tree.items
-            if given and isinstance(item.optional_vars, ast.Name)
+            if isinstance(item.optional_vars, ast.Name)
+            and (given or drafts & {n.id for n in ast.walk(item) if isinstance(n, ast.Name)})
         }
         drafts |= given
     if isinstance(tree, ast.Call):
@@ -429,6 +430,8 @@ def test_nothing_but_the_doors_opens_a_final_name_for_writing() -> None:
 def test_a_write_beside_the_doors_is_found(line: str) -> None:
     assert undoored({"policies/new.py": line})
     inside = "with replacing(a) as part, part.open('wb') as s:\n    np.save(s, x)\n    part.touch()"
+    assert not undoored({"policies/new.py": inside})
+    inside = inside.replace(", part", ":\n  with part").replace("    ", "   ")
     assert not undoored({"policies/new.py": inside})
 
 
