@@ -43,6 +43,7 @@ from kncl_env.stage import open_stage
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
+from train_lm.adapters import Adapted, AdapterConfig
 from train_lm.bank.bank import LearnerBank
 from train_lm.files import write_json
 from train_lm.machine.allocator import keep_freed_memory
@@ -53,6 +54,7 @@ from train_lm.trainer import Trainer, TrainerConfig
 Rates = dict[str, NDArray[np.float64]]  # tokens per second of each round
 
 BANKS = (1, 2, 4, 8, 16)
+ADAPTERS = ("peft_x8", "adapter_bank8")
 TINY = {"model": "xxs", "slots": 8, "steps": 4, "updates_per_step": 2, "batch": 4}
 TINY |= {"nucleus_topics": 6, "nucleus_updates": 30, "breadth": 16}
 
@@ -66,6 +68,7 @@ RATIOS = {
     "trainer_over_hf_trainer_both_compiled": ("trainer_compiled", "hf_trainer_compiled"),
     "bank8_over_sequential": ("bank8", "bare_loop_x8"),
     "bank8_over_trainer_compiled": ("bank8", "trainer_compiled"),
+    "adapter_bank8_over_sequential": ("adapter_bank8", "peft_x8"),
 }
 
 
@@ -164,6 +167,14 @@ def ways_of(
     for n in BANKS:
         ways[f"bank{n}"] = bank_way(bank, n)
         learners[f"bank{n}"] = n
+    # Eight adapters: eight peft models, each with a base of its own, and one bank with one base.
+    shape = AdapterConfig(rank=8)
+    alone = [BareLoop(Adapted(model_of(env), shape).model, batch) for _ in range(8)]
+    beside = LearnerBank(
+        [model_of(env)] * 8, config, "cpu", compile=compile, threads=cores, adapter=shape
+    )
+    ways |= zip(ADAPTERS, (one_after_another(alone), bank_way(beside, 8)), strict=True)
+    learners |= dict.fromkeys(ADAPTERS, 8)
     return ways, learners, steps
 
 
@@ -230,7 +241,8 @@ def summary(rates: Rates, peak: float, flops_per_token: float) -> dict[str, floa
     found = {"matmul_peak_flops": peak}
     for name, r in rates.items():
         found[f"{name}_tokens_per_s"] = rate = float(np.median(r))
-        found[f"{name}_of_peak"] = rate * flops_per_token / peak
+        if name not in ADAPTERS:  # these have other FLOPs a token
+            found[f"{name}_of_peak"] = rate * flops_per_token / peak
     for name, (above, below) in RATIOS.items():
         found[name] = float(np.median(rates[above] / rates[below]))
     return found
@@ -240,8 +252,9 @@ def print_table(rates: Rates, found: Mapping[str, float]) -> None:
     print(f"{'':28s} {'tokens/s':>10s} {'of bare':>8s} {'of peak':>8s}")
     for name, r in rates.items():
         of_bare = np.median(r / rates["bare_loop"])
-        rate, of_peak = found[f"{name}_tokens_per_s"], found[f"{name}_of_peak"]
-        print(f"{name:28s} {rate:10,.0f} {of_bare:8.2f} {of_peak:8.2f}")
+        rate, of_peak = found[f"{name}_tokens_per_s"], found.get(f"{name}_of_peak")
+        share = "" if of_peak is None else f"{of_peak:8.2f}"
+        print(f"{name:28s} {rate:10,.0f} {of_bare:8.2f} {share}")
     print()
     shown = {f"{name}{what}" for name in rates for what in ("_tokens_per_s", "_of_peak")}
     for name, value in found.items():

@@ -1,10 +1,10 @@
 """How worlds grow: build, index and step, from ten thousand to a million passages.
 
-Each size is a process of its own, so that its peak of memory is its own. Times named `cpu` are what
-cores worked, and steps and searches are timed so: they do not grow on a busy machine. Builds
-read a generated corpus that never stands in memory: ten short passages for each topic, links,
-regions. The index is built of generated vectors, clustered ones and harder ones without clusters;
-both are stated. Prints a table, writes `out/scale.json`.
+Each size is a process of its own, so that its peak of memory is its own. Times named `cpu` are
+those that cores worked, and steps and searches are timed so: they do not grow on a busy machine.
+Builds read a generated corpus that never stands in memory: ten short passages for each topic,
+links, regions. The index is built of generated vectors, clustered ones and harder ones without
+clusters; both are stated. Prints a table, writes `out/scale.json`.
 
     python benchmarks/scale.py                          # small: a trial
     python benchmarks/scale.py --sizes 10000,100000,1000000 --vectors 1000000 --dimensions 384
@@ -34,7 +34,7 @@ from kncl_env.world.card import BUILD_LOG
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.index import NEAREST, PassageIndex
 from kncl_env.world.world import World
-from train_lm.array_files import RowFile, RowWriter
+from train_lm.checked.rows import RowFile, RowWriter
 from train_lm.files import read_json, write_json
 
 GIB = 2**30

@@ -139,6 +139,7 @@ class FakeWorld:
 
     titles: tuple[str, ...]
     hash: str = "made up"
+    space: str = "tfidf"
 
 
 RULES = Rules(slots=4, steps=10, updates_per_step=2)

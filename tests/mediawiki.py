@@ -8,6 +8,7 @@ count them from the server's side. Without PHP or MediaWiki the fixture skips an
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -69,6 +70,26 @@ REDIRECTS = {
 ALIASES = tuple(REDIRECTS)[:5]  # those that end at an article
 
 
+def prose(n: int = 200) -> dict[str, str]:
+    """Title -> wikitext of pages with text enough to learn from, which link to each other alone."""
+    rng = random.Random(0)
+    syllables = ["ba", "ke", "li", "mo", "nu", "ra", "si", "to", "ve", "za"]
+
+    def sentence() -> str:
+        return " ".join("".join(rng.choices(syllables, k=3)) for _ in range(18)) + "."
+
+    pages = {}
+    for i in range(n):
+        links = [f"[[prose {(i + step) % n}|{syllables[step % 10]}]]" for step in (1, 2, 5, 19, 67)]
+        links += [f"[[Old prose {(i + 31) % n}]]", f"[[{MISSING}]]", "[[Category:Things]]"]
+        parts = [f"{sentence()} {link}<ref>{sentence()}</ref>" for link in links]
+        parts += ["{{Box|" + sentence() + "}}", "== Section ==", *(sentence() for _ in range(8))]
+        pages[f"Prose {i}"] = "\n\n".join(parts) + "\n"
+        if i % 40 == 31:
+            pages[f"Old prose {i}"] = f"#REDIRECT [[Prose {i}]]"
+    return pages
+
+
 def wikitexts() -> dict[str, str]:
     """Title -> wikitext of every page that is imported."""
     titles = AWKWARD_TITLES + MERCURIES + PLAIN_TITLES
@@ -93,6 +114,7 @@ def wikitexts() -> dict[str, str]:
     )
     for title, following in zip(GEORGIAN, (*GEORGIAN[1:], GEORGIAN[0]), strict=True):
         pages[title] = f"[[{following}]] [[{MISSING}]]"
+    pages |= prose()
     pages["Dead end"] = "No link leads on. [[No such page]]"
     pages["Category:Things"] = "A category."
     for source, target in REDIRECTS.items():

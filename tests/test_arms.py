@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from kncl_env.world.world import World
 from policies.arms import registry
 from policies.arms.arm import Arm
 from policies.arms.registry import arm_of
+from policies.arms.spaces import learned_in, space_of
 from policies.cli.main import main
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.play.closed_loop import run_closed_loop
 from policies.play.episodes import Playing
 
@@ -132,3 +135,24 @@ def test_a_baselines_digest_is_that_of_its_source() -> None:
     assert len(digests) == 1
     assert re.fullmatch(r"[0-9a-f]{8}", digests.pop())
     assert np.unique([arm_of("random").digest, "base"]).size == 2
+
+
+def test_a_policy_that_learned_in_another_space_is_told_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = CuriosityNetwork(CuriosityConfig(width=8))
+    CuriosityPolicy(network).save(tmp_path / "usual")
+    CuriosityPolicy(network, {"space": "minilm"}).save(tmp_path / "other")
+    assert [space_of(tmp_path / name) for name in ("usual", "other")] == ["tfidf", "minilm"]
+    env, rng = fake_env(), np.random.default_rng(0)
+    for name in ("usual", "other", "random"):
+        arm = arm_of(name if name == "random" else str(tmp_path / name))
+        for _ in range(2):
+            env.reset(seed=0, options=arm.options)
+            arm.begin(env, rng)
+    assert [record.getMessage()[:46] for record in caplog.records] == [
+        "other learned with vectors of minilm, this wor"
+    ]
+    assert learned_in(env.stage.world) == {}
+    by_model = replace(env.stage.world, space="minilm")  # type: ignore[type-var]
+    assert learned_in(by_model) == {"space": "minilm"}

@@ -35,6 +35,7 @@ def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: P
         "env_over_bare_loop",
         "trainer_over_hf_trainer",
         "bank8_over_sequential",
+        "adapter_bank8_over_sequential",
         "evaluation_share_of_env_step",
         "outside_learner_share_of_env_step",
         "held_out_loss_noise_floor",

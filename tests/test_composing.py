@@ -168,7 +168,7 @@ def test_an_adapter_of_another_base_rank_or_shape_is_one_clear_line(
     with pytest.raises(ValueError, match="of another base or stands beside other layers"):
         wide.put_adapter(foreign)
     with pytest.raises(ValueError, match="another base"):
-        with_merged(wide.merged(), foreign)
+        with_merged(model(0, 32), foreign)
     with pytest.raises(FileNotFoundError, match="expected the folder"):
         open_adapter(tmp_path / "none")
 
@@ -210,7 +210,7 @@ def test_every_way_of_merging_gives_an_adapter_that_can_be_used(
     beside = nll_of(with_adapter(base, opened), windows(5), CPU)
     assert beside.tolist() != nll_of(base, windows(5), CPU).tolist()
     inside = Trainer(model(), CONFIG, "cpu")
-    inside.adopt(with_merged(inside.merged(), opened))
+    inside.adopt(with_merged(base, opened))
     assert inside.nll(windows(5)) == pytest.approx(beside, rel=1e-5)
 
 
@@ -250,6 +250,8 @@ def test_arrow_mixes_saved_adapters_and_of_equal_ones_makes_that_one(
     equal = nll_of(arrow_model(base, [folders[0]] * 3), windows(5), CPU)
     assert equal == pytest.approx(alone[0], rel=1e-5)
     assert all(p.requires_grad for p in base.parameters())
+    again = nll_of(arrow_model(base, folders, top=2), windows(5), CPU)
+    assert again.tolist() == mixed.tolist()
 
 
 def test_agreement_is_the_cosine_of_what_is_added(three: list[Adapter]) -> None:

@@ -16,7 +16,7 @@ from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.world.index import k_means
 from kncl_env.world.text.mentions import TitleFinder, mentions
 from kncl_env.world.text.names import group_names
-from kncl_env.world.text.words import terms_of, without_spaces, words_of
+from kncl_env.world.text.words import terms_of, words_of
 from kncl_env.world.topics import cluster_labels, connected, nearest_topics
 from kncl_env.world.world import World
 
@@ -46,8 +46,6 @@ def test_titles_are_found_in_text_without_spaces() -> None:
     assert found(finder, "植物通过光合作用生长。") == [1, 0]
     assert words_of("植物 Cells") == ["植", "物", "cells"]
     assert terms_of("植物通 a Cell") == ["植物", "物通", "cell"]
-    assert without_spaces(["植物通过光合作用生长", "a"])
-    assert not without_spaces(["plants grow", "植物"])
 
 
 def test_mentions_are_in_reading_order_each_once_and_never_of_the_topic_itself() -> None:

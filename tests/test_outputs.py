@@ -67,6 +67,7 @@ def inputs(small_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path
 # Every command that writes, and what its output is called.
 WRITERS: dict[str, list[str]] = {
     "build": ["kncl-env", "build", "synthetic", "--out", "OUT"],
+    "rewire": ["kncl-env", "rewire", "IN/world", "--out", "OUT"],
     "import": ["rabbit-holes", "import", "jsonl", "IN/holes.jsonl", "--out", "OUT"],
     "walk": ["rabbit-holes", "walk", "--world", "IN/world", "--walks", "5", "--out", "OUT"],
     "export": ["rabbit-holes", "export", "IN/holes.jsonl", "--world", "IN/world", "--out", "OUT"],
@@ -175,6 +176,14 @@ ALL_WRITERS = {
     "record": [
         *("kncl-policy", "record", "--world", "IN/world", "--policies", "uniform"),
         *("--out", "OUT", *TINY),
+    ],
+    "rewire": ["kncl-env", "rewire", "IN/world", "--out", "OUT"],
+    "stream": [
+        *("kncl-policy", "stream", "--world", "IN/world", "--methods", "none", "--out", "OUT"),
+        *TINY,
+    ],
+    "neighbourhoods": [
+        *("kncl-policy", "neighbourhoods", "--world", "IN/world", "--out", "OUT", *TINY),
     ],
     "surrogate": [
         *("kncl-policy", "surrogate", "--world", "IN/world", "--episodes", "IN/episodes.jsonl"),
@@ -329,7 +338,7 @@ DOORS = {
     "kncl_env/world/build.py": "drafts, in the folder of a build",
     "kncl_env/world/drafting.py": "drafts, in the folder of a build",
     "kncl_env/world/cut.py": "drafts, in the folder of a build",
-    "train_lm/array_files.py": "drafts",
+    "train_lm/checked/rows.py": "drafts",
     "train_lm/training_text.py": "drafts, below `folder`",
     # Append-only files with a lock of their own, and what goes when it is begun anew:
     "rabbit_holes/path.py": "PathWriter",

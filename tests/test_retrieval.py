@@ -12,7 +12,7 @@ from kncl_env.world import index as door
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.world import World
 from rabbit_holes.walkers.over_world import WALKERS, simulate
-from train_lm.array_files import RowFile
+from train_lm.checked.rows import RowFile
 
 
 def unit(n: int, d: int, seed: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from kncl_env.cli import main
 from kncl_env.world.build import build_world
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.corpus import Article, Corpus
+from kncl_env.world.embedding import Embedder
 from kncl_env.world.leaks import faults
 from kncl_env.world.text.gathered import gathered
 from kncl_env.world.text.model_space import PLACE, ModelSpace
@@ -184,6 +185,27 @@ def test_an_embedder_that_is_none_is_refused_before_anything_is_read(
     assert error.startswith("error: expected the directory of a model")
     assert error.count("\n") == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_without_spaces_is_embedded_by_pairs_of_characters(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kinds = ["植物通过光合作用生长叶", "国王统治城市建立军队法"]
+
+    def text(kind: int) -> str:
+        starts = rng.integers(0, 9, 40)
+        return "。".join(kinds[kind][i : i + 3] * int(rng.integers(1, 4)) for i in starts)
+
+    texts = [text(i % 2) for i in range(60)]
+    embedder = Embedder.fit(texts, 8, 1000, 0)
+    assert "植物" in embedder.vocabulary
+    embedder.save(tmp_path / "embedder.npz")
+    space = load_space(tmp_path / "embedder.npz")
+    rows = space(texts)
+    assert np.array_equal(rows, embedder(texts))
+    likeness = rows @ rows.T
+    alike = (np.arange(60)[:, None] - np.arange(60)) % 2 == 0
+    assert likeness[alike].min() > likeness[~alike].max()
+    assert space(["光合作用"])[0] @ rows[0] > 0.5 > space(["光合作用"])[0] @ rows[1]
 
 
 def documents(n: int = 120) -> Corpus:

@@ -12,59 +12,40 @@ import pytest
 from kncl_env.settings import Settings
 from kncl_env.world.world import World
 from policies.cli.main import main
-from policies.play.journal import key_of
 from policies.stream import runs
 from policies.stream.cells import Cost, StreamRecord
 from policies.stream.course import Layout, open_course
-from policies.stream.methods import method_of, methods_of
+from policies.stream.methods import MERGED, ROUTED, method_of, methods_of
 from policies.stream.neighbourhoods import dealt_at_random, divided, neighbourhoods
-from policies.stream.page import headline, table
+from policies.stream.own_text import written
+from policies.stream.page import headline, pareto_front, table
 from policies.stream.playing import play
 from policies.stream.runs import StreamPlan, run_stream, tasks_of
 from policies.stream.scores import summarise
 from policies.stream.sequential import Reading
 
 SETTINGS = Settings.of(
-    model="xxs", nucleus_topics=6, nucleus_updates=150, batch=4, learning_rate=6e-3
+    model="xxs", nucleus_topics=6, nucleus_updates=60, batch=4, learning_rate=6e-3
 )
-LAYOUT = Layout(parts=3, size=5, updates=30, windows=10)
-OPTIONS = [
-    "--neighbourhoods",
-    "3",
-    "--size",
-    "5",
-    "--stage-updates",
-    "30",
-    "--windows",
-    "10",
-    "--model",
-    "xxs",
-]
-OPTIONS += [
-    "--nucleus-topics",
-    "6",
-    "--nucleus-updates",
-    "150",
-    "--batch",
-    "4",
-    "--learning-rate",
-    "6e-3",
-]
-OPTIONS += ["--rate", "4e-3"]
+LAYOUT = Layout(parts=3, size=5, updates=20, windows=10)
+OPTIONS = ["--neighbourhoods", "3", "--size", "5", "--stage-updates", "20", "--windows", "10"]
+OPTIONS += ["--model", "xxs", "--nucleus-topics", "6", "--nucleus-updates", "60", "--batch", "4"]
+OPTIONS += ["--learning-rate", "6e-3", "--rate", "6e-3"]
+METHODS = ("none", "replay/2", "joint")
 
 
 @pytest.fixture(scope="module")
 def played(small_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole stream by the command itself, with its weights kept."""
     out = tmp_path_factory.mktemp("stream") / "run"
-    words = ["stream", "--world", str(small_world.path), "--methods", "none,replay/2,joint"]
-    words += ["--rates", "2", "--seeds", "2", "--keep", "--out", str(out), *OPTIONS]
+    words = ["stream", "--world", str(small_world.path), "--methods", ",".join(METHODS)]
+    words += ["--rates", "1", "--seeds", "2", "--keep", "--out", str(out), *OPTIONS]
     assert main(words) == 0
     return out
 
 
-def plan(*methods: str, rates: int = 2, seeds: int = 2) -> StreamPlan:
-    return StreamPlan(methods, rates=rates, seeds=seeds, rate=4e-3)
+def plan(*methods: str, rates: int = 1, seeds: int = 2) -> StreamPlan:
+    return StreamPlan(methods, rates=rates, seeds=seeds, rate=6e-3)
 
 
 def record(method: str, rate: float, seed: int, losses: object) -> StreamRecord:
@@ -172,7 +153,9 @@ def test_replay_takes_its_share_of_the_windows_from_nucleus_and_earlier_stages(
             known = set(course.nucleus_windows).union(*own[:stage])
             assert set(old) <= known
     joint = Reading(course, method_of("joint"), 0).stage(0)
-    assert [len([w for w in joint if w in part]) for part in own] == [40, 40, 40]
+    even = [len([w for w in joint if w in part]) for part in own]
+    assert sum(even) == 80
+    assert max(even) - min(even) <= 1
 
 
 # --- cells and runs ------------------------------------------------------------------------------
@@ -183,8 +166,8 @@ def test_a_stream_learns_its_neighbourhoods_and_replay_forgets_less(played: Path
     methods = scores["methods"]
     learned = {name: found["rates"][-1]["learning"]["mean"] for name, found in methods.items()}
     lost = {n: -found["rates"][-1]["backward_transfer"]["mean"] for n, found in methods.items()}
-    assert min(learned["none"], learned["replay/2"]) > 0.05
-    assert lost["replay/2"] < lost["none"] - 0.01
+    assert min(learned["none"], learned["replay/2"]) > 0.03
+    assert lost["replay/2"] < lost["none"]
     assert scores["bar"] == "replay/2"
     assert scores["seeds"] == [0, 1]
 
@@ -192,10 +175,10 @@ def test_a_stream_learns_its_neighbourhoods_and_replay_forgets_less(played: Path
 def test_the_matrices_come_out_again_from_the_weights_that_were_kept(
     played: Path, small_world: World
 ) -> None:
-    asked = replace(plan("none", "replay/2", "joint"), keep=True)
+    asked = replace(plan(*METHODS), keep=True)
     records = run_stream(small_world, SETTINGS, LAYOUT, asked, played)
     about = (small_world, SETTINGS, LAYOUT, asked)
-    assert runs.check_kept(*about, records, played) == 12
+    assert runs.check_kept(*about, records, played) == 6
     records[3].losses[1, 1] += 1e-6
     with pytest.raises(ValueError, match=r"expected the losses in .* to come out again"):
         runs.check_kept(*about, records, played)
@@ -204,34 +187,63 @@ def test_the_matrices_come_out_again_from_the_weights_that_were_kept(
 def test_a_stream_that_was_killed_goes_on_to_the_same_bytes(
     played: Path, small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_stream(small_world, SETTINGS, LAYOUT, plan("none", "replay/2"), tmp_path / "a")
-    lines = (tmp_path / "a" / "cells.jsonl").read_bytes().splitlines(keepends=True)
-    assert len(lines) == 1 + 8
+    lines = (played / "cells.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 6
     # As a kill leaves it: three whole lines, and half of the next one.
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "config.json").write_bytes((tmp_path / "a" / "config.json").read_bytes())
-    (tmp_path / "b" / "cells.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:50])
+    (tmp_path / "config.json").write_bytes((played / "config.json").read_bytes())
+    (tmp_path / "cells.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:50])
     told: list[str] = []
     real = play
 
     def counted(task):  # type: ignore[no-untyped-def]
-        told.append(task.methods[0].name)
+        told.append(f"{task.methods[0].name} {task.seed}")
         return real(task)
 
     monkeypatch.setattr(runs, "play", counted)
-    again = run_stream(small_world, SETTINGS, LAYOUT, plan("none", "replay/2"), tmp_path / "b")
-    assert len(told) == 5
+    again = run_stream(small_world, SETTINGS, LAYOUT, plan(*METHODS), tmp_path)
+    assert told == [f"{method} 1" for method in METHODS]
+    whole = run_stream(small_world, SETTINGS, LAYOUT, plan(*METHODS), played)
     assert [r.losses.tobytes() for r in again] == [r.losses.tobytes() for r in whole]
-    assert summarise(again).to_json() == summarise(whole).to_json()
-    # And as the command found them, in another run with one method more.
-    others = [json.loads(line) for line in (played / "cells.jsonl").read_bytes().splitlines()[1:]]
-    found = {key_of(line): line["losses"] for line in others}
-    assert all(found[key_of(r.key)] == r.losses.tolist() for r in whole)
+    scores = json.loads((played / "scores.json").read_text())
+    assert json.loads(json.dumps(summarise(again).to_json()))["methods"] == scores["methods"]
+
+
+def test_every_kind_of_method_plays_and_its_matrix_comes_out_again(
+    small_world: World, tmp_path: Path
+) -> None:
+    names = ["self", "ewc", "topk/20", "lowrank/4", "lora", "relora"]
+    names += [f"lora-{how}" for how in (*ROUTED, *MERGED)]
+    asked = replace(plan(*names, seeds=1), keep=True)
+    layout = Layout(parts=2, size=5, updates=4, windows=6)
+    records = run_stream(small_world, SETTINGS, layout, asked, tmp_path)
+    assert runs.check_kept(small_world, SETTINGS, layout, asked, records, tmp_path) == len(names)
+    by_name = {record.method: record for record in records}
+    start = by_name["self"].losses[0]
+    assert all(np.allclose(r.losses[0], start, rtol=1e-5) for r in records)  # a fresh adapter
+    apart = [by_name[f"lora-{how}"].losses for how in (*ROUTED, *MERGED)]
+    assert all(np.array_equal(one[1], apart[1][1]) for one in apart[1:])  # one adapter is there
+    assert apart[0][1, 1] == apart[0][0, 1]  # and none for the second neighbourhood
+    assert by_name["lora"].cost.trained < by_name["self"].cost.trained
+    assert by_name["lowrank/4"].cost.optimizer_bytes < by_name["self"].cost.optimizer_bytes
+    assert by_name["topk/20"].cost.changed < 0.9 < by_name["self"].cost.changed
+
+
+def test_text_that_the_learner_writes_is_likelier_to_it_than_text_by_lot(
+    small_world: World,
+) -> None:
+    course = open_course(str(small_world.path), SETTINGS, LAYOUT, 0)
+    trainer = course.trainer(method_of("none"), 1e-3)
+    own = written(trainer, np.arange(20), 33, seed=1)
+    lot = np.random.default_rng(0).integers(own.max() + 1, size=own.shape)
+    assert own.shape == (20, 33)
+    assert (own[:, 0] == np.arange(20)).all()
+    assert trainer.nll(own).mean() < trainer.nll(lot).mean() - 20
+    assert (written(trainer, np.arange(20), 33, seed=1) == own).all()
 
 
 def test_a_run_of_another_layout_is_refused(played: Path, small_world: World) -> None:
     other = replace(LAYOUT, updates=31)
-    with pytest.raises(ValueError, match=r"layout\.updates is 30 there, 31 here"):
+    with pytest.raises(ValueError, match=r"layout\.updates is 20 there, 31 here"):
         run_stream(small_world, SETTINGS, other, plan("none"), played)
 
 
@@ -260,8 +272,8 @@ def test_methods_that_train_alike_are_one_task(small_world: World, tmp_path: Pat
 def test_rates_lie_about_the_middle_one_and_adapters_take_more() -> None:
     none, lora = method_of("none"), method_of("lora")
     assert StreamPlan(["none"]).rates_of(none, SETTINGS) == pytest.approx([6e-3 / 9, 2e-3, 6e-3])
-    assert plan("none", rates=2).rates_of(none, SETTINGS) == pytest.approx([4e-3, 12e-3])
-    assert plan("lora", rates=1).rates_of(lora, SETTINGS) == pytest.approx([12e-3])
+    assert plan("none", rates=2).rates_of(none, SETTINGS) == pytest.approx([6e-3, 18e-3])
+    assert plan("lora", rates=1).rates_of(lora, SETTINGS) == pytest.approx([6e-2])
 
 
 def test_a_rate_that_is_too_high_is_named(small_world: World, tmp_path: Path) -> None:
@@ -300,8 +312,12 @@ def test_methods_are_compared_where_they_learned_as_much() -> None:
     assert by_level[1.0].missing == 4
     assert by_level[1.0].forgetting.centre is None
     first = headline(found)[0]
-    assert first.startswith("lora-routed against half replay: at 50% of what plain training learns")
-    assert "at 100% of what plain training learns it never learns as much" in first
+    assert first.startswith("lora-routed against half replay, forgetting where both learned")
+    assert "at 75% better (" in first
+    assert "at 100% one of the two never learns as much" in first
+    end = found.methods["lora-routed"].end
+    assert end is not None
+    assert end.centre == pytest.approx(2.8405 - 2.815)
     assert "replay/2" in table(found)
 
 
@@ -315,6 +331,11 @@ def test_what_the_interval_does_not_tell_is_not_told_apart() -> None:
     assert "not told apart" in headline(found)[0]
 
 
+def test_the_front_is_what_nothing_beats_in_both() -> None:
+    points = [(0.1, 0.0), (0.2, 0.05), (0.15, 0.06), (0.2, 0.04), (0.05, 0.01), (0.3, 0.2)]
+    assert pareto_front(points) == [(0.3, 0.2), (0.2, 0.04), (0.1, 0.0)]
+
+
 def test_a_missing_cell_is_told() -> None:
     records = curves("none", [(0.2, 0.08)]) + curves("replay/2", [(0.2, 0.03)])[:3]
     with pytest.raises(ValueError, match="expected a cell of replay/2 at a rate of 1"):
@@ -325,6 +346,6 @@ def test_the_page_has_the_picture_every_matrix_and_where_it_comes_from(played: P
     page = (played / "report.html").read_text()
     assert "Learning against forgetting" in page
     assert "kncl-policy stream --world" in page
-    assert page.count("aria-label='Held-out loss after each stage'") == 6
+    assert page.count("aria-label='Held-out loss after each stage'") == 3
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")

@@ -25,7 +25,7 @@ def test_a_task_whose_worker_was_killed_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_task_that_always_kills_its_worker_is_given_up_with_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=f"killed {TRIES} times in a row"):
+    with pytest.raises(ChildProcessError, match=f"killed {TRIES} times in a row"):
         list(played(tasks(tmp_path, 9, 9), square, 2))
 
 

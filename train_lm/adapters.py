@@ -108,7 +108,7 @@ class Adapter:
     about: Mapping[str, object] = field(default_factory=dict)
 
     def deltas(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Scaled A (r, in) and B (out, r) of each layer: B A is what is added to its matrix."""
+        """Scaled A (r, in) and B (out, r) of each layer: B A x is added to what it makes of x."""
         found = {}
         for name, down in self.weights.items():
             if name.endswith("lora_A.weight"):
@@ -240,27 +240,6 @@ class Adapted:
 def base_digest(model: nn.Module) -> str:
     """What tells the weights of a plain model from others; an adapter's card has its base's."""
     return digest_of(dict(model.named_parameters()), {})
-
-
-def with_merged(weights: Mapping[str, Tensor], adapter: Adapter) -> dict[str, Tensor]:
-    """A base's weights, under a snapshot's names, with an adapter merged in.
-
-    Raises:
-        ValueError: The adapter is of a base of another shape.
-    """
-    found = {name: value.clone() for name, value in weights.items()}
-    for layer, (down, up) in adapter.deltas().items():
-        name = f"model.{layer.removeprefix(OUTER)}.weight"
-        product = (up @ down).to(found[name].device) if name in found else None
-        if product is not None and product.T.shape == found[name].shape != product.shape:
-            product = product.T  # stored as (in, out)
-        if product is None or product.shape != found[name].shape:
-            raise ValueError(
-                f"expected an adapter that fits these weights, got one beside {layer}: it is of "
-                "another base"
-            )
-        found[name] += product
-    return found
 
 
 def check_base(
@@ -568,8 +547,27 @@ def with_adapter(base: nn.Module, adapter: Adapter) -> nn.Module:
         return _with_all(twin, [adapter], [OURS]).eval()
 
 
+def with_merged(base: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
+    """A plain model's weights with an adapter merged in, under a snapshot's names.
+
+    Raises:
+        ValueError: The adapter does not fit the base.
+    """
+    model = with_adapter(base, adapter)
+    numbers = {n: p.detach() for n, p in model.named_parameters()}
+    found = {plain(n): p.clone() for n, p in numbers.items() if "lora_" not in n}
+    for site in sites_of(model):
+        found[site.weight] += site.delta(numbers, adapter.config.scale)
+    return {f"model.{name}": value for name, value in found.items()}
+
+
 def arrow_model(
-    base: nn.Module, folders: Sequence[Path], *, top: int = 3, temperature: float = 1.0
+    base: nn.Module,
+    folders: Sequence[Path],
+    *,
+    top: int = 3,
+    temperature: float = 1.0,
+    seed: int = 0,
 ) -> nn.Module:
     """A model that mixes saved adapters for each token and layer, by peft's Arrow.
 
@@ -581,10 +579,12 @@ def arrow_model(
         base: The plain model; its weights are shared and left as they are.
         folders: Of adapters of one base, rank and shape, as `save_adapter` wrote them and
             `open_adapter` has looked at them.
+        seed: Of the power iteration that finds the prototypes, at the first tokens.
     """
     from peft import ArrowConfig, create_arrow_model
 
-    shape = ArrowConfig(top_k=min(top, len(folders)), router_temperature=temperature)
+    most = min(top, len(folders))
+    shape = ArrowConfig(top_k=most, router_temperature=temperature, rng_seed=seed)
     with _beside(base) as twin, _quiet():
         of_peft: Any = twin  # a PreTrainedModel to it
         model: nn.Module = create_arrow_model(of_peft, [str(f) for f in folders], shape)

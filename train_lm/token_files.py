@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train_lm.array_files import write_header
 from train_lm.checked.arrays import load_array
+from train_lm.checked.rows import write_header
 
 Ids = NDArray[np.unsignedinteger[Any]]
 Ints = NDArray[np.int64]

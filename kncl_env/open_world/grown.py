@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from kncl_env.open_world.articles import Fetched
 from kncl_env.open_world.outward import OUTWARD, Outward
-from kncl_env.open_world.prepare import Prepared, topic_text
+from kncl_env.open_world.prepare import Prepared, runs_of, topic_text
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
 from kncl_env.world.index import PassageIndex
-from kncl_env.world.scripts import word_runs
 from kncl_env.world.splits import HELD_OUT, SPLITS
 from kncl_env.world.world import World
 from train_lm.files import hash_json
@@ -133,8 +132,8 @@ class GrownWorld(World):
         topic_of |= dict.fromkeys(outward.absent, -1)
         known = Known(topic_of, outward.links, tuple(names.of(row) for row in outward.links))
         runs: dict[str, list[Runs]] = {split: [] for split in SPLITS}
-        for passage in base.passages():
-            runs[passage.split].append(word_runs(passage.text))
+        for passage in base.passage_rows():
+            runs[passage.split].append(runs_of(passage.text, passage.split))
         parts = Parts(
             titles=base.titles,
             topic_vectors=base.topic_vectors,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kncl_env.open_world.articles import Fetched
 from kncl_env.world.corpus import Article
-from kncl_env.world.scripts import word_runs
+from kncl_env.world.scripts import all_runs, word_runs
 from kncl_env.world.splits import cut_passages, split_article
 from kncl_env.world.world import title_text
 from train_lm.checked.records import Fields
@@ -70,10 +70,15 @@ def prepare(world: World, articles: Sequence[Fetched]) -> list[Prepared]:
                 rows[:-2],
                 rows[-2],
                 rows[-1],
-                tuple(word_runs(text) for text in texts),
+                tuple(runs_of(t, s) for t, s in zip(texts, splits, strict=True)),
             )
         )
     return found
+
+
+def runs_of(text: str, split: str) -> NDArray[np.uint64]:
+    """Runs of words that a passage must not share with another split, as a build has them."""
+    return all_runs(text) if split == "train" else word_runs(text)
 
 
 def topic_text(title: str, texts: Sequence[str], splits: Sequence[str]) -> str:

@@ -38,8 +38,8 @@ from kncl_env.world.topics import (
     transfer_regions,
 )
 from kncl_env.world.world import World
-from train_lm.array_files import RowFile, RowWriter
 from train_lm.checked.digests import sealed
+from train_lm.checked.rows import RowFile, RowWriter
 from train_lm.files import Json, hash_file, hash_json, read_json, write_json
 from train_lm.outputs import alone, holds_json
 from train_lm.token_files import TRAIN, TokenWriter

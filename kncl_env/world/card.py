@@ -8,6 +8,7 @@ from train_lm.checked.digests import unsealed
 from train_lm.checked.inside import check_links, is_plain
 from train_lm.checked.records import Fields, is_number
 from train_lm.files import Json, hash_json, read_json
+from train_lm.plain_text import visible
 
 WORLD_FORMAT = 1
 
@@ -88,3 +89,21 @@ def _check(card: Fields) -> None:
                 f"elsewhere: {ADVICE}"
             )
         files.text(name)
+
+
+def told_build(world: Path) -> str:
+    """How long the build of a world took, its longest stage and its memory; empty if unknown.
+
+    Nothing covers that file by a hash, and nothing depends on it: a damaged one tells nothing.
+    """
+    try:
+        stages = Fields.of(read_json(world / BUILD_LOG), world / BUILD_LOG).inners("stages")
+        took = {stage.text("stage"): stage.number("seconds", 0) for stage in stages}
+        peak = max(stage.number("peak_bytes", 0) for stage in stages)
+        longest = max(took, key=lambda name: took[name])
+    except (OSError, ValueError):
+        return ""
+    return (
+        f"{sum(took.values()):,.0f} s, {took[longest]:,.0f} of them {visible(longest)}; "
+        f"{peak / 2**30:.2f} GiB at most"
+    )

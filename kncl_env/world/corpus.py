@@ -82,7 +82,7 @@ class Corpus:
     beside: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if iter(self.articles) is self.articles:
+        if isinstance(self.articles, Iterator):  # asking it for one could open files
             raise ValueError(
                 f"expected articles of {self.source!r} that can be read more than once, got an "
                 f"iterator, {type(self.articles).__name__}: give an object whose `__iter__` begins "

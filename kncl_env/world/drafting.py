@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.build_config import BuildConfig
-from kncl_env.world.corpus import Corpus, add_texts, new_hash
+from kncl_env.world.corpus import QUOTED, Corpus, add_texts, new_hash
 from kncl_env.world.cut import (
     ARTICLES,
     Cut,
@@ -247,4 +247,4 @@ def _noise(config: BuildConfig, cut: Cut, draft: Draft) -> dict[int, list[Passag
 
 
 def _begin(text: str, words: int = 8) -> str:
-    return " ".join(text.split()[:words]) + " …"
+    return " ".join(text.split()[:words])[:QUOTED] + " …"

@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.build_config import TFIDF
+from kncl_env.world.scripts import terms_of
 from train_lm.checked.arrays import load_arrays
 from train_lm.files import replacing
-
-# A word, or a dotted name of documentation; single letters carry no topic.
-TOKEN_PATTERN = r"(?u)\b\w[\w.]*\w\b"
 
 FEW = 50  # [topics] of which every word counts, however rare or common
 
@@ -73,7 +71,9 @@ class Embedder:
         self.vocabulary = list(vocabulary)
         self.idf = np.asarray(idf, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.float32)
-        self._counts = CountVectorizer(vocabulary=self.vocabulary, token_pattern=TOKEN_PATTERN)
+        self._counts = CountVectorizer(
+            vocabulary=self.vocabulary, tokenizer=terms_of, token_pattern=None
+        )
 
     @classmethod
     def fit(cls, texts: Sequence[str], dimensions: int, max_terms: int, seed: int) -> Embedder:
@@ -89,7 +89,8 @@ class Embedder:
             max_features=max_terms,
             sublinear_tf=True,
             stop_words="english",
-            token_pattern=TOKEN_PATTERN,
+            tokenizer=terms_of,
+            token_pattern=None,
             min_df=2 if len(texts) > FEW else 1,
             max_df=0.5 if len(texts) > FEW else 1.0,
         )

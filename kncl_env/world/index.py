@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.index_file import check_index_file
-from train_lm.array_files import RowFile
 from train_lm.checked.arrays import load_array
 from train_lm.checked.records import Fields
+from train_lm.checked.rows import RowFile
 from train_lm.files import Json, read_json, write_json
 
 EXACT = 200_000  # [vectors] that are searched one by one

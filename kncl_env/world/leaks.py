@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kncl_env.world.corpus import QUOTED
 from kncl_env.world.overlap import unproved_of
 from kncl_env.world.splits import SPLITS, Passage, hash_passages
 from kncl_env.world.world import World
@@ -70,7 +71,7 @@ def faults(world: World) -> list[str]:
     )
     leaks = zip(unproved.items(), world.passage_rows(np.array([*unproved], int)), strict=True)
     for (i, reason), p in leaks:
-        start = " ".join(p.text.split()[:8])
+        start = " ".join(p.text.split()[:8])[:QUOTED]
         found.append(f"leak: {p.split} passage {i} of {titles[p.topic]!r} {reason}: {start} …")
     if not broken:
         found += _card_faults(world, n_bytes)

@@ -12,6 +12,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ DENSE = (
     (0xFF66, 0xFF9F),
     (0x20000, 0x3FFFF),
 )
+_DENSE = "".join(f"{chr(low)}-{chr(high)}" for low, high in DENSE)
 MARKS_UP_TO = 0x20000  # beyond it and below the selectors of variants are no combining marks
 VARIANTS = "\U000e0100-\U000e01ef"
 
@@ -61,6 +63,8 @@ _UNSEEN = re.compile(
 _ONE_I = str.maketrans({"\u0131": "i", "\u0307": None})
 
 _WORD = re.compile(r"\w+")
+# A word, or a dotted name of documentation; single letters carry no topic.
+_TERM = re.compile(r"\b\w[\w.]*\w\b")
 # A full stop ends a sentence before a space; the marks of other scripts do so anywhere.
 _CLOSED = "[\"'\u201d\u2019)\\]\u00bb]*"
 _CLOSED_TOO = "[\"'\u201d\u2019)\\]\u00bb\u300d\u300f\uff09\u3011]*"
@@ -82,9 +86,15 @@ def _marks() -> str:
 @cache
 def _tokens() -> re.Pattern[str]:
     """Words with their marks; a character of a dense script, with its own, is one."""
-    dense = "".join(f"{chr(low)}-{chr(high)}" for low, high in DENSE)
     marks = _marks()
-    return re.compile(rf"((?=\w)[{dense}][{marks}]*)|(?:(?![{dense}])[\w{marks}])+")
+    return re.compile(rf"((?=\w)[{_DENSE}][{marks}]*)|(?:(?![{_DENSE}])[\w{marks}])+")
+
+
+@cache
+def _terms() -> re.Pattern[str]:
+    """As `_TERM`, with marks, and of no character that stands for a word."""
+    own = rf"(?![{_DENSE}])[\w{_marks()}]"
+    return re.compile(rf"{own}(?:(?![{_DENSE}])[\w.{_marks()}])*{own}")
 
 
 @cache
@@ -132,6 +142,20 @@ def all_runs(text: str) -> NDArray[np.uint64]:
         return word_runs(text)
     plain = _folded(text)
     return np.concatenate([_runs_of(_WORD.findall(plain)), _runs_in_any_script(plain)])
+
+
+def terms_of(text: str) -> list[str]:
+    """Words that may tell a text's topic: of two letters or more, or pairs of characters that stand
+    for words.
+    """
+    if text.isascii() or is_latin([text]):
+        return _TERM.findall(text)
+    pairs = (
+        one[0] + other[0]
+        for one, other in pairwise(_tokens().finditer(text))
+        if one[1] and other[1] and one.end() == other.start()
+    )
+    return [*_terms().findall(text), *pairs]
 
 
 def _folded(text: str) -> str:

@@ -165,8 +165,9 @@ def stages_of(out: Path, made_from: str, say: Say) -> Iterator[Stages]:
     """
     folder = _folder(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    goes_on = os.path.lexists(folder) and _goes_on(folder, made_from)
     with told_as(out, folder):
-        if os.path.lexists(folder) and not _goes_on(folder, made_from):
+        if os.path.lexists(folder) and not goes_on:
             remove_folder(folder)
         if not folder.is_dir():
             with replacing_folder(folder) as part:

@@ -122,6 +122,8 @@ def _show_topic(world: World, title: str) -> None:
 
 
 def _show_world(world: World) -> None:
+    from kncl_env.world.card import told_build
+
     card = world.card
     say(f"{world.path}: {card['source']}, {card['scenario']['name']}, hash {world.hash[:12]}")
     say(f"licence: {card['licence']}")
@@ -130,6 +132,9 @@ def _show_world(world: World) -> None:
     for name, value in card["counts"].items():
         say(f"  {name.replace('_', ' ')}: {value:,}")
     say(f"vectors: {_embedder(world)}")
+    say(f"index: {_index(card)}")
+    if told := told_build(world.path):
+        say(f"build: {told}")
     shape = world.graph.shape()
     say(f"graph: {shape}")
     if shape.warning:
@@ -147,6 +152,16 @@ def _embedder(world: World) -> str:
     stated = world.embedder.stated
     digest = f", digest {str(stated['sha256'])[:12]}" if "sha256" in stated else ""
     return f"{stated['name']}, {stated['dimensions']} dimensions{digest}"
+
+
+def _index(card: dict[str, Any]) -> str:
+    made_as = card.get("index")
+    if made_as is None:
+        return "exact, every passage is looked at"
+    return (
+        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, recall at 10 of "
+        f"{made_as.get('recall_at_10')} in its own trial"
+    )
 
 
 def _titles(world: World, topics: Iterable[int]) -> str:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.world.build_config import TFIDF
 from kncl_env.world.cached import cached_array
 from kncl_env.world.card import read_card
 from kncl_env.world.embedding import TextSpace
@@ -78,6 +79,11 @@ class World:
     def corpus_hash(self) -> str:
         """Identity of the passages alone; the index is bound to it."""
         return str(self.card["corpus_hash"])
+
+    @property
+    def space(self) -> str:
+        """Name of the embedder that its topics were placed by; see the card for its digest."""
+        return str(self.card.get("embedder", {}).get("name", TFIDF))
 
     @cached_property
     def _topics(self) -> dict[str, list[Any]]:

@@ -25,6 +25,7 @@ from kncl_env.taste import load_taste
 from policies.arms import baselines
 from policies.arms.arm import Arm, Rng, expands
 from policies.arms.baselines import BASELINES
+from policies.arms.spaces import in_space, space_of
 from policies.curiosity import CuriosityPolicy
 from train_lm.files import hash_file
 
@@ -54,7 +55,8 @@ def arm_of(spec: str) -> Arm:
     if taste is None:
         raise ValueError(f"expected a policy with a taste in {place}, got one that reads anything")
     name = f"{arm.name}+{Path(_name_of(place)).stem}"
-    return Arm(name, arm.begin, taste, arm.origin)
+    begin = in_space(arm.begin, name, space_of(Path(place)))
+    return Arm(name, begin, taste, arm.origin)
 
 
 def check_arms(specs: Sequence[str]) -> list[Arm]:
@@ -98,7 +100,8 @@ def _policy(place: str) -> Arm:
         return policy.predict(seen, action_masks=env.action_masks())[0]
 
     weights = hash_file(Path(place) / "policy.safetensors")
-    return Arm(_name_of(place), expands(choose), policy.taste, weights)
+    name = _name_of(place)
+    return Arm(name, in_space(expands(choose), name, space_of(policy)), policy.taste, weights)
 
 
 def _name_of(place: str) -> str:

@@ -23,18 +23,6 @@ def add_learners(verb: argparse.ArgumentParser) -> None:
     )
 
 
-# What a learner and its nucleus phase are, where there is no episode.
-OF_LEARNERS = (
-    "model",
-    "learning_rate",
-    "learner_seed",
-    "batch",
-    "nucleus_topics",
-    "nucleus_titles",
-    "nucleus_updates",
-)
-
-
 def add_settings(
     parser: argparse.ArgumentParser, only: Collection[str] = OPTIONS.keys(), **defaults: Any
 ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from policies.cli.settings import OF_LEARNERS, add_settings, add_world, settings_of
+from policies.cli.settings import add_settings, add_world, settings_of
+from policies.stream.methods import OF_LEARNERS
 from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
 from train_lm.outputs import alone
 

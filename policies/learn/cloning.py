@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from kncl_env.world.world import World
+from policies.arms.spaces import learned_in
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from rabbit_holes.demonstrations import (
     GOALS,
@@ -125,6 +126,7 @@ def pretrain(
             "clicks": len(train.clicks),
             "select_loss": min(of_select for _, of_select in history),
             "goals": [*config.goals],
+            **learned_in(world),
         },
     )
 

@@ -28,6 +28,7 @@ from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
 from policies.arms.arm import Player, Rng, Stateless, Turn
 from policies.arms.registry import arm_of
+from policies.arms.spaces import learned_in
 from policies.play.episodes import EpisodeTask, play_all
 from policies.play.journal import Journal
 from policies.play.seeds import TASTE_TRIALS, TASTING
@@ -172,6 +173,7 @@ def _learned(
         "returns": dict(zip(map(str, SHARES), returns.mean(1).tolist(), strict=True)),
         "tokens": plan.n_episodes * settings.tokens_per_episode,
         "world": world.hash,
+        **learned_in(world),
         "settings": header["settings"],
         "arm": plan.arm,
         "seed": plan.seed,

@@ -16,6 +16,7 @@ from kncl_env.surrogate import Surrogate
 from kncl_env.taste import Taste
 from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
+from policies.arms.spaces import learned_in
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.ppo import MADE_BY, PPOConfig, Start, starting_network, train_ppo
 from policies.learn.vec_env import View, make_practice_env, make_vec_env
@@ -113,6 +114,7 @@ class _Training:
             "settings": stage.settings.to_json(),
             "init": str(plan.init) if plan.init else None,
             "surrogate": hash_file(plan.practice) if plan.practice else None,
+            **learned_in(stage.world),
         }
         rules = stage.settings.rules
         updates = plan.ppo.iterations * plan.ppo.episodes * rules.steps * rules.updates_per_step

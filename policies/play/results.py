@@ -12,6 +12,7 @@ from kncl_env.forgetting import LossMatrix, figures
 from kncl_env.picture import positions, thinned_edges
 from kncl_env.settings import Settings
 from kncl_env.stage import seed_topics
+from kncl_env.world.nucleation import NucleusReport
 from kncl_env.world.world import World
 from policies.play.curves import Curve
 from policies.play.episodes import EpisodeRecord
@@ -50,6 +51,7 @@ def write_results(
             **summary.to_json(),
             "world": world.hash,
             "settings": settings.to_json(),
+            "nucleus": _nucleus(world, settings).to_json(),
             "version": version(),
             "commit": info.commit,
             "command": info.command,
@@ -97,9 +99,14 @@ def _run_info(
         details={
             "Learners": f"{plan.inits} initial learner(s); seeds vary slots and the order of text",
             "Citation": str(world.card["citation"]) or "none asked for",
+            "Nucleus": "; ".join(_nucleus(world, settings).lines()),
             "Settings": ", ".join(f"{k}={v}" for k, v in settings.to_json().items()),
         },
     )
+
+
+def _nucleus(world: World, settings: Settings) -> NucleusReport:
+    return NucleusReport.of(world, seed_topics(world, settings))
 
 
 def _write_curves(

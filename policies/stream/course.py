@@ -6,6 +6,7 @@ nucleated weights. A stage is a fixed number of updates on one neighbourhood.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -20,7 +21,7 @@ from kncl_env.learner import MeasuredText
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage, open_stage, seed_topics
 from kncl_env.world.world import World
-from policies.stream.methods import Method
+from policies.stream.methods import OF_LEARNERS, Method
 from policies.stream.neighbourhoods import Neighbourhood, neighbourhoods
 from train_lm.files import Json
 
@@ -257,6 +258,11 @@ class Course:
         rule, power = MERGING[how]
         weights = [float(len(adapters)) ** power] * len(adapters)
         return self.measurable(merge_adapters(base, adapters, weights, rule, seed=self.seed))
+
+
+def learner_of(settings: Settings) -> Json:
+    """The settings that a course reads, by their flat names."""
+    return json.loads(json.dumps({name: settings[name] for name in OF_LEARNERS}))
 
 
 def parts_of(world: World, settings: Settings, layout: Layout) -> tuple[Neighbourhood, ...]:

@@ -9,6 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+# The environment's settings that a stream reads: there is no episode in it.
+OF_LEARNERS = (
+    "model",
+    "learning_rate",
+    "learner_seed",
+    "batch",
+    "nucleus_topics",
+    "nucleus_titles",
+    "nucleus_updates",
+)
+
 MEMORIES = ("none", "replay", "self", "ewc")
 RULES = ("full", "topk", "lowrank")
 ADAPTERS = ("none", "lora", "relora")

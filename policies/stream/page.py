@@ -32,12 +32,11 @@ def headline(summary: StreamSummary, subject: str = "lora-routed") -> list[str]:
     if subject in summary.methods:
         lines.append(_sentence(summary, subject))
     for word in (BETTER, WORSE):
-        names = [
-            f"{name} (at {level.share:.0%})"
-            for name, found in summary.methods.items()
-            for level in found.levels
-            if level.verdict == word and name != subject
-        ]
+        names = []
+        for name, found in summary.methods.items():
+            shares = [f"{level.share:.0%}" for level in found.levels if level.verdict == word]
+            if shares and name != subject:
+                names.append(f"{name} (at {' and '.join(shares)})")
         if names:
             lines.append(f"{word.capitalize()} than half replay: {', '.join(names)}.")
     if not lines:
@@ -50,19 +49,21 @@ def headline(summary: StreamSummary, subject: str = "lora-routed") -> list[str]:
 
 
 def _sentence(summary: StreamSummary, subject: str) -> str:
-    said = []
-    for level in summary.methods[subject].levels:
-        at = f"at {level.share:.0%} of what plain training learns"
-        gap = level.to_bar
-        if gap is None or gap.centre is None:
-            said.append(f"{at} it never learns as much")
+    found, said, untold = summary.methods[subject], [], []
+    for level in found.levels:
+        gap, at = level.to_bar, f"{level.share:.0%}"
+        if gap is None or gap.centre is None or level.missing:
+            untold.append(at)
             continue
-        ends = f" {bracketed(gap, signed)}" if gap.low is not None else ""
-        known = len(gap.values)
-        partly = f" in {known} of {len(summary.seeds)} seeds" if level.missing else ""
         word = level.verdict if level.verdict in (BETTER, WORSE) else "not told apart"
-        said.append(f"{at} {word}, {signed(gap.centre)}{ends} bits per byte{partly}")
-    return f"{subject} against half replay: {'; '.join(said)} (forgetting, lower is better)."
+        said.append(f"at {at} {word} ({span(gap, signed)} bits per byte)")
+    if untold:
+        said.append(f"at {', '.join(untold)} one of the two never learns as much")
+    end = "" if found.end is None else f" Loss at the end: {_end(found)}."
+    return (
+        f"{subject} against half replay, forgetting where both learned a share of what plain "
+        f"training does: {'; '.join(said)}.{end}"
+    )
 
 
 COLUMNS: tuple[tuple[str, str, Show], ...] = (
@@ -79,18 +80,18 @@ COLUMNS: tuple[tuple[str, str, Show], ...] = (
     ("optimizer_bytes", "optimiser bytes", lambda x: amount(x)),
     ("tokens_per_second", "tokens/s", lambda x: amount(x)),
 )
-SHORT = ("accuracy", "backward_transfer", "forward_transfer", "learning")  # of the terminal's table
+SHORT = ("accuracy", "backward_transfer", "learning")  # of the terminal's table
 
 
 def table(summary: StreamSummary) -> str:
     """One line per method, at the rate where it ends best."""
     titles = {name: (title, show) for name, title, show in COLUMNS}
     head = f"{'method':14s} {'rate':>8s}" + "".join(f"{titles[n][0]:>27s}" for n in SHORT)
-    lines = [head + f"{'forgetting at equal learning, minus half replay':>50s}"]
+    lines = [head + f"{'loss at the end, minus half replay':>48s}"]
     for name, found in summary.methods.items():
         best = found.rates[found.best]
         cells = "".join(f"{span(best.figures[n], titles[n][1]):>27s}" for n in SHORT)
-        lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_gaps(found):>50s}")
+        lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_end(found):>48s}")
     lines.append(
         f"{len(summary.seeds)} seeds (learner, order of neighbourhoods and of text); bits per "
         "byte, each method at its best rate; 95 % intervals in brackets"
@@ -98,12 +99,8 @@ def table(summary: StreamSummary) -> str:
     return "\n".join(lines)
 
 
-def _gaps(found: MethodScore) -> str:
-    gaps = [level for level in found.levels if level.to_bar is not None]
-    middle = gaps[len(gaps) // 2] if gaps else None
-    if middle is None or middle.to_bar is None:
-        return NOTHING
-    return f"{span(middle.to_bar, signed)} {middle.verdict}"
+def _end(found: MethodScore) -> str:
+    return found.verdict if found.end is None else f"{span(found.end, signed)} {found.verdict}"
 
 
 def span(found: Interval, show: Show) -> str:
@@ -167,28 +164,29 @@ def look_of(name: str) -> str:
     return "c1" if method.memory != "none" else "c5"
 
 
+Points = dict[str, list[tuple[float, float, float]]]  # (learned, forgotten, rate) of each method
+
+
 def pareto_svg(summary: StreamSummary) -> str:
-    """Learning (right is more) against forgetting (down is less), a line over rates per method."""
-    points = {
-        name: [
-            (
-                score.figures["learning"].centre or 0.0,
-                -(score.figures["backward_transfer"].centre or 0.0),
-            )
-            for score in found.rates
-        ]
-        for name, found in summary.methods.items()
-        if name != JOINT
-    }
-    every = [point for line in points.values() for point in line] or [(0.0, 0.0)]
-    xs, ys = [0.0, *(x for x, _ in every)], [0.0, *(y for _, y in every)]
-    left, right, top, bottom = 60, WIDTH - 120, 26, HEIGHT - 44
+    """Learning (right is more) against forgetting (down is less), a line over rates per method.
+
+    Rates at which a method unlearned more than it learned are left out.
+    """
+    points: Points = {}
+    for name, found in summary.methods.items():
+        for score in found.rates if name != JOINT else ():
+            x = score.figures["learning"].centre
+            y = score.figures["backward_transfer"].centre
+            if x is not None and y is not None and x > 0:
+                points.setdefault(name, []).append((x, -y, score.rate))
+    every = [(x, y) for line in points.values() for x, y, _ in line] or [(0.01, 0.0)]
+    left, right, top, bottom = 60, WIDTH - 190, 26, HEIGHT - 44
+    ys = [0.0, *(y for _, y in every)]
     pad = 0.04 * (max(ys) - min(ys)) or 0.01
-    low, high = min(ys) - pad, max(ys) + pad
-    begin, end = min(xs), (max(xs) * 1.03) or 0.01
+    low, high, end = min(ys) - pad, max(ys) + pad, 1.03 * max(x for x, _ in every)
 
     def x_of(value: float) -> float:
-        return round(left + (value - begin) / (end - begin) * (right - left), 1)
+        return round(left + value / end * (right - left), 1)
 
     def y_of(value: float) -> float:
         return round(bottom - (value - low) / (high - low) * (bottom - top), 1)
@@ -197,25 +195,45 @@ def pareto_svg(summary: StreamSummary) -> str:
     for tick in nice_ticks(low, high, 6):
         out.append(f"<path class='grid' d='M{left} {y_of(tick)}H{right}'/>")
         out.append(f"<text class='end' x='{left - 7}' y='{y_of(tick) + 4}'>{_tick(tick)}</text>")
-    for tick in nice_ticks(begin, end, 8):
+    for tick in nice_ticks(0.0, end, 8):
         out.append(f"<path class='axis' d='M{x_of(tick)} {bottom}v5'/>")
         out.append(f"<text class='mid' x='{x_of(tick)}' y='{bottom + 19}'>{_tick(tick)}</text>")
     out.append(f"<path class='axis' d='M{left} {y_of(0.0)}H{right}'/>")
     out.append(f"<text x='{left - 54}' y='13'>forgetting (minus BWT) [bits per byte]</text>")
     out.append(f"<text class='end' x='{right}' y='{HEIGHT - 6}'>learned [bits per byte]</text>")
+    front = "L".join(f"{x_of(x)} {y_of(y)}" for x, y in pareto_front(every))
+    out.append(f"<path class='goal' fill='none' d='M{front}'/>")
     for name, line in points.items():
         look = look_of(name)
-        path = "L".join(f"{x_of(x)} {y_of(y)}" for x, y in line)
+        path = "L".join(f"{x_of(x)} {y_of(y)}" for x, y, _ in line)
         out.append(f"<path class='line {look}' d='M{path}'/>")
-        for (x, y), score in zip(line, summary.methods[name].rates, strict=True):
-            told = in_html(f"{name} at a rate of {score.rate:.3g}: learned {bits(x)}, {bits(y)}")
+        for x, y, rate in line:
+            told = in_html(f"{name} at a rate of {rate:.3g}: learned {bits(x)}, {bits(y)}")
             out.append(
                 f"<circle class='dot {look}' cx='{x_of(x)}' cy='{y_of(y)}' r='3.5'>"
                 f"<title>{told}</title></circle>"
             )
-        x, y = max(line)
-        out.append(f"<text x='{x_of(x) + 7}' y='{y_of(y) + 4}'>{in_html(name)}</text>")
+    # Each name stands at the right, as near to the height of its line's end as others leave it.
+    ends = sorted((max(line)[:2] for line in points.values()), key=lambda end: -end[1])
+    names = sorted(points, key=lambda name: -max(points[name])[1])
+    place, room = float(top), min(16.0, (bottom - top) / max(1, len(ends)))
+    for left_over, (name, (x, y)) in enumerate(zip(names, ends, strict=True)):
+        place = max(place + room, min(y_of(y), bottom - room * (len(ends) - left_over)))
+        look = look_of(name)
+        out.append(
+            f"<path class='leader {look}' d='M{x_of(x) + 3} {y_of(y)}L{right + 26} {place:.1f}'/>"
+        )
+        out.append(f"<text x='{right + 32}' y='{place + 4:.1f}'>{in_html(name)}</text>")
     return "".join([*out, "</svg>"])
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of (learned, forgotten) that no other one beats in both, most learned first."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (-point[0], point[1])):
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+    return front
 
 
 def _tick(value: float) -> str:
@@ -227,8 +245,9 @@ def _pareto_section(summary: StreamSummary) -> str:
         f"<section><h2>Learning against forgetting</h2>{pareto_svg(summary)}"
         "<p class='caption'>Each line is a method over its learning rates, means over seeds. "
         "Right: more was learned of each neighbourhood by its own stage. Down: less of it was "
-        "lost by the end. A method helps where its line runs below the others at equal learning."
-        "</p></section>"
+        "lost by the end; below 0 later stages helped. A method helps where its line runs below "
+        "the others at equal learning. Dotted: what no other method and rate beats in both "
+        "(Pareto). Rates at which a method unlearned are left out.</p></section>"
     )
 
 
@@ -249,7 +268,7 @@ def _level_section(summary: StreamSummary) -> str:
                 gap = f"{signed(level.to_bar.centre)} {bracketed(level.to_bar, signed)}".strip()
                 small.append(f"minus {BAR}: {gap}")
             if level.missing:
-                small.append(f"not reached in {level.missing} of {len(summary.seeds)} seeds")
+                small.append(f"not compared in {level.missing} of {len(summary.seeds)} seeds")
             small.append(level.verdict)
             cells.append((signed(level.forgetting.centre), "\n".join(small)))
         if cells:
@@ -279,7 +298,15 @@ def _figures_section(summary: StreamSummary) -> str:
                 for key, _, show in COLUMNS
             ]
             rows.append(row_html(f"{name}, {score.rate:.3g}{best}", columns, cells, look_of(name)))
+    ends = "".join(
+        f"<dt>{in_html(name)}</dt><dd>{in_html(_end(found))}</dd>"
+        for name, found in summary.methods.items()
+    )
     return (
+        "<section><h2>Loss at the end, minus half replay</h2>"
+        f"<dl>{ends}</dl><p class='caption'>Mean over all neighbourhoods after the last stage, "
+        "each method at its best rate [bits per byte]; 95 % intervals of paired differences."
+        "</p></section>"
         "<section><h2>Every method at every learning rate</h2>"
         f"{table_html(['method, rate', *columns], rows)}"
         "<p class='caption'>Means over seeds [bits per byte], in brackets 95 % intervals. ACC "

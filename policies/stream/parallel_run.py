@@ -17,7 +17,7 @@ from kncl_env.settings import Settings
 from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.world.world import World
 from policies.play.journal import REMEDY, Journal, key_of
-from policies.stream.course import SPLIT, Layout, open_course, parts_of
+from policies.stream.course import SPLIT, Layout, learner_of, open_course, parts_of
 from policies.stream.methods import Method, method_of
 from policies.stream.parallel import (
     APART,
@@ -129,12 +129,12 @@ def run_parallel(
             other settings or another layout.
     """
     parts_of(world, layout.stage_settings(settings), layout)
-    about = {"world": world.hash, "settings": settings.to_json(), "layout": layout.to_json()}
+    about = {"world": world.hash, "learner": learner_of(settings), "layout": layout.to_json()}
     versions = {"parallel": PARALLEL_VERSION, "nucleus": NUCLEUS_VERSION, "split": SPLIT}
     run: Json = {**about, "versions": versions}
     with alone(out) as hold:
         hold.begin_run(COMMAND, force=False)
-        claim_run(out, run, defaults={"settings": Settings().to_json()}, made_by=COMMAND)
+        claim_run(out, run, defaults={"learner": learner_of(Settings())}, made_by=COMMAND)
         journal = Journal(out / "tasks.jsonl", {"format": FORMAT, **run})
         tasks = part_tasks(world, settings, layout, plan, out / "adapters")
         firsts = {task.seed: task for task in tasks if not _is_done(journal, task)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from kncl_env.settings import Settings
 from kncl_env.world.world import World
 from policies.stream.cells import StreamRecord
-from policies.stream.course import SPLIT, Layout
+from policies.stream.course import SPLIT, Layout, learner_of
 from policies.stream.page import write_page
 from policies.stream.parallel_page import (
     ParallelSummary,
@@ -90,7 +90,7 @@ def write_parallel_results(
 def _about(world: World, settings: Settings, layout: Layout, command: str) -> Json:
     return {
         "world": world.hash,
-        "settings": settings.to_json(),
+        "learner": learner_of(settings),
         "layout": layout.to_json(),
         "version": version(),
         "commit": commit(),
@@ -128,8 +128,8 @@ def _command(
     for name, option in (("size", "size"), ("updates", "stage-updates"), ("windows", "windows")):
         if getattr(layout, name) != getattr(Layout, name):
             words += [f"--{option}", str(getattr(layout, name))]
-    usual = Settings().to_json()
-    for name, value in settings.to_json().items():
+    usual = learner_of(Settings())
+    for name, value in learner_of(settings).items():
         if value != usual[name]:
             listed = by_comma(value) if isinstance(value, list) else str(value)
             words += [f"--{name.replace('_', '-')}", listed]

@@ -17,7 +17,7 @@ from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.world.world import World
 from policies.play.journal import REMEDY, Journal, key_of
 from policies.stream.cells import StreamRecord, StreamTask
-from policies.stream.course import SPLIT, Layout, parts_of
+from policies.stream.course import SPLIT, Layout, learner_of, parts_of
 from policies.stream.methods import Method, methods_of
 from policies.stream.playing import kept_in, measured_again, play, prepare
 from policies.stream.workers import played
@@ -85,12 +85,12 @@ def run_stream(
             other settings or another layout.
     """
     parts_of(world, layout.stage_settings(settings), layout)
-    about = {"world": world.hash, "settings": settings.to_json(), "layout": layout.to_json()}
+    about = {"world": world.hash, "learner": learner_of(settings), "layout": layout.to_json()}
     versions = {"stream": STREAM_VERSION, "nucleus": NUCLEUS_VERSION, "split": SPLIT}
     run: Json = {**about, "versions": versions}
     with alone(out) as hold:
         hold.begin_run(COMMAND, force=False)
-        claim_run(out, run, defaults={"settings": Settings().to_json()}, made_by=COMMAND)
+        claim_run(out, run, defaults={"learner": learner_of(Settings())}, made_by=COMMAND)
         journal = Journal(out / "cells.jsonl", {"format": FORMAT, **run})
         tasks = tasks_of(world, settings, layout, plan, out)
         found = _found(journal, tasks, on_record)

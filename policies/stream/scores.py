@@ -20,8 +20,9 @@ from train_lm.files import Json
 
 Floats = NDArray[np.float64]
 
-LEVELS = (0.5, 0.75, 1.0)  # of what the plain method learns at its best rate
+LEVELS = (0.25, 0.5, 0.75, 1.0)  # of what the plain method learns at its best rate
 PLAIN, JOINT, BAR = "none", "joint", "replay/2"
+NOT_REACHED = "not reached in every seed"
 
 # Name of each figure, and what a larger one means: 1 better, -1 worse, 0 neither.
 FIGURES = {
@@ -63,8 +64,9 @@ class Level:
         share: Of what the plain method learns at its best rate.
         forgetting: There [bits per byte].
         to_bar: Minus half replay's, over seeds that have both; None for half replay itself.
-        missing: Seeds in which the method never learned as much.
-        verdict: Of `to_bar`: what its interval says, and no more.
+        missing: Seeds in which the method, or half replay, never learned as much.
+        verdict: Of `to_bar`: what its interval says, and no more; nothing where a seed is missing,
+            as those that are left are not any seeds.
     """
 
     share: float
@@ -76,10 +78,21 @@ class Level:
 
 @dataclass(frozen=True)
 class MethodScore:
-    """What the cells of a method say; `best` is the rate with the highest accuracy."""
+    """What the cells of a method say.
+
+    Attributes:
+        rates: Ascending.
+        best: Of `rates`: the one with the highest accuracy.
+        end: Mean loss of all neighbourhoods at the end minus half replay's, each at its best rate
+            [bits per byte]; None for half replay itself, or without it.
+        verdict: Of `end`, by its interval.
+        levels: Forgetting at equal learning.
+    """
 
     rates: Sequence[RateScore]
     best: int
+    end: Interval | None
+    verdict: str
     levels: Sequence[Level]
 
 
@@ -123,18 +136,33 @@ def summarise(records: Sequence[StreamRecord]) -> StreamSummary:
         for name, rates in found.items()
     }
     methods = {}
-    for name, rates in found.items():
-        scores = [RateScore(rate, _intervals(row)) for rate, row in rates.items()]
-        centres = [score.figures["accuracy"].centre or -np.inf for score in scores]
+    scores = {
+        name: [RateScore(rate, _intervals(row)) for rate, row in rates.items()]
+        for name, rates in found.items()
+    }
+    best = {name: _best(own) for name, own in scores.items()}
+    ends = {
+        name: -np.array([one["accuracy"] for one in list(rates.values())[best[name]]])
+        for name, rates in found.items()
+    }
+    for name in found:
+        end = None if bar is None or name == bar else interval(ends[name] - ends[bar])
         methods[name] = MethodScore(
-            rates=scores,
-            best=int(np.argmax(centres)),
+            rates=scores[name],
+            best=best[name],
+            end=end,
+            verdict=REFERENCE if name == bar else TOO_FEW if end is None else told(end),
             levels=[
                 _level(share, own, None if bar is None else forgot[bar][i], name == bar)
                 for i, (share, own) in enumerate(zip(LEVELS, forgot[name], strict=False))
             ],
         )
     return StreamSummary(methods, seeds, None if plain is None else interval(plain), bar)
+
+
+def _best(scores: Sequence[RateScore]) -> int:
+    centres = [score.figures["accuracy"].centre for score in scores]
+    return int(np.argmax([-np.inf if centre is None else centre for centre in centres]))
 
 
 def matrix_of(record: StreamRecord) -> LossMatrix:
@@ -237,8 +265,9 @@ def _at(
 
 def _level(share: float, own: Floats, bar: Floats | None, is_bar: bool) -> Level:
     gap = None if bar is None or is_bar else interval(own - bar)
-    verdict = REFERENCE if is_bar else TOO_FEW if gap is None else told(gap)
-    return Level(share, interval(own), gap, int(np.isnan(own).sum()), verdict)
+    missing = int(np.isnan(own if bar is None else own + bar).sum())
+    verdict = TOO_FEW if gap is None else NOT_REACHED if missing else told(gap)
+    return Level(share, interval(own), gap, missing, REFERENCE if is_bar else verdict)
 
 
 def _json(found: Interval | None) -> Json | None:
@@ -249,6 +278,8 @@ def _method_json(found: MethodScore) -> Json:
     timed = ("tokens_per_second",)
     return {
         "best_rate": found.rates[found.best].rate,
+        "end_to_bar": _json(found.end),
+        "verdict": found.verdict,
         "rates": [
             {
                 "rate": score.rate,

@@ -33,7 +33,7 @@ def played(
 
     Raises:
         ValueError: No worker.
-        RuntimeError: Workers died `TRIES` times and nothing was finished in between.
+        ChildProcessError: Workers died `TRIES` times and nothing was finished in between.
         Exception: What `play` raised; the other tasks are given up.
     """
     if workers < 1:
@@ -53,7 +53,7 @@ def played(
         except BrokenProcessPool:
             died += 1
             if died == TRIES:
-                raise RuntimeError(
+                raise ChildProcessError(
                     f"expected {len(waiting)} tasks to be played, but workers were killed {died} "
                     "times in a row: start fewer, or look for what ends them, such as too little "
                     "memory"

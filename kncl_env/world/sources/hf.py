@@ -6,6 +6,7 @@ mapped into memory, and everything else is streamed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SPLIT = "train"
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # what `save_to_disk` leaves
+NO_SCRIPTS = 4  # the first version of the library that runs no code of a data set
+_HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 TOGETHER = 64  # [rows] that are unpacked at a time
 
 
@@ -54,6 +57,8 @@ class HfRows:
         licence: As the data set states it; may be empty.
         citation: As the data set asks for it; may be empty.
     """
+
+    is_loose = False
 
     def __init__(self, name: str, split: str, subset: str | None) -> None:
         self._name = name
@@ -98,7 +103,20 @@ def _opened(name: str, split: str, subset: str | None) -> Dataset | IterableData
         raise ValueError(
             "expected the library datasets for the source hf, found none: pip install 'kncl[hf]'"
         ) from None
+    if int(datasets.__version__.split(".")[0]) < NO_SCRIPTS:
+        raise ValueError(
+            f"expected datasets {NO_SCRIPTS} or later, got {datasets.__version__}, which may run "
+            "code of a data set: pip install 'kncl[hf]'"
+        )
     folder = Path(name)
+    # What looks like a path, or begins like one of this machine, is never asked for at the hub.
+    if not folder.exists() and (not _HUB_ID.fullmatch(name) or Path(folder.parts[0]).exists()):
+        raise ValueError(f"expected a data set's folder at {name}, found nothing there")
+    if folder.is_file():
+        raise ValueError(
+            f"expected a data set's folder at {name}, got a file: name the folder that it lies in, "
+            "or see the sources jsonl and parquet"
+        )
     datasets.disable_progress_bars()
     try:
         if any((folder / saved).is_file() for saved in SAVED):

@@ -39,6 +39,8 @@ def read_jsonl(place: Path, columns: Columns, wanted: Wanted, watch: Watch | Non
 class JsonLines:
     """The objects of JSON Lines as rows."""
 
+    is_loose = True
+
     def __init__(self, place: Path) -> None:
         self.files = files_of(place, ENDINGS, "JSON Lines")
         self.size = sum(file.stat().st_size for file in self.files)

@@ -37,6 +37,8 @@ def read_parquet(
 class ParquetRows:
     """The rows of Parquet files; never more than a few megabytes of them in memory."""
 
+    is_loose = False
+
     def __init__(self, place: Path) -> None:
         self.files = files_of(place, (".parquet",), "Parquet files")
         self.size = sum(file.stat().st_size for file in self.files)

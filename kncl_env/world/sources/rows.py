@@ -29,8 +29,12 @@ class Rows(Protocol):
     def size(self) -> int | None:
         """Bytes of its files."""
 
+    @property
+    def is_loose(self) -> bool:
+        """Whether later rows may have columns that the first lacks."""
+
     def columns(self) -> Sequence[str]:
-        """Names of the columns; of JSON Lines, those of the first row."""
+        """Names of the columns; of a loose table, those of the first row."""
 
     def rows(
         self, wanted: Sequence[str], tally: Tally, moved: Moved
@@ -49,7 +53,9 @@ class Columns:
     section: str | None = None
     labels: str | None = None
 
-    def found_in(self, columns: Sequence[str], place: object) -> dict[str, str]:
+    def found_in(
+        self, columns: Sequence[str], place: object, is_loose: bool = False
+    ) -> dict[str, str]:
         """The name of each column that the table has, and an empty one for what it lacks.
 
         Raises:
@@ -66,7 +72,7 @@ class Columns:
                         f"expected a column {name!r} in {place}, got {there}: say which holds the "
                         f"{part.name} with --{part.name}-column"
                     )
-                name = ""
+                name = name if is_loose else ""
             found[part.name] = name
         return found
 
@@ -81,7 +87,7 @@ class RowShelf:
     def __init__(self, table: Rows, columns: Columns, place: object) -> None:
         self.size = table.size
         self._table = table
-        self._columns = columns.found_in(table.columns(), place)
+        self._columns = columns.found_in(table.columns(), place, table.is_loose)
 
     def heads(self, moved: Moved) -> Iterator[Head]:
         own = self._columns

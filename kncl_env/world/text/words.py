@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-# Scripts that put no space between words (Thai, Lao, Burmese, Khmer, kana, Han): each character
-# counts as a word of its own, and two neighbours as a term.
-SPACELESS = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
+from kncl_env.world.scripts import DENSE
+
+# Characters of scripts that put no space between words: each counts as a word of its own, and two
+# neighbours as a term.
+SPACELESS = "".join(f"{chr(low)}-{chr(high)}" for low, high in DENSE)
 _WORD = re.compile(rf"[{SPACELESS}]|[^\W_{SPACELESS}]+")
 _RUN = re.compile(rf"[{SPACELESS}]+|[^\W_{SPACELESS}]{{2,}}")
-_LETTER = re.compile(r"[^\W\d_]")
 _UNSPACED = re.compile(rf"[{SPACELESS}]")
-
-LOOKED_AT = 1_000_000  # [characters] that tell how a corpus is written
 
 
 def written_words(text: str) -> list[str]:
@@ -40,14 +36,3 @@ def _terms(text: str) -> Iterator[str]:
             yield from (run[i : i + 2] for i in range(max(1, len(run) - 1)))
         else:
             yield run.casefold()
-
-
-def without_spaces(texts: Iterable[str]) -> bool:
-    """Whether most letters of the first texts are of scripts that put no space between words."""
-    letters = unspaced = 0
-    for text in texts:
-        letters += len(_LETTER.findall(text))
-        unspaced += len(_UNSPACED.findall(text))
-        if letters > LOOKED_AT:
-            break
-    return 2 * unspaced > letters

@@ -19,6 +19,7 @@ from kncl_env.world.sources.wiki.articles import WikiSource
 from kncl_env.world.sources.wiki.errors import WikiError
 from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
 from kncl_env.world.sources.wiki.wikipedia import PoliteWikipedia
+from train_lm.files import hash_json
 from train_lm.outputs import alone
 
 MOST = 50  # [titles] that are asked for at a time
@@ -164,5 +165,6 @@ def corpus_of_crawl(crawl: Crawl, source: str, licence: str, outward: Outward) -
         licence,
         counts=dict(tally),
         first_dropped=tally.first,
+        fingerprint=hash_json([one.digest for one in crawl.articles.values()]),
         beside={OUTWARD: told.to_json()},
     )
