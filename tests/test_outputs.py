@@ -137,6 +137,21 @@ def test_force_replaces_nothing_that_another_made(
     assert not [f.name for f in tmp_path.iterdir() if f.name.startswith(".")]
 
 
+def test_a_world_is_replaced_by_the_command_that_made_it_alone(
+    small_world: World, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built, rewired = tmp_path / "built", tmp_path / "rewired"
+    shutil.copytree(small_world.path, built)
+    rewire, build = ALL_WRITERS["rewire"], WRITERS["build"]
+    assert call(rewire, rewired, inputs) == 0
+    assert call(rewire, rewired, inputs, "--force") == 0
+    for words, place in ((rewire, built), (build, rewired)):
+        before = bytes_below(place)
+        assert call(words, place, inputs, "--force") == 2
+        assert "something that this command made" in capsys.readouterr().err
+        assert bytes_below(place) == before
+
+
 @pytest.mark.parametrize(
     ("writer", "input_of_it"),
     [
@@ -180,10 +195,9 @@ ALL_WRITERS = {
     "rewire": ["kncl-env", "rewire", "IN/world", "--out", "OUT"],
     "stream": [
         *("kncl-policy", "stream", "--world", "IN/world", "--methods", "none", "--out", "OUT"),
-        *TINY,
     ],
     "neighbourhoods": [
-        *("kncl-policy", "neighbourhoods", "--world", "IN/world", "--out", "OUT", *TINY),
+        *("kncl-policy", "neighbourhoods", "--world", "IN/world", "--out", "OUT"),
     ],
     "surrogate": [
         *("kncl-policy", "surrogate", "--world", "IN/world", "--episodes", "IN/episodes.jsonl"),
