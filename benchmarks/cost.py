@@ -75,6 +75,7 @@ class Worker:
         build(corpus, place / "world", config(passage_bytes=300))
         time.sleep(2.5)  # so that its files are older than the resolution of a clock
         self.world = found("World", "kncl_env.world.world", "kncl_env.world")
+        self.alone = found("Alone", "train_lm.machine.parallel", "train_lm.parallel")()
         self._left = 0
         self._rng = np.random.default_rng(0)
         (place / "run").mkdir()
@@ -111,19 +112,15 @@ class Worker:
         self.open()
 
     def checkpoint(self) -> None:
-        from train_lm.parallel import Alone
-
         from train_lm.checkpoint import save_checkpoint
 
         self.trainer.updates += 1
-        save_checkpoint(self.place / "run", self.trainer, Alone())
+        save_checkpoint(self.place / "run", self.trainer, self.alone)
 
     def resume(self) -> None:
-        from train_lm.parallel import Alone
-
         from train_lm.checkpoint import restore_checkpoint
 
-        restore_checkpoint(self.place / "run", self.trainer, Alone())
+        restore_checkpoint(self.place / "run", self.trainer, self.alone)
 
     def serve(self, answers: object) -> None:
         for line in sys.stdin:

@@ -11,12 +11,12 @@ import torch
 from cost import read_all
 from loops import timed
 from numpy.typing import NDArray
-from train_lm.parallel import Alone
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import ClockedLearner, Learner, MeasuredText
 from kncl_env.world.world import World
 from train_lm.checkpoint import restore_checkpoint, save_checkpoint
+from train_lm.machine.parallel import Alone
 from train_lm.trainer import Trainer
 
 Ints = NDArray[np.int64]

@@ -259,7 +259,8 @@ class Bench:
 
 
 def _of_no_matter(name: str) -> bool:
-    return SKIP in name or MARKS in name or name.endswith(".sqlite")
+    # `build.json`: time and memory of a build.
+    return SKIP in name or MARKS in name or name.endswith((".sqlite", "/build.json"))
 
 
 def _timeless(name: str, data: bytes) -> bytes:

@@ -137,6 +137,21 @@ def test_force_replaces_nothing_that_another_made(
     assert not [f.name for f in tmp_path.iterdir() if f.name.startswith(".")]
 
 
+def test_a_world_is_replaced_by_the_command_that_made_it_alone(
+    small_world: World, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built, rewired = tmp_path / "built", tmp_path / "rewired"
+    shutil.copytree(small_world.path, built)
+    rewire, build = ALL_WRITERS["rewire"], WRITERS["build"]
+    assert call(rewire, rewired, inputs) == 0
+    assert call(rewire, rewired, inputs, "--force") == 0
+    for words, place in ((rewire, built), (build, rewired)):
+        before = bytes_below(place)
+        assert call(words, place, inputs, "--force") == 2
+        assert "something that this command made" in capsys.readouterr().err
+        assert bytes_below(place) == before
+
+
 @pytest.mark.parametrize(
     ("writer", "input_of_it"),
     [
@@ -176,6 +191,13 @@ ALL_WRITERS = {
     "record": [
         *("kncl-policy", "record", "--world", "IN/world", "--policies", "uniform"),
         *("--out", "OUT", *TINY),
+    ],
+    "rewire": ["kncl-env", "rewire", "IN/world", "--out", "OUT"],
+    "stream": [
+        *("kncl-policy", "stream", "--world", "IN/world", "--methods", "none", "--out", "OUT"),
+    ],
+    "neighbourhoods": [
+        *("kncl-policy", "neighbourhoods", "--world", "IN/world", "--out", "OUT"),
     ],
     "surrogate": [
         *("kncl-policy", "surrogate", "--world", "IN/world", "--episodes", "IN/episodes.jsonl"),
@@ -380,7 +402,8 @@ def writes(tree: ast.AST, drafts: frozenset[str] = frozenset()) -> Iterator[tupl
         given |= {
             item.optional_vars.id
             for item in tree.items
-            if given and isinstance(item.optional_vars, ast.Name)
+            if isinstance(item.optional_vars, ast.Name)
+            and (given or drafts & {n.id for n in ast.walk(item) if isinstance(n, ast.Name)})
         }
         drafts |= given
     if isinstance(tree, ast.Call):
@@ -435,6 +458,8 @@ def test_nothing_but_the_doors_opens_a_final_name_for_writing() -> None:
 def test_a_write_beside_the_doors_is_found(line: str) -> None:
     assert undoored({"policies/new.py": line})
     inside = "with replacing(a) as part, part.open('wb') as s:\n    np.save(s, x)\n    part.touch()"
+    assert not undoored({"policies/new.py": inside})
+    inside = inside.replace(", part", ":\n  with part").replace("    ", "   ")
     assert not undoored({"policies/new.py": inside})
 
 

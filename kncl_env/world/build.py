@@ -156,13 +156,14 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
     return found
 
 
-def is_world(path: Path) -> bool:
-    """Whether a folder is a world and holds nothing else."""
+def is_world(path: Path, rewired: bool = False) -> bool:
+    """Whether a folder is a world, built or `rewired` as asked, and holds nothing else."""
     if not holds_json(path / "world.json", format=WORLD_FORMAT):
         return False
-    files = read_json(path / "world.json").get("files")
-    known = {"world.json", BUILD_LOG}
-    return isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, *known}
+    card = read_json(path / "world.json")
+    files, known = card.get("files"), {"world.json", BUILD_LOG}
+    alone = isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, *known}
+    return alone and ("rewired" in card) == rewired
 
 
 def _version(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,7 +250,7 @@ def _rewire(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ValueError(f"expected a seed of 0 or more, got {args.seed}")
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, is_world, [args.world])
+        hold.begin_anew(args.force, partial(is_world, rewired=True), [args.world])
         world = rewire_world(World.open(args.world), args.out, args.seed)
     share = world.card["rewired"]["links_kept"]
     say(
