@@ -50,7 +50,7 @@ def found(name: str, *modules: str) -> Any:
 
 
 def read_all(world: Any) -> None:
-    """Every part of a world that was just opened, but for a copy of all texts: no command has one."""
+    """Every part of a world that was just opened, but a copy of all texts: no command has one."""
     world.tokens()
     world.embed(["some words"])
     _ = (
