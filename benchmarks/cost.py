@@ -50,11 +50,16 @@ def found(name: str, *modules: str) -> Any:
 
 
 def read_all(world: Any) -> None:
-    """Every part of a world that was just opened."""
-    world.passages()
+    """Every part of a world that was just opened, but a copy of all texts: no command has one."""
     world.tokens()
     world.embed(["some words"])
-    _ = (world.titles, world.graph.pagerank, world.topic_vectors, world.index.passages)
+    _ = (
+        world.titles,
+        world.passage_topic,
+        world.graph.pagerank,
+        world.topic_vectors,
+        world.index.passages,
+    )
     _ = (world.tokenizer, world.target_topics(), world.windows(65))
 
 
