@@ -18,7 +18,16 @@ from typing import Any
 import pytest
 from fakes import corpus_of, env_of
 from rabbit_hole_fakes import walk_of
-from test_report import CHROMIUM, INFO, UNIFORM, arm_runs, open_in_browser, some_growth, summary_of
+from test_report import (
+    CHROMIUM,
+    GOAL,
+    INFO,
+    UNIFORM,
+    arm_runs,
+    open_in_browser,
+    some_growth,
+    summary_of,
+)
 
 from kncl_env.cli import main as kncl_env
 from kncl_env.settings import Settings
@@ -361,7 +370,7 @@ def test_a_progress_bar_shows_a_title_as_it_is(
 def test_the_score_table_has_a_line_per_arm(capsys: pytest.CaptureFixture[str]) -> None:
     runs = arm_runs("uniform", UNIFORM)
     for title in TITLES:
-        runs = runs + arm_runs(title, [2.9, 2.93, 2.88, 2.9])
+        runs = runs + arm_runs(title, GOAL)
     found = table(summary_of(runs))
     assert harmless(found)
     rows = found.split("\n")
@@ -373,7 +382,7 @@ def test_the_score_table_has_a_line_per_arm(capsys: pytest.CaptureFixture[str]) 
 def hostile_report(folder: Path) -> Path:
     runs = arm_runs("uniform", UNIFORM)
     for title in TITLES:
-        runs = runs + arm_runs(title, [2.9, 2.93, 2.88, 2.9])
+        runs = runs + arm_runs(title, GOAL)
     everything = " ".join(TITLES)
     words = {name: everything for name in vars(INFO) if name != "details"}
     info = RunInfo(**words, details={everything: everything})
