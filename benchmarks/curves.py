@@ -29,7 +29,7 @@ from policies.play.seeds import EVALUATION
 from policies.verdict.scores import ArmRun, summarise
 from policies.verdict.summary import Summary
 from train_lm.command_line import comma_separated, say
-from train_lm.files import Json, write_json
+from train_lm.files import write_json
 from train_lm.provenance import commit
 
 
@@ -39,9 +39,6 @@ class Pair:
 
     curves: tuple[Curve, ...]
     seconds: tuple[float, ...]
-
-    def to_json(self) -> Json:
-        raise NotImplementedError("no journal holds it")
 
 
 class PairWatch:
@@ -61,15 +58,12 @@ class PairWatch:
 
 @dataclass(frozen=True)
 class PairMeter:
-    """Several curves of one episode."""
+    """Several curves of one episode, which no journal holds."""
 
     meters: tuple[CurveMeter, ...]
 
     def begin(self, env: TopicExpansionEnv) -> PairWatch:
         return PairWatch(env, self.meters)
-
-    def from_json(self, line: Json) -> Pair:
-        raise NotImplementedError("no journal holds it")
 
 
 def summary_of(curves: dict[tuple[str, int], Curve]) -> Summary:
