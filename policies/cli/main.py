@@ -104,9 +104,9 @@ def _evaluate_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--curve-points",
         type=int,
-        default=9,
+        default=13,
         metavar="N",
-        help="measurements of a learning curve, both ends included (9)",
+        help="measurements of a learning curve, more of them at its beginning (13)",
     )
     verb.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
