@@ -1,7 +1,7 @@
 """What a change costs: two checkouts measured in turn, in pairs, on the same work.
 
-    git archive d421577 | tar x -C /tmp/before
-    python benchmarks/cost.py --before /tmp/before --out cost.json
+    git archive d421577 | tar x -C ../before
+    python benchmarks/cost.py --before ../before --out cost.json
 
 Each checkout has a process of its own, which makes the same small world and waits to be asked. In
 each round both do the same thing in an order drawn anew, so that a slow moment of the machine hits

@@ -27,8 +27,8 @@ Floats = NDArray[np.float64]
 
 # Windows of the target mix that each held-out split is measured on: a fixed sample, drawn evenly
 # over the target's topics, so a large target is measured on some of them only. `reward` is read at
-# every step and stays below a tenth of a step's cost; `select` draws the curves of an evaluation;
-# `test` is read once.
+# every step and stays below a tenth of a step's cost; `select` is read at both ends of a closed
+# loop, and by an evaluation on fewer windows, for its curves; `test` is read once.
 MEASURED_WINDOWS = {"reward": 48, "select": 512, "test": 1024}
 
 # Windows, at most, that the held-out loss of a watched neighbourhood is measured on.
