@@ -65,7 +65,10 @@ def measure_banks(device: str, rounds: int, tiny: bool) -> dict[str, float]:
     windows = random_windows(vocabulary, batch * updates, PRESETS[preset].context)
     model = build_model(PRESETS[preset], vocabulary)
     trained = Trainer(build_model(PRESETS[preset], vocabulary), config, device, compile=compile)
-    ways = {"bare_loop": BareLoop(model, batch, device), "trainer": trainer_way(trained)}
+    ways: dict[str, Way] = {
+        "bare_loop": BareLoop(model, batch, device),
+        "trainer": trainer_way(trained),
+    }
     learners = {"bare_loop": 1, "trainer": 1}
     for n in BANKS[:3] if tiny else BANKS:
         ways[f"bank{n}"] = bank_way(LearnerBank([model] * n, config, device, compile=compile), n)
@@ -112,7 +115,7 @@ def measure_large(device: str, rounds: int, tiny: bool, batch: int) -> dict[str,
     config = TrainerConfig(learning_rate=3e-4, batch=batch, precision="bf16")
     windows = random_windows(vocabulary, batch * updates, PRESETS[preset].context)
     models = [build_model(PRESETS[preset], vocabulary) for _ in range(3)]
-    ways = {
+    ways: dict[str, Way] = {
         "bare_loop": BareLoop(models[0], batch, device, "bf16"),
         "trainer": trainer_way(Trainer(models[1], config, device)),
         "trainer_compiled": trainer_way(Trainer(models[2], config, device, compile=compile)),
