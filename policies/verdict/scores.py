@@ -154,7 +154,7 @@ def speed_over(run: ArmRun, rival: ArmRun, reference: ArmRun) -> float:
 
 
 def gap_closed(arm: ArrayLike, reference: ArrayLike, target_text: ArrayLike) -> float:
-    """Share of the way from the reference's loss to `target_text`'s that `arm` covers: 0 none, 1 all.
+    """Share of the way from the reference's loss to `target_text`'s that `arm` covers, 0 to 1.
 
     nan where the reference is not above `target_text`.
     """

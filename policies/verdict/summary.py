@@ -105,8 +105,8 @@ class ArmScore:
             is the speed-up's, inverted, and open above where that one touches 0.
         speed_over_rival: As `speed_up`, against the rival's tokens; None without a rival.
         difference: To the reference; None for the reference itself.
-        gap_closed: Share of the way from the reference to the arm that reads the target itself; None
-            where there is none, or it is not shown to be better, or this arm is one of the two.
+        gap_closed: Share of the way from the reference to the arm that reads the target itself;
+            None where there is none, it is not shown to be better, or this arm is one of them.
         noise_share: Of the trained tokens; None where no run can tell.
         verdict: One cautious word; it follows from the difference's corrected p alone.
     """
@@ -198,7 +198,7 @@ class Contest:
 
     Attributes:
         subject: The arm, named before the figures were seen.
-        rival: The other arm with the lowest mean test loss, the one that reads the target itself aside.
+        rival: The other arm with the lowest mean test loss, the one that reads the target aside.
         difference: Final test loss of the subject minus the rival's. Its p is the largest against
             any other arm where the subject is ahead, so that choosing the rival afterwards gives
             no advantage; it is corrected for the number of others where it is behind.
