@@ -56,8 +56,9 @@ BASELINES: dict[str, Begin] = {
     # Independent draws, no graph.
     "uniform": draws(_every_topic),
     "proportional": draws(_all_text),
-    # Not a competitor: it is told the target and spends everything there.
-    "oracle": draws(_target_topics),
+    # Not a competitor: it spends everything on the target's own training text. It needs no secret,
+    # the goal's topics are known; where that text is withheld (`distant`), there is no such arm.
+    "target-text": draws(_target_topics),
     # On the frontier.
     "random": expands(_random),
     "breadth-first": expands(_breadth_first),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ARMS = (
     "by comma: baselines (uniform, proportional, random, breadth-first, nearest, degree, goal, "
-    "rule, coverage, oracle), policy directories, arms of your own by import path "
+    "rule, coverage, target-text), policy directories, arms of your own by import path "
     "(my_package.arms:MyArm), and any of them with the taste of another place (random+POLICY)"
 )
 
