@@ -110,8 +110,9 @@ _FRONTIER = {
 }
 
 _REFERENCE = {
-    # Not a competitor: it is told the target and spends everything there.
-    "oracle": Listed(
+    # Not a competitor: it spends everything on the target's own training text. It needs no secret,
+    # the goal's topics are known; where that text is withheld (`distant`), there is no such arm.
+    "target-text": Listed(
         draws(_target_topics),
         "reference",
         "Reads the target's own training text, every target topic alike.",
