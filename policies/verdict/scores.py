@@ -259,18 +259,8 @@ def summarise(
         )
     contest = None if subject is None else _contest(subject, finals, target_text, estimate)
     budget = float(max(run.tokens[-1] for run in base))
-    return Summary(
-        reference,
-        target_text,
-        rival,
-        tuple(seeds),
-        budget,
-        LEVEL,
-        reps,
-        tuple(notes),
-        arms,
-        contest,
-    )
+    named = (reference, target_text, rival)
+    return Summary(*named, tuple(seeds), budget, LEVEL, reps, tuple(notes), arms, contest)
 
 
 @dataclass(frozen=True)
