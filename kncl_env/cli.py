@@ -13,7 +13,7 @@ from kncl_env.world.sources.registry import (
     open_target,
     refuse_what_would_be_ignored,
 )
-from kncl_env.world.verbs import add_topic_options, add_verbs, topic_settings
+from kncl_env.world.verbs import add_topic_options, add_verbs, told_target, topic_settings
 from train_lm.command_line import command, run, say
 from train_lm.outputs import alone
 
@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="prove that a world is whole and leaks nothing",
         description="Prove that a world's files are those of its build, and that no held-out "
-        "passage shares a run of words with another split. Exits with 1 where that fails.",
+        "passage shares a run of words with another split; of a distant world, that nothing of its "
+        "target is trained on. Exits with 1 where that fails.",
         epilog="Example: kncl-env check worlds/pydoc",
     )
     check.add_argument("world", type=Path, metavar="WORLD", help="a world directory")
@@ -167,11 +168,19 @@ def _check(args: argparse.Namespace) -> int:
     from kncl_env.world.leaks import faults
     from kncl_env.world.world import World
 
-    found = faults(World.open(args.world))
+    world = World.open(args.world)
+    found = faults(world)
     for fault in found[:20]:
         say(fault, error=True)
     if found:
         say(f"{args.world}: {len(found)} faults", error=True)
         return 1
-    say(f"{args.world}: whole, and no held-out text in another split")
+    if world.is_distant:
+        say(
+            f"{args.world}: whole, no held-out text in another split, none of the target trained on"
+        )
+        for line in told_target(world):
+            say(line)
+    else:
+        say(f"{args.world}: whole, and no held-out text in another split")
     return 0

@@ -41,11 +41,18 @@ def join_documents(
     return TopicGraph.from_links(len(rows), rows)
 
 
-def links_of(graph: TopicGraph, topics: NDArray[np.int64]) -> dict[str, int]:
+PUBLIC = (
+    "public: links that the corpus states stay, those of hidden text, too; links that are read off "
+    "text come from what is visible"
+)
+
+
+def links_of(graph: TopicGraph, topics: NDArray[np.int64]) -> dict[str, int | str]:
     """Links that begin, and that end, at some topics: what a card tells of a target."""
     inside = np.zeros(len(graph), dtype=bool)
     inside[topics] = True
     return {
         "links_from": int(graph.out_degree[topics].sum()),
         "links_to": int(inside[graph.indices].sum()),
+        "links": PUBLIC,
     }
