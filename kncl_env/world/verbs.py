@@ -161,7 +161,7 @@ def told_target(world: World) -> list[str]:
         return f"{found.get(name, 0) / 1000:,.0f} kB"
 
     return [
-        f"  visible: {kb('sample_bytes')}, of {found.get('topics_seen', 0):,} of its topics; of all "
+        f"  visible: {kb('sample_bytes')} of {found.get('topics_seen', 0):,} of its topics; of all "
         f"of them titles and links ({found.get('links_from', 0):,} lead from them, "
         f"{found.get('links_to', 0):,} to them)",
         f"  hidden: {kb('select_bytes')} for select, {kb('test_bytes')} for test; none of its text "
