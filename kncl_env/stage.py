@@ -119,6 +119,16 @@ class Stage:
         """Coverage and centrality of the nucleus, and the text that it brings."""
         return NucleusReport.of(self.world, self.seeds)
 
+    @cached_property
+    def sample(self) -> Ints:
+        """Passages of the target's visible sample, ascending: its `reward` text.
+
+        All text of the target that arms, goals and traits may look at; `select` and `test` are
+        nobody's but an evaluation's.
+        """
+        own = [self.world.passages_of(int(topic), "reward") for topic in self.target]
+        return np.sort(np.concatenate(own))
+
     @property
     def queue(self) -> ExpansionQueue | None:
         """What retrieves ahead, if anything."""
