@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
+from kncl_env.world.world import World
 from policies.arms.arm import Begin, Ints, Listed, Rng, Stateless, Turn, draws, expands
 from policies.arms.domains import pools_of
 from policies.arms.mixing import fed, mixed
@@ -27,7 +28,17 @@ def _all_text(env: TopicExpansionEnv) -> list[Ints]:
 
 
 def _target_topics(env: TopicExpansionEnv) -> list[Ints]:
+    check_target_text(["target-text"], env.stage.world)
     return _own_passages(env, env.stage.target.tolist())
+
+
+def check_target_text(names: Iterable[str], world: World) -> None:
+    """Raises: ValueError where the arm that reads the target's own text is to play without it."""
+    if "target-text" in names and world.is_distant:
+        raise ValueError(
+            "expected arms for a distant world, got target-text, which reads the target's own "
+            "text: none of it is trained on here, leave it out"
+        )
 
 
 class _Tempered(Stateless):
