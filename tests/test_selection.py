@@ -15,6 +15,8 @@ from fakes import env_of, fake_env
 from test_evaluation import SETTINGS
 
 from kncl_env.settings import Settings
+from kncl_env.world.build import BuildConfig, build_world
+from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
 from policies.arms import domains, walks
 from policies.arms.arm import Arm, Listed
@@ -472,3 +474,30 @@ def test_domains_are_the_regions_of_a_world_and_hold_every_topic_once(env) -> No
     clusters = domains._clusters(env.stage, 24)
     assert sorted(np.concatenate(clusters).tolist()) == list(range(40))
     assert Arm("x", ARMS["d-optimal"].begin).search_flops == 0.0
+
+
+# --- a target whose text nobody trains on ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def distant_env(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """A generated world; of one community's text only the sample is known."""
+    corpus = read_synthetic(SyntheticConfig(n_topics=48, n_communities=4))
+    config = BuildConfig(scenario="distant", vocab_size=300, passage_bytes=200)
+    world = build_world(corpus, tmp_path_factory.mktemp("worlds") / "distant", config)
+    return env_of(world, **SETTINGS)
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_every_arm_plays_where_the_targets_text_is_withheld(distant_env, name: str) -> None:
+    stage = distant_env.stage
+    world, store = stage.world, stage.store
+    episode = Playing(distant_env, arm_of(name), 3, 7)
+    for _ in range(2):
+        read = store.document[episode.step().info["windows"]]
+        assert (world.passage_split[read] == 0).all()
+        assert not np.isin(world.passage_topic[read], stage.target).any()
+    # A domain of topics without text would be drawn from in vain.
+    every = domains.domains_of(stage)
+    assert sorted(np.concatenate(every).tolist()) == list(range(world.n_topics))
+    assert all(len(pool) for pool in domains.pools_of(distant_env, every))
