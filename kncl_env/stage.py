@@ -119,6 +119,16 @@ class Stage:
         """Coverage and centrality of the nucleus, and the text that it brings."""
         return NucleusReport.of(self.world, self.seeds)
 
+    @cached_property
+    def sample(self) -> Ints:
+        """Passages of the target's visible sample, ascending: its `reward` text.
+
+        All text of the target that arms, goals and traits may look at; `select` and `test` are
+        nobody's but an evaluation's.
+        """
+        own = [self.world.passages_of(int(topic), "reward") for topic in self.target]
+        return np.sort(np.concatenate(own))
+
     @property
     def queue(self) -> ExpansionQueue | None:
         """What retrieves ahead, if anything."""
@@ -146,20 +156,29 @@ class Stage:
         """A learner of its own, with a trainer of its own or a member of a bank."""
         assert self.text is not None, "this stage was made for a formula"
         learner = WorldLearner(
-            self.text, trainer or self.trainer(), self.nucleated, self.settings.merge_every_updates
+            self.text,
+            trainer or self.trainer(),
+            self.nucleated,
+            self.settings.merge_every_updates,
+            self.settings.learner,
         )
         if self.settings.memory.rule == "ewc":
             learner.trainer.anchor(self.anchor)
         return learner
 
     def whole_model(self, learner: WorldLearner) -> nn.Module:
-        """The learner's model as one: a copy with the adapter merged in, where it has one."""
-        trainer = learner.trainer
-        if self.settings.change.adapter == "none":
+        """The learner's model as one: a copy with the adapter merged in, or of the averaged
+        weights, where it has them.
+        """
+        trainer, averages = learner.trainer, self.settings.learner.averaging != "none"
+        if self.settings.change.adapter == "none" and not averages:
             model: nn.Module = trainer.model  # type: ignore[union-attr]
             return model
         whole = self.plain_trainer().model
-        weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
+        if averages:
+            weights = trainer.measured_weights()
+        else:
+            weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
         # Only what is tied to another weight has no entry of its own.
         whole.load_state_dict(weights, strict=False)
         return whole
@@ -312,6 +331,10 @@ class _NucleusPhase:
             "updates_per_step": settings.rules.updates_per_step,
             "windows": MEASURED_WINDOWS["reward"],
         }
+        usual = LearnerSettings()
+        for name in ("schedule", "averaging"):  # a cache of before there was a choice stays good
+            if getattr(learner, name) != getattr(usual, name):
+                budget[name] = getattr(learner, name)
         self.reference = self.folder / f"reference-{hash_json(budget)[:32]}.json"
         self.key, self.budget = key, budget
 
@@ -324,7 +347,8 @@ class _NucleusPhase:
         if known is not None and reducible is not None:
             return known[0], reducible
         with _progress(progress, updates + steps) as advance:
-            learner = WorldLearner(self.text, _trainer(self.world, self.settings.learner))
+            own = self.settings.learner
+            learner = WorldLearner(self.text, _trainer(self.world, own), plan=own)
             rng = np.random.default_rng([self.settings.learner.seed, 1])
             if known is not None:
                 learner.nucleated, rng.bit_generator.state = known

@@ -62,6 +62,7 @@ def test_the_gpu_table_has_a_dry_run_on_a_cpu(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert found["best_bank_over_one_learner"] >= 1
     assert found["large_trainer_of_peak"] > 0
+    assert found["adapter_bank8_over_peft"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -62,12 +62,12 @@ def some_runs() -> list[ArmRun]:
         *arm_runs("random", [3.10, 3.13, 3.07, 3.12, 3.09, 3.11, 3.08, 3.12], 0.25),
         *arm_runs("goal", GOAL, 0.1),
         *arm_runs("same", [3.01, 3.00, 2.99, 3.01, 2.98, 3.03, 2.96, 3.01], 0.2),
-        *arm_runs("oracle", [2.80, 2.83, 2.79, 2.81, 2.80, 2.82, 2.78, 2.80]),
+        *arm_runs("target-text", [2.80, 2.83, 2.79, 2.81, 2.80, 2.82, 2.78, 2.80]),
     ]
 
 
-def summary_of(runs: list[ArmRun], oracle: str | None = None) -> Summary:
-    return summarise(runs, oracle=oracle, rng=np.random.default_rng(0), reps=300)
+def summary_of(runs: list[ArmRun], target_text: str | None = None) -> Summary:
+    return summarise(runs, target_text=target_text, rng=np.random.default_rng(0), reps=300)
 
 
 def some_growth(arms: tuple[str, ...] = ("random", "goal"), n: int = 60) -> Growth:
@@ -130,7 +130,7 @@ def number(cell: str) -> float:
 
 def test_page_is_well_nested_and_reaches_for_nothing_outside(tmp_path: Path) -> None:
     runs = some_runs()
-    page = page_of(tmp_path, summary_of(runs, "oracle"), runs, INFO, some_growth())
+    page = page_of(tmp_path, summary_of(runs, "target-text"), runs, INFO, some_growth())
     assert "script" not in page.tags
     for tag, name, value in page.attributes:
         assert not name.startswith("on")
@@ -146,7 +146,7 @@ def test_page_is_well_nested_and_reaches_for_nothing_outside(tmp_path: Path) -> 
 
 def test_figures_of_the_table_are_those_of_the_summary(tmp_path: Path) -> None:
     runs = some_runs()
-    summary = summary_of(runs, "oracle")
+    summary = summary_of(runs, "target-text")
     page = page_of(tmp_path, summary, runs, INFO)
     rows = {row[0].strip(): row for row in page.rows if row[0].strip() in summary.arms}
     assert list(rows) == list(summary.arms)
@@ -176,7 +176,7 @@ def test_figures_of_the_table_are_those_of_the_summary(tmp_path: Path) -> None:
 
 def test_a_page_from_a_score_file_is_the_page_from_the_runs(tmp_path: Path) -> None:
     runs = some_runs()
-    summary = summary_of(runs, "oracle")
+    summary = summary_of(runs, "target-text")
     again = Summary.from_json(json.loads(json.dumps(summary.to_json())))
     pages = [
         write_report(tmp_path / f"{i}.html", found, runs, INFO).read_bytes()
@@ -254,16 +254,18 @@ def test_headline_of_each_verdict_follows_the_interval() -> None:
 def test_headline_without_a_subject_lists_every_arm_by_verdict() -> None:
     line = headline(summary_of(some_runs()))[0]
     assert line == (
-        "Better than uniform: goal, oracle. Worse than uniform: random. "
+        "Better than uniform: goal, target-text. Worse than uniform: random. "
         "No difference from uniform shown: same."
     )
 
 
 def test_headline_names_the_strongest_rival_of_the_subject() -> None:
     runs = some_runs()
-    summary = summarise(runs, "uniform", "oracle", subject="same", rng=np.random.default_rng(0))
+    summary = summarise(
+        runs, "uniform", "target-text", subject="same", rng=np.random.default_rng(0)
+    )
     assert headline(summary, "same")[1].startswith("goal does better than same: +0.1000")
-    ahead = summarise(runs, "uniform", "oracle", subject="goal", rng=np.random.default_rng(0))
+    ahead = summarise(runs, "uniform", "target-text", subject="goal", rng=np.random.default_rng(0))
     line = headline(ahead, "goal")[1]
     strongest = ahead.contest.rival
     assert line.startswith("goal also does better than every rival, the strongest of them ")
@@ -274,7 +276,9 @@ def test_headline_names_the_strongest_rival_of_the_subject() -> None:
 
 def test_headline_and_table_of_few_seeds_say_how_many_would_do() -> None:
     runs = [run for run in some_runs() if run.seed < 3]
-    summary = summarise(runs, "uniform", "oracle", subject="goal", rng=np.random.default_rng(0))
+    summary = summarise(
+        runs, "uniform", "target-text", subject="goal", rng=np.random.default_rng(0)
+    )
     first = headline(summary, "goal")[0]
     assert first.startswith("3 seeds are too few to show a difference between goal and uniform")
     assert "3 seeds cannot show a difference among 5 arms, whatever comes out: 8 can" in table(
@@ -435,7 +439,7 @@ def test_a_browser_renders_the_page_without_complaint_and_without_overflow(tmp_p
     long = "runs/policy-trained-on-people-and-models-then-by-reward-for-a-very-long-time"
     runs = some_runs() + arm_runs(long, [f + 0.01 for f in GOAL])
     write_report(
-        tmp_path / "report.html", summary_of(runs, "oracle"), runs, INFO, some_growth(), long
+        tmp_path / "report.html", summary_of(runs, "target-text"), runs, INFO, some_growth(), long
     )
     page, console = open_in_browser(tmp_path / "report.html", tmp_path / "one")
     assert console == ""

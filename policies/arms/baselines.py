@@ -8,7 +8,7 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
-from policies.arms.arm import Begin, Ints, Rng, draws, expands
+from policies.arms.arm import Begin, Ints, Listed, Rng, draws, expands
 
 _COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
 
@@ -52,20 +52,71 @@ def _by_score(weights: dict[str, float]) -> Begin:
     return expands(choose)
 
 
-BASELINES: dict[str, Begin] = {
-    # Independent draws, no graph.
-    "uniform": draws(_every_topic),
-    "proportional": draws(_all_text),
-    # Not a competitor: it is told the target and spends everything there.
-    "oracle": draws(_target_topics),
-    # On the frontier.
-    "random": expands(_random),
-    "breadth-first": expands(_breadth_first),
-    "nearest": _by_score({"similarity_nucleus": 1.0}),
-    "degree": _by_score({"in_degree_rank": 1.0}),
-    "goal": _by_score({"goal_similarity": 1.0}),
-    # What brings most of the goal's topics closest to something read: greedy facility location.
-    "coverage": _by_score({"goal_gain": 1.0}),
-    # Close to the goal, unlike what was read: the best hand-made rule so far.
-    "rule": _by_score({"goal_similarity": 1.0, "similarity_expanded": -0.5}),
+_INDEPENDENT = {
+    "uniform": Listed(
+        draws(_every_topic),
+        "independent",
+        "Every topic alike, and of a topic the windows read least often.",
+    ),
+    "proportional": Listed(
+        draws(_all_text),
+        "independent",
+        "All windows alike, so that a topic counts by its size.",
+    ),
 }
+
+_FRONTIER = {
+    "random": Listed(expands(_random), "frontier rule", "One of the candidates by lot."),
+    "breadth-first": Listed(
+        expands(_breadth_first),
+        "frontier rule",
+        "The candidate next to the member of the nucleus that has waited longest.",
+    ),
+    "nearest": Listed(
+        _by_score({"similarity_nucleus": 1.0}),
+        "frontier rule",
+        "The candidate closest to the centroid of the nucleus.",
+    ),
+    "degree": Listed(
+        _by_score({"in_degree_rank": 1.0}),
+        "frontier rule",
+        "The candidate that most topics link to.",
+        "arXiv:2204.01182",
+    ),
+    "least-degree": Listed(
+        _by_score({"in_degree_rank": -1.0}),
+        "frontier rule",
+        "The candidate that fewest topics link to.",
+        "arXiv:2204.01182",
+    ),
+    "goal": Listed(
+        _by_score({"goal_similarity": 1.0}),
+        "frontier rule",
+        "The candidate closest to the centroid of the goal.",
+    ),
+    "coverage": Listed(
+        _by_score({"goal_gain": 1.0}),
+        "frontier rule",
+        "What brings most of the goal's topics closest to something read: greedy facility "
+        "location.",
+        "Nemhauser, Wolsey & Fisher 1978",
+    ),
+    # The best hand-made rule so far.
+    "rule": Listed(
+        _by_score({"goal_similarity": 1.0, "similarity_expanded": -0.5}),
+        "frontier rule",
+        "Close to the goal, and half as much unlike the closest topic expanded so far.",
+    ),
+}
+
+_REFERENCE = {
+    # Not a competitor: it spends everything on the target's own training text. It needs no secret,
+    # the goal's topics are known; where that text is withheld (`distant`), there is no such arm.
+    "target-text": Listed(
+        draws(_target_topics),
+        "reference",
+        "Reads the target's own training text, every target topic alike.",
+    ),
+}
+
+BASELINES: dict[str, Listed] = {**_INDEPENDENT, **_REFERENCE, **_FRONTIER}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kncl_env.world.sources.wiki.options import add_manners, etiquette_of
+from policies.cli.arms import arms_parser
 from policies.cli.demo import demo
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from policies.cli.stream import neighbourhoods_parser, stream_parser
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from policies.play.closed_loop import Line
 
 ARMS = (
-    "by comma: baselines (uniform, proportional, random, breadth-first, nearest, degree, goal, "
-    "rule, coverage, oracle), policy directories, arms of your own by import path "
-    "(my_package.arms:MyArm), and any of them with the taste of another place (random+POLICY)"
+    "by comma: names that `kncl-policy arms` lists (uniform, random, coverage, dsir, ...), policy "
+    "directories, arms of your own by import path (my_package.arms:MyArm), and any of them with "
+    "the taste of another place (random+POLICY)"
 )
 
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "pretrain on rabbit holes, train by reward, evaluate against baselines.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    arms_parser(verbs)
     pretrain_parser(verbs)
     predict_parser(verbs)
     record_parser(verbs)

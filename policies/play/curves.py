@@ -27,6 +27,8 @@ class Curve:
         noise_share: Junk's share of the windows; None where the world has no junk.
         flops_per_token: Of the learner's training.
         kept: What became of watched topics, step by step; None where none was watched.
+        extra_flops: What the arm spent beside the budget, on probes, reference models and trial
+            runs [FLOPs].
     """
 
     tokens: list[int]
@@ -38,10 +40,13 @@ class Curve:
     noise_share: float | None
     flops_per_token: float
     kept: LossMatrix | None = None
+    extra_flops: float = 0.0
 
     def to_json(self) -> Json:
         line = asdict(replace(self, kept=None))
         del line["kept"]  # a line is as it always was where none was watched
+        if not self.extra_flops:  # ... and nothing was spent
+            del line["extra_flops"]
         return line if self.kept is None else {**line, "kept": self.kept.to_json()}
 
 
@@ -97,6 +102,7 @@ class CurveMeter:
             noise_share=found.or_none("noise_share", lambda name: found.number(name, 0, 1)),
             flops_per_token=found.number("flops_per_token", least=0),
             kept=LossMatrix.from_json(found.inner("kept")) if "kept" in found else None,
+            extra_flops=found.number("extra_flops", least=0) if "extra_flops" in found else 0.0,
         )
         if len(passages) != len(curve.topics):
             raise found.wrong("passages", f"those of {len(curve.topics)} steps")
@@ -111,6 +117,7 @@ class _CurveWatch:
         self.windows = meter.windows
         self.moments = meter.moments(env.rules.steps)
         self.junk = 0
+        self.spent = 0.0  # beside the budget [FLOPs]
         self.before = env.learner.held_out_loss("test")
         self.tokens: list[int] = []
         self.loss: list[float] = []
@@ -122,6 +129,7 @@ class _CurveWatch:
         read = self.env.stage.store.document[stored(turn.info["windows"])]
         self.topics.append(int(turn.info["topic"]))
         self.passages.append(np.unique(read).tolist())
+        self.spent += turn.extra_flops
         self.junk += int(self.env.stage.world.passage_is_noise[read].sum())
         # The last one is measured wherever it comes: a frontier can end before the budget.
         if len(self.topics) in self.moments or turn.over:
@@ -141,6 +149,7 @@ class _CurveWatch:
             noise_share=self.junk / windows if noisy else None,
             flops_per_token=self.env.learner.flops_per_token,
             kept=self.env.episode.watched.matrix(self.env.stage.world.titles),
+            extra_flops=self.spent,
         )
 
     def _measure(self, tokens: int) -> None:

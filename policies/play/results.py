@@ -39,10 +39,10 @@ def write_results(
     """Write `scores.json`, `curves.csv`, `report.html` and the curricula; returns the summary."""
     runs = [_arm_run(record) for record in records]
     names = list(dict.fromkeys(record.arm for record in records))
-    oracle = "oracle" if "oracle" in names else None
+    target_text = "target-text" if "target-text" in names else None
     rival = "random" if "random" in names else None
     summary = summarise(
-        runs, "uniform", oracle, rival, subject=plan.subject, rng=np.random.default_rng(0)
+        runs, "uniform", target_text, rival, subject=plan.subject, rng=np.random.default_rng(0)
     )
     info = _run_info(world, settings, plan, records, out)
     write_json(

@@ -38,14 +38,14 @@ class Curve(Protocol):
 
 
 def looks_of(summary: Summary) -> dict[str, str]:
-    """CSS class of every arm: the reference grey, the oracle ink, the others by the palette."""
+    """CSS class of every arm: the reference grey, the target's text ink, the others coloured."""
     looks = {}
     turn = 0
     for arm in summary.arms:
         if arm == summary.reference:
             looks[arm] = "ref"
-        elif arm == summary.oracle:
-            looks[arm] = "oracle"
+        elif arm == summary.target_text:
+            looks[arm] = "target-text"
         else:
             looks[arm] = f"c{turn % N_COLOURS + 1}" + (" again" if turn >= N_COLOURS else "")
             turn += 1

@@ -219,7 +219,7 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
     with_gap = any(found.gap_closed is not None for found in arms.values())
     with_noise = any(found.noise_share is not None for found in arms.values())
     if with_gap:
-        columns.append((f"gap to {summary.oracle} closed", "share"))
+        columns.append((f"gap to {summary.target_text} closed", "share"))
     if with_noise:
         columns.append(("noise bought", "share of tokens"))
     columns.append(("verdict", ""))

@@ -153,12 +153,12 @@ def speed_over(run: ArmRun, rival: ArmRun, reference: ArmRun) -> float:
     return theirs / own if own > 0 else math.nan
 
 
-def gap_closed(arm: ArrayLike, reference: ArrayLike, oracle: ArrayLike) -> float:
-    """Share of the way from the reference's loss to the oracle's that `arm` covers: 0 none, 1 all.
+def gap_closed(arm: ArrayLike, reference: ArrayLike, target_text: ArrayLike) -> float:
+    """Share of the way from the reference's loss to `target_text`'s that `arm` covers, 0 to 1.
 
-    nan where the reference is not above the oracle.
+    nan where the reference is not above `target_text`.
     """
-    gap = mean(reference) - mean(oracle)
+    gap = mean(reference) - mean(target_text)
     return (mean(reference) - mean(arm)) / gap if gap > 0 else math.nan
 
 
@@ -183,7 +183,7 @@ def seeds_needed(arms: int) -> int:
 def summarise(
     runs: Sequence[ArmRun],
     reference: str = "uniform",
-    oracle: str | None = None,
+    target_text: str | None = None,
     rival: str | None = None,
     *,
     subject: str | None = None,
@@ -195,7 +195,7 @@ def summarise(
     Args:
         runs: Of all arms, on the same seeds.
         reference: Every arm is compared with it.
-        oracle: What could be had; the share of the gap to it is told.
+        target_text: The arm that reads the target itself; the share of the gap to it is told.
         rival: Another arm that tokens are counted against, besides the reference.
         subject: The arm that the evaluation is about; it is compared with its strongest rival, too.
 
@@ -208,7 +208,7 @@ def summarise(
         if run.seed in table.setdefault(run.arm, {}):
             raise ValueError(f"expected one run per arm and seed, got {run.arm!r} {run.seed} twice")
         table[run.arm][run.seed] = run
-    for name in (reference, oracle, rival, subject):
+    for name in (reference, target_text, rival, subject):
         if name is not None and name not in table:
             raise ValueError(f"expected runs of {name!r} to compare with, got {sorted(table)}")
     seeds = sorted(table[reference])
@@ -238,11 +238,11 @@ def summarise(
             pairs = zip(row, rows[rival], base, strict=True)
             over_rival = estimate.speed([speed_over(*three) for three in pairs])
         if (
-            oracle is not None
-            and _apart(differences.get(oracle))
-            and arm not in (reference, oracle)
+            target_text is not None
+            and _apart(differences.get(target_text))
+            and arm not in (reference, target_text)
         ):
-            gap = estimate.gap(finals[arm], finals[reference], finals[oracle])
+            gap = estimate.gap(finals[arm], finals[reference], finals[target_text])
         shares = [x.noise_share for x in row if not math.isnan(x.noise_share)]
         arms[arm] = ArmScore(
             test=test,
@@ -257,10 +257,19 @@ def summarise(
             noise_share=mean(shares) if shares else None,
             verdict=verdict(differences[arm]) if arm in differences else REFERENCE,
         )
-    contest = None if subject is None else _contest(subject, finals, oracle, estimate)
+    contest = None if subject is None else _contest(subject, finals, target_text, estimate)
     budget = float(max(run.tokens[-1] for run in base))
     return Summary(
-        reference, oracle, rival, tuple(seeds), budget, LEVEL, reps, tuple(notes), arms, contest
+        reference,
+        target_text,
+        rival,
+        tuple(seeds),
+        budget,
+        LEVEL,
+        reps,
+        tuple(notes),
+        arms,
+        contest,
     )
 
 
@@ -295,9 +304,9 @@ class _Estimates:
         )
 
     def gap(
-        self, own: Sequence[float], reference: Sequence[float], oracle: Sequence[float]
+        self, own: Sequence[float], reference: Sequence[float], target_text: Sequence[float]
     ) -> Interval:
-        columns = np.array([own, reference, oracle]).T
+        columns = np.array([own, reference, target_text]).T
         share = gap_closed(*columns.T)
         low, high = paired_bootstrap_ci(
             columns, lambda x: gap_closed(*x.T), self.rng, self.reps, self.level
@@ -323,11 +332,11 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
 def _contest(
     subject: str,
     finals: Mapping[str, Sequence[float]],
-    oracle: str | None,
+    target_text: str | None,
     estimate: _Estimates,
 ) -> Contest | None:
     """The subject against the strongest other arm; None where there is no other."""
-    others = [arm for arm in finals if arm not in (subject, oracle)]
+    others = [arm for arm in finals if arm not in (subject, target_text)]
     if not others:
         return None
     rival = min(others, key=lambda arm: mean(finals[arm]))

@@ -28,11 +28,11 @@ svg text{font-size:13px;fill:var(--ink)}svg .mid{text-anchor:middle}svg .end{tex
 svg .row{font-weight:600}
 .defs{position:absolute;width:0;height:0}.narrow{display:none}
 .c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}.c4{--c:var(--c4)}.c5{--c:var(--c5)}
-.c6{--c:var(--c6)}.ref{--c:var(--soft)}.oracle{--c:var(--ink)}
+.c6{--c:var(--c6)}.ref{--c:var(--soft)}.target-text{--c:var(--ink)}
 .grid{stroke:var(--rule)}.axis{stroke:var(--soft);fill:none}
 .goal{stroke:var(--soft);stroke-dasharray:2 4}
 .band{fill:var(--c);fill-opacity:.15}.line{fill:none;stroke:var(--c);stroke-width:2.2;
-stroke-linejoin:round}.line.again,.line.oracle{stroke-dasharray:7 4}.leader{stroke:var(--c);
+stroke-linejoin:round}.line.again,.line.target-text{stroke-dasharray:7 4}.leader{stroke:var(--c);
 stroke-opacity:.6}.dot,.seed{fill:var(--c)}.seed{stroke:var(--paper);stroke-width:1}
 .bar{stroke:var(--c);stroke-width:9;stroke-opacity:.28}.tick{stroke:var(--ink);stroke-width:2}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr));gap:28px}

@@ -105,8 +105,8 @@ class ArmScore:
             is the speed-up's, inverted, and open above where that one touches 0.
         speed_over_rival: As `speed_up`, against the rival's tokens; None without a rival.
         difference: To the reference; None for the reference itself.
-        gap_closed: Share of the way from the reference to the oracle; None where there is no
-            oracle, or it is not shown to be better, or this arm is one of the two.
+        gap_closed: Share of the way from the reference to the arm that reads the target itself;
+            None where there is none, it is not shown to be better, or this arm is one of them.
         noise_share: Of the trained tokens; None where no run can tell.
         verdict: One cautious word; it follows from the difference's corrected p alone.
     """
@@ -198,7 +198,7 @@ class Contest:
 
     Attributes:
         subject: The arm, named before the figures were seen.
-        rival: The other arm with the lowest mean test loss, the oracle aside.
+        rival: The other arm with the lowest mean test loss, the one that reads the target aside.
         difference: Final test loss of the subject minus the rival's. Its p is the largest against
             any other arm where the subject is ahead, so that choosing the rival afterwards gives
             no advantage; it is corrected for the number of others where it is behind.
@@ -238,7 +238,7 @@ class Summary:
 
     Attributes:
         reference: The arm that every other is compared with.
-        oracle: The arm that shows what could be had, if one was played.
+        target_text: The arm that reads the target itself, if it was played: what could be had.
         rival: Another arm that tokens are counted against, if any.
         seeds: Played by every arm.
         budget_tokens: That the reference trained per run.
@@ -251,7 +251,7 @@ class Summary:
     """
 
     reference: str
-    oracle: str | None
+    target_text: str | None
     rival: str | None
     seeds: tuple[int, ...]
     budget_tokens: float
@@ -262,7 +262,7 @@ class Summary:
     contest: Contest | None = None
 
     def __post_init__(self) -> None:
-        for name in (self.reference, self.oracle, self.rival):
+        for name in (self.reference, self.target_text, self.rival):
             if name is not None and name not in self.arms:
                 raise ValueError(f"expected a score of {name!r}, got {sorted(self.arms)}")
         for arm, score in self.arms.items():
@@ -277,7 +277,7 @@ class Summary:
         return {
             "metric": METRIC,
             "reference": self.reference,
-            "oracle": self.oracle,
+            "target_text": self.target_text,
             "rival": self.rival,
             "seeds": [*self.seeds],
             "budget_tokens": self.budget_tokens,
@@ -301,7 +301,7 @@ class Summary:
             contest = record["contest"]
             return cls(
                 reference=record["reference"],
-                oracle=record["oracle"],
+                target_text=record["target_text"],
                 rival=record["rival"],
                 seeds=tuple(record["seeds"]),
                 budget_tokens=record["budget_tokens"],
