@@ -2,10 +2,10 @@
 
 The generator knows every fact. A world that was built with unread wordings has statements, such as
 `What Brella calls its colour is ...`, that stand in none of its texts. Each fact of each topic is
-asked in each of them; the learner answers with the likeliest of the values that could stand there:
-words that the same community has for the attribute, or titles of that community where the value is
-one. Style does not answer, and chance is one over their number; what the most frequent of them would
-get, among the facts of the community for this attribute, stands beside it.
+asked in each of them; the learner answers with the likeliest of the values that could stand
+there: words that the same community has for the attribute, or titles of that community where the
+value is one. Style does not answer, and chance is one over their number; what the most frequent of
+them would get, among the facts of the community for this attribute, stands beside it.
 
 A fact that holds through another topic, which may hold it through a third, has a depth; facts of a
 topic's own have depth 0. Nobody tells the depth to a learner.

@@ -1,4 +1,4 @@
-"""Models that are asked what they know: a learner's, a preset's, one of others; and their tokens."""
+"""Models that are asked what they know: a learner's, a preset's, others'; and their tokens."""
 
 from __future__ import annotations
 
@@ -99,11 +99,15 @@ def learner_model(stage: Stage, learner: Learner) -> Asked:
             "knowledge with real learners"
         )
     trainer = own.trainer
-    if isinstance(trainer, Trainer):
+    averages = trainer.schedule.averages
+    if isinstance(trainer, Trainer) and not averages:
         model, device = trainer.model, trainer.device
     else:
         plain = stage.plain_trainer()
-        weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
+        if averages:  # what a held-out loss is measured with
+            weights = trainer.measured_weights()
+        else:
+            weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
         # Only what is tied to another weight has no entry of its own.
         plain.model.load_state_dict(weights, strict=False)
         model, device = plain.model, plain.device

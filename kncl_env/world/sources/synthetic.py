@@ -28,7 +28,14 @@ SENTENCES_PER_PARAGRAPH = 4
 VALUES_PER_ATTRIBUTE = 6  # [words] that a community has for an attribute
 
 # Sizes that a card keeps where they are not as usual; topics, noise and copies are counted anyway.
-KEPT = ("n_communities", "facts_per_topic", "paraphrases", "links_within", "links_between", "unread")
+KEPT = (
+    "n_communities",
+    "facts_per_topic",
+    "paraphrases",
+    "links_within",
+    "links_between",
+    "unread",
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,9 @@ class SyntheticConfig:
             f"{kind}_share": counts.get(f"{kind}_topics", 0) / max(1, n)
             for kind in ("noise", "redundant")
         }
-        return cls(n, seed=seed, **shares, **{name: counts[name] for name in KEPT if name in counts})
+        return cls(
+            n, seed=seed, **shares, **{name: counts[name] for name in KEPT if name in counts}
+        )
 
     @property
     def kept(self) -> dict[str, int]:
