@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kncl_env.world.noise import KINDS, JunkFile, JunkPassage, Noise, add_noise, draw_noise
+from kncl_env.world.cut import JunkFile
+from kncl_env.world.noise import KINDS, Noise, add_noise, draw_noise
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
+from kncl_env.world.splits import Passage
 
 CORPUS = read_synthetic(SyntheticConfig(n_topics=40, n_communities=4, paraphrases=4))
 TITLES = [article.title for article in CORPUS.articles]
@@ -159,9 +161,18 @@ def test_passages_that_cannot_be_spoiled_are_refused() -> None:
 def test_junk_on_disk_is_that_in_memory_by_topic_in_the_order_drawn(tmp_path: Path) -> None:
     wanted = spoiled(0.5)
     with JunkFile(tmp_path / "junk.txt") as file:
-        topics = draw_noise(PASSAGES, TITLES, 0.5, np.random.default_rng(0), file.keep)
+        topics = draw_noise(
+            PASSAGES,
+            TITLES,
+            0.5,
+            np.random.default_rng(0),
+            lambda junk: file.keep(junk.topic, junk.text, junk.kind),
+        )
     assert topics == wanted.topics
-    assert list(file.by_topic()) == sorted(wanted.passages, key=lambda p: p.topic)
+    assert list(file.by_topic()) == [
+        Passage(p.topic, "train", p.text, p.kind)
+        for p in sorted(wanted.passages, key=lambda p: p.topic)
+    ]
 
 
 def test_memory_does_not_grow_with_the_text_of_junk(tmp_path: Path) -> None:
@@ -169,7 +180,7 @@ def test_memory_does_not_grow_with_the_text_of_junk(tmp_path: Path) -> None:
     tracemalloc.start()
     with JunkFile(tmp_path / "junk.txt") as file:
         for i in range(2_000):
-            file.keep(JunkPassage(i % 7, text, KINDS[i % 5]))
+            file.keep(i % 7, text, KINDS[i % 5])
     assert sum(len(p.text) for p in file.by_topic()) == 2_000 * len(text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -22,6 +22,7 @@ from kncl_env.world.cut import (
     ARTICLES,
     Cut,
     CutWriter,
+    JunkFile,
     TextsOf,
     TopicRow,
     first_of,
@@ -222,7 +223,7 @@ def _in_order(cut: Cut, kept: NDArray[np.int64], junk: Iterable[Passage]) -> Ite
 
 def _noise(config: BuildConfig, cut: Cut, draft: Draft) -> Iterator[Passage]:
     """Junk by topic; what new topics link to goes to `junk.json`."""
-    from kncl_env.world.noise import JunkFile, draw_noise
+    from kncl_env.world.noise import draw_noise
 
     with JunkFile(draft.scratch / JUNK_TEXT) as file:
         topics = draw_noise(
@@ -230,11 +231,11 @@ def _noise(config: BuildConfig, cut: Cut, draft: Draft) -> Iterator[Passage]:
             [row.title for row in read_topic_rows(draft.scratch / ARTICLES)],
             config.noise_share,
             np.random.default_rng(config.seed),
-            file.keep,
+            lambda junk: file.keep(junk.topic, junk.text, junk.kind),
         )
     found = [{"title": t.title, "links": t.links, "linked_from": t.linked_from} for t in topics]
     write_json(draft.scratch / JUNK, found)
-    return (Passage(p.topic, "train", p.text, p.kind) for p in file.by_topic())
+    return file.by_topic()
 
 
 def _begin(text: str, words: int = 8) -> str:

@@ -8,12 +8,9 @@ passages as text: no graph, no learner, no split.
 from __future__ import annotations
 
 import re
-from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -91,46 +88,6 @@ class Noise:
 
     passages: tuple[JunkPassage, ...]
     topics: tuple[JunkTopic, ...]
-
-
-class JunkFile:
-    """Junk on disk: kept as it is drawn, read by topic. In memory is its place, 13 bytes for each.
-
-    Args:
-        file: Where its texts go, one after another.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._topic, self._kind, self._ends = array("i"), array("b"), array("q", [0])
-
-    def __enter__(self) -> JunkFile:
-        self._stream = self._file.open("wb", buffering=2**20)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stream.close()
-
-    def keep(self, passage: JunkPassage) -> None:
-        raw = passage.text.encode()
-        self._stream.write(raw)
-        self._topic.append(passage.topic)
-        self._kind.append(KINDS.index(passage.kind))
-        self._ends.append(self._ends[-1] + len(raw))
-
-    def by_topic(self) -> Iterator[JunkPassage]:
-        """All of it, topics ascending, each in the order in which it was drawn."""
-        order = np.argsort(np.frombuffer(self._topic, dtype=np.int32), kind="stable")
-        with self._file.open("rb") as stream:
-            for i in order.tolist():
-                stream.seek(self._ends[i])
-                text = stream.read(self._ends[i + 1] - self._ends[i]).decode()
-                yield JunkPassage(self._topic[i], text, KINDS[self._kind[i]])
 
 
 def add_noise(
