@@ -279,7 +279,7 @@ def _inverted(vectors: Rows, queries: Rows) -> tuple[Any, Json]:
         if found >= RECALL or cells >= lists:
             break
     return index, {
-        "kind": f"RR{scan.d},IVF{lists},PQ{scan.pq.M}x4fs,Refine(SQ8)",
+        "kind": f"IVF{lists},PQ{scan.pq.M}x4fs,Refine(SQ8)",
         "cells_searched": int(scan.nprobe),
         f"recall_at_{NEAREST}": round(found, 4),
         "queries_tried": len(asked),
