@@ -132,7 +132,7 @@ def _run_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy run --world worlds/wiki --policy runs/learned --model s "
         "--out runs/closed",
     )
-    add_world(verb)
+    add_world(verb, grows=True)
     verb.add_argument("--policy", required=True, help="one arm, as for evaluate")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
     verb.add_argument(
