@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.settings import Settings
+from kncl_env.world.world import World
+from policies.arms.arm import Listed, Player
 from policies.arms.registry import ARMS
 from policies.benchmark.cells import ALL, CELLS, Cell, Learning, Recipe, chosen
 from policies.benchmark.clusters import clusters_of
 from policies.benchmark.page import page_of, write_page
-from policies.benchmark.playing import arms_of, identity_of
+from policies.benchmark.playing import arms_of, identity_of, playable
 from policies.benchmark.runs import Places, run_benchmark
 from policies.benchmark.standings import standing
 from policies.benchmark.stored import ArmFigures, Score, read_score
@@ -169,6 +173,20 @@ def test_a_cell_that_has_its_score_is_not_played_again(played: Places) -> None:
     assert told == [True]
     assert played.score(TINY).read_bytes() == before
     assert list((played.out / "cells").iterdir()) == cell_folders
+
+
+def _refuses(env: TopicExpansionEnv, rng: np.random.Generator) -> Player:
+    raise ValueError("expected a target apart from the rest, got every topic")
+
+
+def test_an_arm_that_a_world_has_nothing_for_is_left_out_with_its_reason(
+    played: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARMS, "needs", Listed(_refuses, "selection", "It needs a target."))
+    world = World.open(played.world(RECIPE))
+    names, refused = playable(world, Settings.of(**SETTINGS), ["uniform", "needs", "random"])
+    assert names == ["uniform", "random"]
+    assert refused == {"needs": "expected a target apart from the rest, got every topic"}
 
 
 def test_another_cell_world_or_arm_has_another_identity() -> None:
