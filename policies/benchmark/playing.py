@@ -22,7 +22,7 @@ from kncl_env.world.world import World
 from policies.arms.registry import ARMS, arm_of
 from policies.benchmark.cells import ALL, Cell
 from policies.benchmark.learning import Policies, learn
-from policies.benchmark.standings import standing
+from policies.benchmark.standings import placing
 from policies.benchmark.stored import ArmFigures, Score, Span
 from policies.play.curves import Curve, CurveMeter
 from policies.play.episodes import EpisodeRecord
@@ -161,7 +161,7 @@ def _score(
         made_by=made_by(cell),
         moments=tuple(float(x) for x in first.tokens),
         arms=arms,
-        standing=standing(tests, {arm: own.family for arm, own in arms.items()}),
+        placing=placing(tests, {arm: own.family for arm, own in arms.items()}),
         notes=(
             *summary.notes,
             *(f"{arm} cannot be played here: {why}" for arm, why in refused.items()),

@@ -144,7 +144,7 @@ def _play(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"expected Wikispeedia's folder at {args.data}, found none")
 
     def tell(score: Score, found: bool) -> None:
-        first = score.standing
+        first = score.placing
         shown = "shown" if first.shown else "not shown"
         how = "found" if found else "played"
         say(f"{score.name}: {how}; lowest of {first.among}: {first.winner} ({shown})", flush=True)
