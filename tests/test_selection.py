@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from fakes import env_of
 from test_evaluation import SETTINGS
