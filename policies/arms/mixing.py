@@ -23,12 +23,19 @@ def mixed(env: TopicExpansionEnv, pools: Sequence[Ints], weights: Floats, rng: R
         weights: (K,) of the pools, of any sum above 0.
     """
     assert env.episode is not None
-    times_read = env.episode.reading_list.times_read
-    counts = rng.multinomial(env.settings.windows_per_step, weights / weights.sum())
-    drawn = [
+    n, times_read = env.settings.windows_per_step, env.episode.reading_list.times_read
+    return drawn(pools, weights, n, times_read, rng)
+
+
+def drawn(
+    pools: Sequence[Ints], weights: Floats, n: int, times_read: NDArray[np.int32], rng: Rng
+) -> Ints:
+    """The same of n windows; `times_read` (W,) is updated in place."""
+    counts = rng.multinomial(n, weights / weights.sum())
+    found = [
         draw_least_read(pools[k], times_read, int(counts[k]), rng) for k in counts.nonzero()[0]
     ]
-    return rng.permutation(np.concatenate(drawn))
+    return rng.permutation(np.concatenate(found))
 
 
 def fed(env: TopicExpansionEnv, windows: Ints, seen: Observation, extra_flops: float = 0.0) -> Turn:
