@@ -9,10 +9,9 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.stage import Stage
 from kncl_env.topic_table import centroid
 from policies.arms.arm import Ints, Rng
-from policies.arms.bandits.domain_text import DomainText, drawn, mean_losses
+from policies.arms.bandits.domain_text import drawn, mean_losses, text_of
 from policies.arms.bandits.mixtures import restricted
 from policies.arms.bandits.probe import Probe
-from policies.arms.domains import pools_of
 
 Floats = NDArray[np.float64]
 
@@ -36,9 +35,9 @@ class Arena:
     def __init__(self, env: TopicExpansionEnv, rng: Rng) -> None:
         self._env = env
         self.rng = rng
-        self.text = DomainText(env.stage)
+        self.text = text_of(env.stage)
         self.k = self.text.k
-        self.pools = pools_of(env, self.text.topics)
+        self.pools = self.text.pools(env)
         if not self.open.any():
             raise ValueError(
                 "expected passages to the taste among those that this arm draws from, got none: "

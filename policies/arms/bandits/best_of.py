@@ -17,10 +17,9 @@ import numpy as np
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from policies.arms.arm import Begin, Listed, Player, Rng, Turn
-from policies.arms.bandits.domain_text import DomainText
+from policies.arms.bandits.domain_text import text_of
 from policies.arms.bandits.probe import Probe
 from policies.arms.bandits.trials import Trials
-from policies.arms.domains import pools_of
 from policies.arms.mixing import fed, mixed
 from train_lm.files import Json
 
@@ -87,7 +86,7 @@ class _OnTheFrontier(_BestOf):
 class _Mixtures(_BestOf):
     def __init__(self, env: TopicExpansionEnv, rng: Rng, episodes: int) -> None:
         super().__init__(env, rng, episodes)
-        every = pools_of(env, DomainText(env.stage).topics)
+        every = text_of(env.stage).pools(env)
         self.pools = [pool for pool in every if len(pool)]
 
     def _played(self) -> Steps:

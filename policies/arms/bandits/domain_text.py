@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.env import TopicExpansionEnv
 from kncl_env.stage import Stage
 from kncl_env.world.splits import SPLITS
 from policies.arms.arm import Ints, Rng
 from policies.arms.bandits.probe import Probe
-from policies.arms.domains import domains_of
+from policies.arms.domains import domains_of, pools_of
+from policies.arms.shared import Shared
 
 Floats = NDArray[np.float64]
 
@@ -52,9 +54,24 @@ class DomainText:
         train = self._windows["train"]
         return [own if len(own) else train[k] for k, own in enumerate(self._windows[split])]
 
+    def pools(self, env: TopicExpansionEnv) -> list[Ints]:
+        """Training windows of each domain, to the episode's taste, perhaps none."""
+        assert env.episode is not None
+        if env.episode.taste is None:
+            return list(self._windows["train"])
+        return pools_of(env, self.topics)
+
     def measured(self, split: str) -> list[Ints]:
         """Up to `MEASURED` windows that stand for each domain, at even distances."""
         return [spread(own, MEASURED) for own in self.windows(split)]
+
+
+_shared = Shared(DomainText)
+
+
+def text_of(stage: Stage) -> DomainText:
+    """Windows by domain of a stage, made once."""
+    return _shared(stage)
 
 
 def spread(pool: Ints, n: int) -> Ints:

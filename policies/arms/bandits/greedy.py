@@ -15,10 +15,9 @@ import numpy as np
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from policies.arms.arm import Begin, Listed, Player, Rng, Stateless, Turn
-from policies.arms.bandits.domain_text import DomainText
+from policies.arms.bandits.domain_text import text_of
 from policies.arms.bandits.probe import Probe
 from policies.arms.bandits.trials import Trials
-from policies.arms.domains import pools_of
 from policies.arms.mixing import fed, mixed
 
 TRIED = 4  # M
@@ -46,7 +45,7 @@ class _GreedyOnTheFrontier(Stateless):
 class _GreedyOverDomains(Stateless):
     def __init__(self, env: TopicExpansionEnv, rng: Rng, tried: int) -> None:
         self.env, self.rng, self.tried = env, rng, tried
-        self.pools = pools_of(env, DomainText(env.stage).topics)
+        self.pools = text_of(env.stage).pools(env)
         self.probe = Probe(lambda: env.stage, env.learner)
         self.trials = Trials(env, self.probe)
 

@@ -1,9 +1,8 @@
 """The one door through which a bandit looks at its learner, and what it costs to look.
 
 A rule gets no environment, but a probe: it measures training text and the `reward` split, and
-refuses any other, so that `select` and `test` cannot be read by accident. A forward pass costs a
-third of training on a token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1: 2 of 6 FLOPs per
-parameter), a half beside an adapter, where no gradient of the frozen weights is made.
+refuses any other, so that `select` and `test` cannot be read by accident. Whatever it measures or
+trains is charged.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from kncl_env.learner import MEASURED_WINDOWS, ClockedLearner, Learner, WorldLea
 from kncl_env.stage import Stage
 from kncl_env.world.splits import SPLITS
 from policies.arms.arm import Ints
+from policies.arms.charges import of_measuring, of_training
 from train_lm.token_files import TRAIN
 
 Floats = NDArray[np.float64]
@@ -56,13 +56,13 @@ class Probe:
 
     def forward(self, windows: int) -> float:
         """What measuring so many windows costs [FLOPs]."""
-        whole = self._plain or self._stage.settings.change.adapter == "none"
-        parts = 3 if whole else 2
-        return self._tokens(windows) * self._learner.flops_per_token / parts
+        if self._plain:
+            return self.training(windows) / 3
+        return of_measuring(self._stage.settings, self._learner, windows)
 
     def training(self, windows: int) -> float:
         """What training on so many windows costs [FLOPs]."""
-        return self._tokens(windows) * self._learner.flops_per_token
+        return of_training(self._stage.settings, self._learner, windows)
 
     def losses(self, windows: Ints) -> Floats:
         """(n,) loss on each of the given windows [bits per byte].
@@ -118,9 +118,6 @@ class Probe:
             )
         return found
 
-    def _tokens(self, windows: int) -> int:
-        return windows * self._stage.settings.learner.context
-
     def _check(self, windows: Ints, allowed: tuple[int, ...]) -> None:
         found = self._stage.world.passage_split[self._stage.store.document[windows]]
         wrong = found[~np.isin(found, allowed)]
@@ -136,7 +133,7 @@ class Probe:
         self._learner.train(windows)
 
     def _begin(self, windows: int) -> None:
-        self._learner.begin(self._tokens(windows))
+        self._learner.begin(windows * self._stage.settings.learner.context)
 
 
 class Trial:

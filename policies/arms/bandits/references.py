@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kncl_env.stage import Stage
 from policies.arms.arm import Ints
-from policies.arms.bandits.domain_text import DomainText, drawn, mean_losses
+from policies.arms.bandits.domain_text import DomainText, drawn, mean_losses, text_of
 from policies.arms.bandits.mixtures import even
 from policies.arms.bandits.probe import Probe, Trial
 
@@ -37,17 +37,17 @@ class Reference:
     flops: float
 
 
-def trained_reference(stage: Stage, text_of: Text, steps: int) -> Reference:
+def trained_reference(stage: Stage, read: Text, steps: int) -> Reference:
     """Train the nucleated learner on every domain alike, with a schedule of its own.
 
     Args:
-        text_of: Windows of each domain that it reads; drawn by lot, again where there are few.
+        read: Windows of each domain that it reads; drawn by lot, again where there are few.
         steps: Budget, in steps of an episode.
     """
     learner = stage.learner()
     probe = Probe(lambda: stage, learner)
-    text = DomainText(stage)
-    pools = text_of(text)
+    text = text_of(stage)
+    pools = read(text)
     n = steps * stage.settings.windows_per_step
     windows = drawn(pools, even(text.k), n, np.random.default_rng(0))
     trial = Trial(probe)

@@ -20,7 +20,7 @@ import numpy as np
 
 from kncl_env.stage import Stage
 from policies.arms.bandits.arena import Arena
-from policies.arms.bandits.domain_text import DomainText, drawn, mean_losses
+from policies.arms.bandits.domain_text import drawn, mean_losses, text_of
 from policies.arms.bandits.mixtures import Bools, Floats, softmax
 from policies.arms.bandits.player import both
 from policies.arms.bandits.probe import Probe, Trial
@@ -65,7 +65,7 @@ def skill_shares(graph: Floats, losses: Floats) -> Floats:
 def _learned_graph(stage: Stage) -> tuple[Floats, float]:
     """(K, M) A, and what it took [FLOPs]."""
     probe = Probe(lambda: stage, stage.learner())
-    text, rng = DomainText(stage), np.random.default_rng(0)
+    text, rng = text_of(stage), np.random.default_rng(0)
     trial, n = Trial(probe), stage.settings.windows_per_step
 
     def losses() -> Floats:
