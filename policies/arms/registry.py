@@ -26,6 +26,7 @@ from kncl_env.observation import Observation
 from kncl_env.taste import load_taste
 from policies.arms import walks
 from policies.arms.arm import Arm, Listed, Rng, expands
+from policies.arms.bandits.listed import BANDITS
 from policies.arms.baselines import BASELINES
 from policies.arms.selection import (
     by_loss,
@@ -49,6 +50,7 @@ ARMS: dict[str, Listed] = {
     **nearest.ARMS,
     **target_aligned.ARMS,
     **d_optimal.ARMS,
+    **BANDITS,
 }
 
 GROUP = "kncl.arms"
