@@ -151,15 +151,13 @@ def set_aside(
 
 
 def _by_turns(queues: Sequence[Sequence[int]], sizes: Ints, wanted: int) -> set[int]:
-    """Passages, one of each queue at a time, up to so many bytes."""
+    """Passages, one of each queue at a time, until they are so many bytes."""
     taken: set[int] = set()
     filled = 0
     for turn in range(max((len(queue) for queue in queues), default=0)):
         for queue in queues:
-            if turn < len(queue):
+            if turn < len(queue) and filled < wanted:
                 filled += int(sizes[queue[turn]])
-                if filled > wanted:
-                    return taken
                 taken.add(queue[turn])
     return taken
 
