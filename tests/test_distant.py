@@ -18,6 +18,7 @@ from kncl_env.cli import main
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.passage_traits import LEVELS, TRAITS
 from kncl_env.taste import Taste
+from kncl_env.world import stages
 from kncl_env.world.build import build_world
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.corpus import Article, Corpus
@@ -452,6 +453,28 @@ def test_a_world_of_a_live_wiki_is_never_distant(
     words = ["build", "live", "--titles", "A", "--contact", "me@example.org"]
     assert main([*words, "--scenario", "distant", "--out", str(tmp_path / "w")]) == 2
     assert "could hold the target's text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["proving splits apart", "linking"])
+def test_a_build_that_was_interrupted_goes_on_to_the_same_world(
+    stage: str, far_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = stages.Stages.forget
+
+    def forget(self: stages.Stages, name: str | None) -> None:
+        if name == stage:
+            raise KeyboardInterrupt
+        whole(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "KEPT", 0.0)
+        patch.setattr(stages.Stages, "forget", forget)
+        with pytest.raises(KeyboardInterrupt):
+            build_world(corpus_of(articles_of()), tmp_path / "w", CONFIG)
+    told: list[str] = []
+    world = build_world(corpus_of(articles_of()), tmp_path / "w", CONFIG, told.append)
+    assert "setting the target aside: done before" in told
+    assert world.card == far_world.card
 
 
 # --- what a distant world refuses at play -------------------------------------------------------
