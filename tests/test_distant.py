@@ -27,6 +27,7 @@ from kncl_env.world.target.language import LEAST_KNOWN, share_known
 from kncl_env.world.world import World
 from policies.arms.registry import arm_of
 from policies.play.episodes import Playing
+from train_lm.token_files import TRAIN
 
 FAR = "field.far"
 CONFIG = BuildConfig(scenario="distant", region=FAR, vocab_size=300, passage_bytes=200)
@@ -130,7 +131,7 @@ def test_no_text_of_the_target_is_trained_on_and_a_third_at_most_is_visible(
 
 def seen_by(env: TopicExpansionEnv, arm: str, taste: Taste | None = None) -> dict[str, Any]:
     """All that an arm sees and does in an episode, and what an evaluation measures at its end."""
-    played = replace(arm_of(arm), taste=taste)
+    played, world = replace(arm_of(arm), taste=taste), env.stage.world
     episode = Playing(env, played, seed=3, choices=7)
     found: dict[str, Any] = {"seen": [episode.observation], "rewards": [], "read": [], "titles": []}
     while not episode.over:
@@ -139,12 +140,16 @@ def seen_by(env: TopicExpansionEnv, arm: str, taste: Taste | None = None) -> dic
         found["rewards"].append(turn.reward)
         found["titles"].append(turn.info["title"])
         found["read"].append(env.stage.store.read(turn.info["windows"]))
+        assert world.passage_split[env.stage.store.document[turn.info["windows"]]].max() == TRAIN
     losses = {split: env.learner.held_out_loss(split) for split in ("reward", "select", "test")}
     return found | {"losses": losses}
 
 
 TASTE = Taste.of(np.random.default_rng(0).normal(size=(len(TRAITS), LEVELS)), 0.5)
-ARMS = [("rule", None), ("coverage", TASTE), ("random", None), ("uniform", TASTE)]
+ARMS = [
+    *(("rule", None), ("coverage", TASTE), ("random", None), ("uniform", TASTE)),
+    *((name, None) for name in ("dsir", "moore-lewis-frontier", "knn", "target-aligned")),
+]
 
 
 @pytest.fixture(scope="session")
