@@ -292,6 +292,29 @@ def test_a_region_that_there_is_not_is_refused_by_name(tmp_path: Path) -> None:
     assert "field.fur" in refused(articles_of(), tmp_path / "w", region="field.fur")
 
 
+def test_without_a_name_links_choose_the_region_that_is_farthest(tmp_path: Path) -> None:
+    articles, rng = articles_of(), random.Random(4)
+    chain = [f"Topic {i}" for i in range(24, 36)]  # field.near2 is reached by one link alone
+    for i, article in enumerate(articles):
+        links = [(t, "link") for t, _ in article.links if t not in chain or article.title in chain]
+        if article.title in chain:
+            links = [(t, "link") for t in chain[i - 24 + 1 : i - 24 + 2]]
+        if i == 23:
+            links.append((chain[0], "link"))
+        articles[i] = replace(article, links=tuple(links))
+    config = replace(CONFIG, region=None)
+    for _ in range(2):  # whatever the text of the topics is
+        cut = build_world(corpus_of(articles), tmp_path / "w", config)
+        assert cut.target_region == "field.near2"
+        articles = [
+            replace(a, paragraphs=tuple(paragraph(rng, 1) for _ in a.paragraphs)) for a in articles
+        ]
+    said = refused([replace(a, links=()) for a in articles], tmp_path / "no", region=None)
+    assert "without links between its articles to choose one by: name a region" in said
+    said = refused([replace(a, labels=()) for a in articles], tmp_path / "no", region=None)
+    assert "without regions of 8 or more long articles" in said
+
+
 def test_a_target_in_another_language_is_refused_and_one_of_other_matters_is_not(
     tmp_path: Path,
 ) -> None:

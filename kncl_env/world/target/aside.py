@@ -9,7 +9,7 @@ passages alone, never on what the hidden ones say.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def choose_region(
     config: BuildConfig,
     regions: Regions,
     cut: Cut,
-    graph: TopicGraph,
+    links: Callable[[], TopicGraph],
     is_noise: NDArray[np.bool_],
     place: object,
 ) -> str:
@@ -89,8 +89,8 @@ def choose_region(
     if config.region is not None:
         region_of(regions, config.region, place)
         return config.region
-    usable = has_held_out(cut.topic, cut.split, len(graph)) & ~is_noise
-    fitting = fitting_regions(regions, usable)
+    usable = has_held_out(cut.topic, cut.split, len(is_noise)) & ~is_noise
+    fitting, graph = fitting_regions(regions, usable), links()
     if not fitting or not graph.n_edges:
         lack = "links between its articles" if fitting else "regions of 8 or more long articles"
         raise ValueError(
