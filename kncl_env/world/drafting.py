@@ -198,8 +198,9 @@ def read_articles(corpus: Corpus, config: BuildConfig, scratch: Path, say: Say) 
 def set_target_aside(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say) -> Json:
     """Choose a distant world's target, and split its text: nothing of it is trained on."""
     cut, regions = Cut(draft.scratch), regions_of(draft.labels)
-    graph = draft.graph(lambda _: None)
-    region = choose_region(config, regions, cut, graph, draft.is_noise, corpus.source)
+    region = choose_region(
+        config, regions, cut, lambda: draft.graph(lambda _: None), draft.is_noise, corpus.source
+    )
     topics = regions[region]
     set_aside(config, cut, topics, draft.titles, draft.is_noise, region).save(draft.scratch)
     say(f"  target: {region}, {len(topics):,} topics, none of whose text is trained on")
