@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.knowledge.cloze import LinkCloze
 from kncl_env.knowledge.figures import Estimate, estimate, ranks
 from train_lm.checked.records import Fields
 from train_lm.files import Json
@@ -33,6 +32,23 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Encode = Callable[[Sequence[str]], list[Ints]]
+
+
+class Cloze(Protocol):
+    """Items to ask: a `LinkCloze`, or one that was written down."""
+
+    @property
+    def contexts(self) -> Sequence[str]: ...  # (n,)
+    @property
+    def topics(self) -> Ints: ...  # (n, 1 + others), the right one first
+    @property
+    def strangers(self) -> Ints: ...  # (n,) items whose context is the stranger's
+    @property
+    def clusters(self) -> Ints: ...  # (n,) topics that items count to
+    @property
+    def names(self) -> Sequence[str]: ...  # (N,) titles as a text has them
+    def __len__(self) -> int: ...
+
 
 CONTEXT = 48  # [tokens]
 SCORINGS = ("with", "without", "lift")
@@ -139,9 +155,7 @@ class LinkProbe:
         ValueError: The model is too short for the titles.
     """
 
-    def __init__(
-        self, cloze: LinkCloze, encode: Encode, longest: int, context: int = CONTEXT
-    ) -> None:
+    def __init__(self, cloze: Cloze, encode: Encode, longest: int, context: int = CONTEXT) -> None:
         self.cloze = cloze
         self._contexts = encode(cloze.contexts)
         used, self._option_of = np.unique(cloze.topics, return_inverse=True)  # (n, 1 + others)
