@@ -13,6 +13,7 @@ from kncl_env.taste import Taste
 if TYPE_CHECKING:
     from kncl_env.topic_table import Goal
     from kncl_env.world.world import World
+    from train_lm.windows import TokenStore
 
 # Raised whenever a neighbourhood would come out with other passages.
 RETRIEVAL_VERSION = 1
@@ -86,3 +87,17 @@ class NeighbourhoodRetriever:
             if taste is None or len(own) + len(others) >= self.breadth or n >= world.index.size:
                 return others
             n *= 2
+
+
+def nearest_passages(
+    world: World, topics: NDArray[np.int64], windows: int, store: TokenStore
+) -> NDArray[np.int64]:
+    """The training passages nearest to any of some topics, ascending: the same number for each
+    topic, the least that bring so many windows, or all that there are.
+    """
+    vectors, n = world.topic_vectors[topics], 1
+    while True:
+        found = np.unique(world.index.search(vectors, n))
+        if n >= world.index.size or len(store.windows_of(found)) >= windows:
+            return found
+        n *= 2

@@ -24,14 +24,32 @@ from typing import Any
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from kncl_env.taste import load_taste
+from policies.arms import walks
 from policies.arms.arm import Arm, Listed, Rng, expands
 from policies.arms.baselines import BASELINES
+from policies.arms.selection import (
+    by_loss,
+    d_optimal,
+    dsir,
+    moore_lewis,
+    nearest,
+    target_aligned,
+)
 from policies.arms.spaces import in_space, space_of
 from policies.curiosity import CuriosityPolicy
 from train_lm.files import hash_file, hash_json
 
 # Every arm that has a name of its own; each family's files say which theirs are.
-ARMS: dict[str, Listed] = {**BASELINES}
+ARMS: dict[str, Listed] = {
+    **BASELINES,
+    **walks.ARMS,
+    **by_loss.ARMS,
+    **dsir.ARMS,
+    **moore_lewis.ARMS,
+    **nearest.ARMS,
+    **target_aligned.ARMS,
+    **d_optimal.ARMS,
+}
 
 GROUP = "kncl.arms"
 OWN = "policies.arms."  # modules whose source an arm of `ARMS` is told apart by

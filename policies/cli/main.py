@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kncl_env.world.sources.wiki.options import add_manners, etiquette_of
 from policies.cli.arms import arms_parser
+from policies.cli.benchmark import benchmark_parser
 from policies.cli.demo import demo
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from policies.cli.stream import neighbourhoods_parser, stream_parser
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     stream_parser(verbs)
     neighbourhoods_parser(verbs)
     walk_parser(verbs)
+    benchmark_parser(verbs)
     _demo_parser(verbs)
     return parser
 

@@ -16,6 +16,7 @@ from kncl_env.settings import Settings
 from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
+from policies.arms.baselines import check_target_text
 from policies.arms.registry import check_arms
 from policies.play.curves import Curve
 from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
@@ -52,6 +53,7 @@ def evaluate(
     """
     arms = check_arms(plan.arms)
     names = [arm.name for arm in arms]
+    check_target_text(names, world)
     check_nothing_lost(out, names, plan.seeds)
     rules = settings.rules
     updates = len(arms) * plan.seeds * rules.steps * rules.updates_per_step
