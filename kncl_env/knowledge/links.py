@@ -4,8 +4,9 @@
     without   log p(title | a stranger's context): what the title's frequency alone gives
     lift      with - without, the pointwise mutual information of title and context
 
-A model knows links, and not titles alone, where the right title is first by lift more often than
-chance has it (Holtzman et al. 2021, arXiv:2104.08315, on scoring answers by mutual information).
+A model knows links, and not titles alone, where the right title is first with its context more
+often than chance has it, and more often than without. Lift takes frequency off each title instead
+(Holtzman et al. 2021, arXiv:2104.08315), but a single stranger's context is a noisy measure of it.
 The log-likelihood is the sum over a title's tokens: that is the probability of this title. Means
 per byte would favour long titles, whose ends are certain once they are begun; the other titles of
 an item are about as long as the right one.
@@ -135,8 +136,12 @@ class LinkFigures:
     mrr: Estimate
 
     def knows(self, chance: float) -> bool:
-        """Whether the interval by lift lies above chance: links are known, not titles alone."""
-        return self.lift.low > chance
+        """Whether links are known, and not titles alone.
+
+        The interval of the accuracy lies above chance, and that of its difference to what a
+        stranger's context gives above 0.
+        """
+        return self.accuracy.low > chance and self.by_context.low > 0
 
     def to_json(self) -> Json:
         return {name: found.to_json() for name, found in vars(self).items()}
