@@ -9,6 +9,7 @@ from collections import Counter
 from itertools import combinations_with_replacement
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import env_of, fake_env
 from test_evaluation import SETTINGS

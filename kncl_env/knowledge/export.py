@@ -14,7 +14,8 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.knowledge.links import LinkProbe, LinkRanks, LinkScores
+from kncl_env.knowledge.cloze import LinkCloze
+from kncl_env.knowledge.links import LinkRanks, LinkScores
 from train_lm.files import Json, replacing
 from train_lm.plain_text import visible
 
@@ -57,11 +58,11 @@ class AskedLink:
 
 
 def asked_links(
-    probe: LinkProbe, scores: LinkScores, ranks: LinkRanks, hops: Ints
+    cloze: LinkCloze, scores: LinkScores, ranks: LinkRanks, hops: Ints
 ) -> list[AskedLink]:
-    """One of each item of a probe."""
-    titles = probe.cloze.world.titles
-    ends = zip(probe.cloze.sources.tolist(), probe.cloze.topics[:, 0].tolist(), strict=True)
+    """One of each item."""
+    titles = cloze.world.titles
+    ends = zip(cloze.sources.tolist(), cloze.topics[:, 0].tolist(), strict=True)
     margin = scores.own[:, 0] - scores.own[:, 1:].max(1)
     lift = scores.own[:, 0] - scores.stranger[:, 0]
     return [

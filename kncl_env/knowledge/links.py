@@ -4,8 +4,9 @@
     without   log p(title | a stranger's context): what the title's frequency alone gives
     lift      with - without, the pointwise mutual information of title and context
 
-A model knows links, and not titles alone, where the right title is first by lift more often than
-chance has it (Holtzman et al. 2021, arXiv:2104.08315, on scoring answers by mutual information).
+A model knows links, and not titles alone, where the right title is first with its context more
+often than chance has it, and more often than without. Lift takes frequency off each title instead
+(Holtzman et al. 2021, arXiv:2104.08315), but a single stranger's context is a noisy measure of it.
 The log-likelihood is the sum over a title's tokens: that is the probability of this title. Means
 per byte would favour long titles, whose ends are certain once they are begun; the other titles of
 an item are about as long as the right one.
@@ -16,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.knowledge.cloze import LinkCloze
 from kncl_env.knowledge.figures import Estimate, estimate, ranks
 from train_lm.checked.records import Fields
 from train_lm.files import Json
@@ -33,6 +33,23 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Encode = Callable[[Sequence[str]], list[Ints]]
+
+
+class Cloze(Protocol):
+    """Items to ask: a `LinkCloze`, or one that was written down."""
+
+    @property
+    def contexts(self) -> Sequence[str]: ...  # (n,)
+    @property
+    def topics(self) -> Ints: ...  # (n, 1 + others), the right one first
+    @property
+    def strangers(self) -> Ints: ...  # (n,) items whose context is the stranger's
+    @property
+    def clusters(self) -> Ints: ...  # (n,) topics that items count to
+    @property
+    def names(self) -> Sequence[str]: ...  # (N,) titles as a text has them
+    def __len__(self) -> int: ...
+
 
 CONTEXT = 48  # [tokens]
 SCORINGS = ("with", "without", "lift")
@@ -119,8 +136,12 @@ class LinkFigures:
     mrr: Estimate
 
     def knows(self, chance: float) -> bool:
-        """Whether the interval by lift lies above chance: links are known, not titles alone."""
-        return self.lift.low > chance
+        """Whether links are known, and not titles alone.
+
+        The interval of the accuracy lies above chance, and that of its difference to what a
+        stranger's context gives above 0.
+        """
+        return self.accuracy.low > chance and self.by_context.low > 0
 
     def to_json(self) -> Json:
         return {name: found.to_json() for name, found in vars(self).items()}
@@ -139,9 +160,7 @@ class LinkProbe:
         ValueError: The model is too short for the titles.
     """
 
-    def __init__(
-        self, cloze: LinkCloze, encode: Encode, longest: int, context: int = CONTEXT
-    ) -> None:
+    def __init__(self, cloze: Cloze, encode: Encode, longest: int, context: int = CONTEXT) -> None:
         self.cloze = cloze
         self._contexts = encode(cloze.contexts)
         used, self._option_of = np.unique(cloze.topics, return_inverse=True)  # (n, 1 + others)

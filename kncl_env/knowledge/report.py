@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.knowledge.cloze import LinkCloze
 from kncl_env.knowledge.export import AskedLink, asked_links
 from kncl_env.knowledge.facts import FactFigures, FactProbe
 from kncl_env.knowledge.figures import beyond_chance
-from kncl_env.knowledge.links import LinkFigures, LinkProbe
+from kncl_env.knowledge.links import CONTEXT, LinkFigures, LinkProbe
 from kncl_env.knowledge.reading import Asked
 from train_lm.files import Json
 
@@ -37,13 +38,20 @@ class KnowledgeReport:
 
     @classmethod
     def of(
-        cls, asked: Asked, probe: LinkProbe, hops: Ints, facts: FactProbe | None = None
+        cls,
+        asked: Asked,
+        cloze: LinkCloze,
+        hops: Ints,
+        context: int = CONTEXT,
+        facts: FactProbe | None = None,
     ) -> KnowledgeReport:
         """Ask a model, as it stands.
 
         Args:
-            hops: (n,) of each item of the probe.
+            hops: (n,) of each item.
+            context: Tokens before a title, at most.
         """
+        probe = LinkProbe(cloze, asked.encode, asked.longest, context)
         scores = probe.scores(asked.model, asked.device)
         found = scores.ranks()
         by_hop = {int(hop): found.figures(probe.clusters, hops == hop) for hop in np.unique(hops)}
@@ -54,7 +62,7 @@ class KnowledgeReport:
             probe.chance,
             found.figures(probe.clusters),
             by_hop,
-            asked_links(probe, scores, found, hops),
+            asked_links(cloze, scores, found, hops),
             recalled,
         )
 

@@ -104,7 +104,6 @@ def _is_table(place: Path) -> bool:
 def _asked_of(args: argparse.Namespace, settings: Settings) -> KnowledgeReport:
     """Draw the questions, ask them, print what came."""
     from kncl_env.knowledge.cloze import LinkCloze, hops_of
-    from kncl_env.knowledge.links import LinkProbe
     from kncl_env.knowledge.report import KnowledgeReport
     from kncl_env.stage import seed_topics
     from kncl_env.world.world import World
@@ -112,9 +111,9 @@ def _asked_of(args: argparse.Namespace, settings: Settings) -> KnowledgeReport:
     world = World.open(args.world)
     cloze = LinkCloze.of(world, args.split, args.items, args.others, args.seed)
     asked = _asked(args, world, settings)
-    probe = LinkProbe(cloze, asked.encode, asked.longest, args.context)
     hops = hops_of(world, seed_topics(world, settings), cloze.sources, cloze.topics[:, 0])
-    report = KnowledgeReport.of(asked, probe, hops, _facts(world, asked.encode))
+    facts = _facts(world, asked.encode)
+    report = KnowledgeReport.of(asked, cloze, hops, args.context, facts)
     say(
         f"{len(cloze):,} links of {len({*cloze.sources.tolist()}):,} topics in split {args.split}; "
         f"{args.model}{', nucleated' if args.nucleated else ''}"

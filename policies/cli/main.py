@@ -114,6 +114,16 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help="measurements of a learning curve, more of them at its beginning (13)",
     )
     verb.add_argument(
+        "--knowledge",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="N",
+        help="ask the learner at N moments of a curve which links of the world it knows (not at "
+        "all; 3 where N is left out)",
+    )
+    verb.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
     )
     add_learners(verb)
@@ -193,6 +203,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
+    from kncl_env.knowledge.meter import KnowledgeMeter
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
     from policies.arms.registry import check_arms, place_of
@@ -207,7 +218,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     pairs = zip(args.policies, arms, strict=True)
     learned = [arm.name for name, arm in pairs if Path(name).is_dir()]
     subject = learned[-1] if learned else None
-    meter = CurveMeter(args.curve_points)
+    asked = KnowledgeMeter(args.knowledge) if args.knowledge else None
+    meter = CurveMeter(args.curve_points, knowledge=asked)
     plan = Plan(args.policies, args.seeds, args.inits, args.learners, subject, meter)
     with alone(args.out) as hold:
         world = World.open(args.world)

@@ -49,6 +49,8 @@ def command_of(world: World, settings: Settings, plan: Plan, out: Path) -> str:
         words += ["--learners", str(plan.learners)]
     if plan.meter.points != CurveMeter.points:
         words += ["--curve-points", str(plan.meter.points)]
+    if plan.meter.knowledge is not None:
+        words += ["--knowledge", str(plan.meter.knowledge.points)]
     words += ["--out", str(out)]
     usual = Settings().to_json()
     for name, value in settings.to_json().items():
