@@ -134,6 +134,7 @@ def train_parser(verbs: Verbs) -> None:
         "--episodes", type=int, default=4, metavar="N", help="episodes per rollout (4)"
     )
     add_learners(verb)
+    add_hands(verb, "episodes")
     verb.add_argument(
         "--policy-learning-rate", type=float, default=3e-4, help="of the policy, at first (3e-4)"
     )
@@ -293,7 +294,9 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     taste = load_taste(args.taste) if args.taste else None
-    plan = TrainingPlan(config, args.init, taste, args.practice, args.practice_iterations)
+    plan = TrainingPlan(
+        config, args.init, taste, args.practice, args.practice_iterations, hands_of(args)
+    )
     settings = settings_of(args)
     world = World.open(args.world)
     if args.init:

@@ -17,7 +17,7 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.settings import Settings
-from kncl_env.stage import open_stage
+from kncl_env.stage import Stage, open_stage
 from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world.world import World
@@ -229,7 +229,7 @@ def _waves_elsewhere(
 ) -> Iterable[list[EpisodeRecord[M]]]:
     if not waiting:
         return
-    needed = [folder_of(world)]
+    needed = []
     for place in {place_of(task.arm) for task in waiting}:
         if place.exists():
             digest = hash_json(Folder.of(place, "").content)[:32]
@@ -239,11 +239,9 @@ def _waves_elsewhere(
     for settings, same in groupby(waiting, key=lambda task: task.settings):
         tasks = tuple(same)
         # The nucleus phase is done here, once, and not by each of them.
-        cached = open_stage(world, settings).cached
-        assert cached is not None, "a stage of a world has a cache"
-        needed.append(Folder.of(cached, cached.name, cached=True))
+        needed += folders_of(open_stage(world, settings))
         waves += [_Wave(tasks[i : i + size], compile) for i in range(0, len(tasks), size)]
-    for _, records in hands.played(waves, _play_wave, needed):
+    for _, records in hands.played(waves, _play_wave, [*dict.fromkeys(needed)]):
         yield records
 
 
@@ -265,9 +263,13 @@ def _play_wave(wave: _Wave[M]) -> list[EpisodeRecord[M]]:
     return _together(_KEPT[key], wave.tasks)
 
 
-def folder_of(world: World) -> Folder:
-    """A world, as tasks name it that are played elsewhere."""
-    return Folder.of(world.path, f"worlds/{world.hash[:32]}")
+def folders_of(stage: Stage) -> list[Folder]:
+    """What has to be where a stage is opened again: its world, and the nucleus phase."""
+    assert stage.cached is not None, "a stage of a world has a cache"
+    return [
+        Folder.of(stage.world.path, f"worlds/{stage.world.hash[:32]}"),
+        Folder.of(stage.cached, stage.cached.name, cached=True),
+    ]
 
 
 def _arm(task: EpisodeTask[M]) -> Arm:

@@ -13,12 +13,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Generic, TypeVar
 
 from train_lm.crew.folders import Folder, settle
 from train_lm.crew.local import HERE
+from train_lm.crew.standing import Standing, WorkerDiedError
 from train_lm.machine.cores import CORES
 from train_lm.provenance import source_digest, version
 
@@ -39,6 +40,7 @@ ONE_THREAD = {
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,7 @@ class Cluster:
                     if told.missing:
                         for folder in told.missing:
                             if folder not in sent:
-                                log.warning("%s: sent to a node without it", folder.path)
-                                sent[folder] = [ray.put(piece) for piece in folder.pieces()]
+                                sent[folder] = self.send(folder)
                         waiting.append(number)
                         continue
                     now.took.append(time.monotonic() - now.began.pop(number))
@@ -158,6 +159,25 @@ class Cluster:
         finally:
             for answer in now.numbers:
                 ray.cancel(answer, force=True)
+
+    def standing(
+        self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder]
+    ) -> Standing[Made]:
+        """As `Hands.standing`."""
+        return Standing(lambda i: _Actor(self, make, specs[i], tuple(folders)), len(specs))
+
+    def check(self, told: _Told[Any]) -> None:
+        """Raises: ValueError where a node runs another version."""
+        if told.other:
+            raise ValueError(
+                f"expected kncl {version()} of source {source_digest()[:12]} on every node of "
+                f"{self.address}, got {told.other} on {told.node}: install the same there"
+            )
+
+    def send(self, folder: Folder) -> list[Any]:
+        """The pieces of a folder, on their way to nodes without it."""
+        log.warning("%s: sent to a node without it", folder.path)
+        return [self.ray.put(piece) for piece in folder.pieces()]
 
     def _answer(self, answer: Any, number: int, n: int) -> _Told[Any]:
         errors = self.ray.exceptions
@@ -170,11 +190,7 @@ class Cluster:
                 f"expected task {number + 1} of {n} to be played, but its workers were killed "
                 f"{TRIES + 1} times: look for what ends them, such as too little memory"
             ) from None
-        if told.other:
-            raise ValueError(
-                f"expected kncl {version()} of source {source_digest()[:12]} on every node of "
-                f"{self.address}, got {told.other} on {told.node}: install the same there"
-            )
+        self.check(told)
         return told
 
     def _connect(self) -> None:
@@ -211,8 +227,85 @@ def _knock(address: str) -> None:
         ) from None
 
 
+class _Actor:
+    """A worker of a cluster, as this process sees it.
+
+    Args:
+        cluster: That it is of.
+        make: Gives what it keeps.
+        spec: What it is made from.
+        folders: That it needs.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        make: Callable[[Any], Any],
+        spec: Any,
+        folders: tuple[Folder, ...],
+    ) -> None:
+        self.ray = cluster.ray
+        self._cluster = cluster
+        self._actor = self.ray.remote(num_cpus=1)(_Keeper).remote()
+        self._job = _Job(spec, make, folders, version(), source_digest())
+        self._made = self._actor.make.remote(self._job, {})
+        self._asked: Any = None
+
+    def ask(self, method: str, args: tuple[Any, ...]) -> None:
+        if self._made is not None:
+            self._settle()
+        self._asked = self._actor.call.remote(method, args)
+
+    def answer(self) -> Any:
+        return self._get(self._asked)
+
+    def close(self) -> None:
+        self.ray.kill(self._actor)
+
+    def _settle(self) -> None:
+        told = self._get(self._made)
+        self._cluster.check(told)
+        if told.missing:
+            sent = {folder: self._cluster.send(folder) for folder in told.missing}
+            self._cluster.check(self._get(self._actor.make.remote(self._job, sent)))
+        self._made = None
+
+    def _get(self, answer: Any) -> Any:
+        errors = self.ray.exceptions
+        try:
+            return self.ray.get(answer)
+        except errors.RayTaskError as error:
+            raise error.cause from None
+        except errors.RayActorError:
+            raise WorkerDiedError from None
+
+
+class _Keeper:
+    """In a worker: keeps what was made, and calls its methods."""
+
+    def __init__(self) -> None:
+        self._made: Any = None
+
+    def make(self, job: _Job[Any, Any], sent: dict[Folder, list[Any]]) -> _Told[None]:
+        told = _ready(job, sent)
+        if not (told.other or told.missing):
+            self._made = job.play(job.task)
+        return told
+
+    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+        return getattr(self._made, method)(*args)
+
+
 def _play(job: _Job[Task, Result], sent: dict[Folder, list[Any]]) -> _Told[Result]:
     """In a worker: play a task, with the folders that it needs."""
+    told = _ready(job, sent)
+    if told.other or told.missing:
+        return told
+    return replace(told, result=job.play(job.task))
+
+
+def _ready(job: _Job[Any, Any], sent: dict[Folder, list[Any]]) -> _Told[Any]:
+    """Whether this node can play it; folders that were sent are kept."""
     import ray
 
     node = ray.util.get_node_ip_address()
@@ -224,7 +317,7 @@ def _play(job: _Job[Task, Result], sent: dict[Folder, list[Any]]) -> _Told[Resul
     for folder in missing:
         folder.keep(ray.get(piece) for piece in sent[folder])
     settle(job.folders)
-    return _Told(result=job.play(job.task), node=node)
+    return _Told(node=node)
 
 
 def _tell_stragglers(now: _UnderWay) -> None:

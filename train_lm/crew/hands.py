@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from train_lm.crew.folders import Folder
 from train_lm.crew.local import played_here
+from train_lm.crew.standing import Standing, local_workers
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,24 @@ class Hands:
             from train_lm.crew.cluster import connected
 
             yield from connected(self.ray).played(tasks, play, folders)
+
+    def standing(
+        self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder] = ()
+    ) -> Standing[Made]:
+        """Workers that keep what `make(spec)` gives, one for each spec; close them.
+
+        Args:
+            make: A function of a module, which workers import.
+            folders: As of `played`.
+
+        Raises:
+            ValueError, ConnectionError: As of `played`.
+        """
+        if self.ray is None:
+            return local_workers(make, specs)
+        from train_lm.crew.cluster import connected
+
+        return connected(self.ray).standing(make, specs, folders)
 
 
 ALONE = Hands()
