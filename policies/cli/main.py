@@ -26,6 +26,7 @@ from train_lm.command_line import (
     say,
     say_lines,
 )
+from train_lm.crew.options import add_hands, hands_of
 from train_lm.outputs import alone
 from train_lm.plain_text import visible
 
@@ -127,6 +128,7 @@ def _evaluate_parser(verbs: Verbs) -> None:
         "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
     )
     add_learners(verb)
+    add_hands(verb, "episodes")
     verb.add_argument(
         "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
     )
@@ -220,7 +222,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     subject = learned[-1] if learned else None
     asked = KnowledgeMeter(args.knowledge) if args.knowledge else None
     meter = CurveMeter(args.curve_points, knowledge=asked)
-    plan = Plan(args.policies, args.seeds, args.inits, args.learners, subject, meter)
+    plan = Plan(
+        args.policies, args.seeds, args.inits, args.learners, subject, meter, hands_of(args)
+    )
     with alone(args.out) as hold:
         world = World.open(args.world)
         hold.begin_run(COMMAND, args.force, [args.world, *map(place_of, plan.arms)])

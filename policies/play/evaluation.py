@@ -75,6 +75,7 @@ def evaluate(
             journal,
             learners=plan.learners,
             compile=compiled,
+            hands=plan.hands,
             on_record=on_episode,
         )
         records.sort(key=lambda r: (names.index(r.arm), r.seed))
