@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Generic, Protocol, TypeVar
@@ -17,13 +17,14 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.settings import Settings
-from kncl_env.stage import open_stage
+from kncl_env.stage import Stage, open_stage
 from kncl_env.taste import Taste
 from kncl_env.vector import side_by_side
 from kncl_env.world.world import World
 from policies.arms.arm import Arm, Turn
 from policies.arms.registry import arm_of
-from policies.play.journal import REMEDY, Journal, Key, key_of
+from policies.play.guard import Guarded, lent
+from policies.play.journal import REMEDY, Journal, Key, LacksError, key_of
 from train_lm.checked.records import Fields
 from train_lm.files import Json
 
@@ -58,6 +59,19 @@ class Meter(Protocol[M_co]):
         """What `to_json` of its result gave."""
 
 
+class Made(Protocol):
+    """An arm as data: what it is made of, such as the record of another one's episode."""
+
+    def arm(self) -> Arm: ...
+
+    def stage(self, stage: Stage) -> Stage:
+        """What it plays on, given what the others play on."""
+
+    @property
+    def place(self) -> str:
+        """Tells the stages of two apart; empty where it plays where the others do."""
+
+
 @dataclass(frozen=True)
 class EpisodeTask(Generic[M]):
     """One episode to play.
@@ -70,6 +84,8 @@ class EpisodeTask(Generic[M]):
         choices: Joins the seed in the generator of the arm's own choices.
         meter: What is measured.
         taste: In the place of the arm's own, if any.
+        name: What the arm is called in tables, in the place of its own name, if any.
+        made: What the arm is made of, where it is no arm that `arm_of` knows.
     """
 
     world: str
@@ -79,6 +95,8 @@ class EpisodeTask(Generic[M]):
     choices: int
     meter: Meter[M]
     taste: Taste | None = None
+    name: str = ""
+    made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -120,15 +138,17 @@ class Playing:
     """
 
     def __init__(self, env: TopicExpansionEnv, arm: Arm, seed: int, choices: int) -> None:
-        self.env = env
+        self.env, self.name = env, arm.name
         self.rng = np.random.default_rng([seed, choices])
         self.observation, _ = env.reset(seed=seed, options=arm.options)
-        self.player = arm.begin(env, self.rng)
+        with lent(env, arm.name):
+            self.player = arm.begin(env, self.rng)
         self.over = False
 
     def step(self) -> Turn:
         """One step, until it is over."""
-        turn = self.player.act(self.observation)
+        with lent(self.env, self.name):
+            turn = self.player.act(self.observation)
         self.observation, self.over = turn.observation, turn.over
         return turn
 
@@ -171,6 +191,8 @@ def play_all(
         if key in journal.lines:
             try:
                 records[key] = EpisodeRecord.from_json(journal.lines[key], task.meter)
+            except LacksError:
+                continue
             except ValueError as error:
                 who = f"{task.arm}, seed {task.seed}"
                 raise ValueError(f"{journal.file}, episode of {who}: {error}: {REMEDY}") from None
@@ -189,10 +211,13 @@ def _waves(
     world: World, waiting: Sequence[EpisodeTask[M]], learners: int, compile: bool
 ) -> Iterable[list[EpisodeRecord[M]]]:
     # A bank is built for one initial learner.
-    for settings, same in groupby(waiting, key=lambda task: task.settings):
+    for (settings, _), same in groupby(waiting, key=lambda task: (task.settings, _place(task))):
         tasks = list(same)
         stage = open_stage(world, settings)
-        together = side_by_side(stage, min(learners, len(tasks)), compile=compile)
+        if tasks[0].made is not None:
+            stage = tasks[0].made.stage(stage)
+        watch = partial(Guarded, stage=stage)
+        together = side_by_side(stage, min(learners, len(tasks)), compile=compile, watch=watch)
         with closing(together):
             for i in range(0, len(tasks), len(together)):
                 wave = tasks[i : i + len(together)]
@@ -204,9 +229,14 @@ def _waves(
                 )
 
 
+def _place(task: EpisodeTask[M]) -> str:
+    return "" if task.made is None else task.made.place
+
+
 def _arm(task: EpisodeTask[M]) -> Arm:
-    arm = arm_of(task.arm)
-    return arm if task.taste is None else Arm(arm.name, arm.begin, task.taste, arm.origin)
+    arm = arm_of(task.arm) if task.made is None else task.made.arm()
+    taste, name = task.taste or arm.taste, task.name or arm.name
+    return replace(arm, name=name, taste=taste)
 
 
 def _key(task: EpisodeTask[M]) -> Key:
