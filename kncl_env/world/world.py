@@ -68,6 +68,13 @@ class World:
         path = located(path)
         return cls(path, read_card(path))
 
+    def with_graph(self, graph: TopicGraph) -> World:
+        """The same world with other links between its topics, in memory alone."""
+        twin = World(self.path, self.card)
+        twin.__dict__.update(self.__dict__)
+        twin.__dict__["graph"] = graph
+        return twin
+
     def __repr__(self) -> str:
         return f"World({self.card['source']}, {self.n_topics} topics, {self.hash[:12]})"
 
