@@ -98,6 +98,7 @@ class Stage:
         reducible: Reducible loss [bits per byte]; scales the reward.
         text: What learners are measured on; None where a formula is the learner.
         nucleated: The learner after its nucleus phase.
+        cached: Where that phase and the reference run are kept; None where there is none.
 
     Raises:
         ValueError: The frontier of the seeds does not fill the slots.
@@ -114,6 +115,7 @@ class Stage:
     reducible: float
     text: MeasuredText | None = None
     nucleated: Snapshot | None = None
+    cached: Path | None = None
 
     def __post_init__(self) -> None:
         _check_slots(self.table, self.seeds, self.settings.rules.slots)
@@ -245,6 +247,7 @@ def open_stage(
         reducible=reducible,
         text=text,
         nucleated=nucleated,
+        cached=phase.folder,
     )
 
 

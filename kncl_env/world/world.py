@@ -37,6 +37,7 @@ from kncl_env.world.text.spaces import load_space
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
 from train_lm.checked.arrays import load_array, load_arrays, reason
 from train_lm.checked.digests import first_time, verify
+from train_lm.crew.folders import located
 from train_lm.token_files import STARTS, TOKENS, TRAIN, TokenFiles
 from train_lm.windows import TokenStore
 
@@ -64,7 +65,7 @@ class World:
 
     @classmethod
     def open(cls, path: str | Path) -> World:
-        path = Path(path)
+        path = located(path)
         return cls(path, read_card(path))
 
     def __repr__(self) -> str:

@@ -26,6 +26,7 @@ from train_lm.command_line import (
     say,
     say_lines,
 )
+from train_lm.crew.options import add_hands, hands_of
 from train_lm.outputs import alone
 from train_lm.plain_text import visible
 
@@ -114,9 +115,20 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help="measurements of a learning curve, more of them at its beginning (13)",
     )
     verb.add_argument(
+        "--knowledge",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="N",
+        help="ask the learner at N moments of a curve which links of the world it knows (not at "
+        "all; 3 where N is left out)",
+    )
+    verb.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
     )
     add_learners(verb)
+    add_hands(verb, "episodes")
     verb.add_argument(
         "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
     )
@@ -133,7 +145,7 @@ def _run_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy run --world worlds/wiki --policy runs/learned --model s "
         "--out runs/closed",
     )
-    add_world(verb)
+    add_world(verb, grows=True)
     verb.add_argument("--policy", required=True, help="one arm, as for evaluate")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
     verb.add_argument(
@@ -193,6 +205,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
+    from kncl_env.knowledge.meter import KnowledgeMeter
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
     from policies.arms.registry import check_arms, place_of
@@ -207,8 +220,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     pairs = zip(args.policies, arms, strict=True)
     learned = [arm.name for name, arm in pairs if Path(name).is_dir()]
     subject = learned[-1] if learned else None
-    meter = CurveMeter(args.curve_points)
-    plan = Plan(args.policies, args.seeds, args.inits, args.learners, subject, meter)
+    asked = KnowledgeMeter(args.knowledge) if args.knowledge else None
+    meter = CurveMeter(args.curve_points, knowledge=asked)
+    plan = Plan(
+        args.policies, args.seeds, args.inits, args.learners, subject, meter, hands_of(args)
+    )
     with alone(args.out) as hold:
         world = World.open(args.world)
         hold.begin_run(COMMAND, args.force, [args.world, *map(place_of, plan.arms)])

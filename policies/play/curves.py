@@ -8,6 +8,7 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.forgetting import LossMatrix
+from kncl_env.knowledge.meter import KnowledgeCurve, KnowledgeMeter
 from kncl_env.memory import stored
 from policies.arms.arm import Turn
 from train_lm.checked.records import Fields, is_whole
@@ -29,6 +30,7 @@ class Curve:
         kept: What became of watched topics, step by step; None where none was watched.
         extra_flops: What the arm spent beside the budget, on probes, reference models and trial
             runs [FLOPs].
+        knowledge: Which links the learner knew, at some moments; None where it was not asked.
     """
 
     tokens: list[int]
@@ -41,12 +43,15 @@ class Curve:
     flops_per_token: float
     kept: LossMatrix | None = None
     extra_flops: float = 0.0
+    knowledge: KnowledgeCurve | None = None
 
     def to_json(self) -> Json:
-        line = asdict(replace(self, kept=None))
-        del line["kept"]  # a line is as it always was where none was watched
+        line = asdict(replace(self, kept=None, knowledge=None))
+        del line["kept"], line["knowledge"]  # a line is as it always was where none was watched
         if not self.extra_flops:  # ... and nothing was spent
             del line["extra_flops"]
+        if self.knowledge is not None:
+            line["knowledge"] = self.knowledge.to_json()
         return line if self.kept is None else {**line, "kept": self.kept.to_json()}
 
 
@@ -62,6 +67,7 @@ class CurveMeter:
     Attributes:
         points: Measurements of an episode, both ends included; those that fall on one step are one.
         windows: Of `select`, at each.
+        knowledge: When the learner is asked which links it knows; never, if None.
 
     Raises:
         ValueError: Fewer than two points, or no window.
@@ -69,6 +75,7 @@ class CurveMeter:
 
     points: int = 13
     windows: int = 128
+    knowledge: KnowledgeMeter | None = None
 
     def __post_init__(self) -> None:
         if self.points < 2 or self.windows < 1:
@@ -81,6 +88,10 @@ class CurveMeter:
         """After how many of the budget's steps the curve is measured; 0 is before the first."""
         shares = np.linspace(0, 1, self.points) ** 2
         return frozenset((steps * shares).round().astype(int).tolist())
+
+    def to_json(self) -> Json:
+        """As a run's config has it: without what is not measured."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def begin(self, env: TopicExpansionEnv) -> _CurveWatch:
         return _CurveWatch(env, self)
@@ -103,6 +114,9 @@ class CurveMeter:
             flops_per_token=found.number("flops_per_token", least=0),
             kept=LossMatrix.from_json(found.inner("kept")) if "kept" in found else None,
             extra_flops=found.number("extra_flops", least=0) if "extra_flops" in found else 0.0,
+            knowledge=KnowledgeCurve.from_json(found.inner("knowledge"))
+            if "knowledge" in found
+            else None,
         )
         if len(passages) != len(curve.topics):
             raise found.wrong("passages", f"those of {len(curve.topics)} steps")
@@ -116,6 +130,9 @@ class _CurveWatch:
         self.env = env
         self.windows = meter.windows
         self.moments = meter.moments(env.rules.steps)
+        asks = meter.knowledge
+        self.asked = asks.begin(env.stage) if asks is not None else None
+        self.asked_at = asks.moments(self.moments) if asks is not None else frozenset()
         self.junk = 0
         self.spent = 0.0  # beside the budget [FLOPs]
         self.before = env.learner.held_out_loss("test")
@@ -133,7 +150,7 @@ class _CurveWatch:
         self.junk += int(self.env.stage.world.passage_is_noise[read].sum())
         # The last one is measured wherever it comes: a frontier can end before the budget.
         if len(self.topics) in self.moments or turn.over:
-            self._measure(turn.info["tokens"])
+            self._measure(turn.info["tokens"], turn.over)
 
     def finish(self) -> Curve:
         assert self.env.episode is not None
@@ -150,8 +167,11 @@ class _CurveWatch:
             flops_per_token=self.env.learner.flops_per_token,
             kept=self.env.episode.watched.matrix(self.env.stage.world.titles),
             extra_flops=self.spent,
+            knowledge=None if self.asked is None else self.asked.curve(),
         )
 
-    def _measure(self, tokens: int) -> None:
+    def _measure(self, tokens: int, over: bool = False) -> None:
         self.tokens.append(tokens)
         self.loss.append(self.env.learner.held_out_loss("select", self.windows))
+        if self.asked is not None and (over or len(self.topics) in self.asked_at):
+            self.asked.ask(self.env.learner, tokens)

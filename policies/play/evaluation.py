@@ -7,7 +7,6 @@ an interrupted evaluation goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from kncl_env.learner import MEASURED_WINDOWS
@@ -63,7 +62,7 @@ def evaluate(
     compiled = begun.flag("compiled") if "compiled" in begun else worth_compiling(updates)
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS, "traits": TRAITS_VERSION}
     run = {"world": world.hash, "settings": settings.to_json(), "inits": plan.inits}
-    run |= {"versions": versions, "compiled": compiled, "curve": asdict(plan.meter)}
+    run |= {"versions": versions, "compiled": compiled, "curve": plan.meter.to_json()}
     with alone(out) as hold:
         hold.begin_run(COMMAND, force=False)
         # What will count is fixed before the first episode.
@@ -76,6 +75,7 @@ def evaluate(
             journal,
             learners=plan.learners,
             compile=compiled,
+            hands=plan.hands,
             on_record=on_episode,
         )
         records.sort(key=lambda r: (names.index(r.arm), r.seed))

@@ -11,6 +11,7 @@ from kncl_env.settings import Settings
 from kncl_env.world.world import World
 from policies.play.curves import CurveMeter
 from train_lm.command_line import by_comma
+from train_lm.crew.hands import ALONE, Hands
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Plan:
         learners: Episodes played side by side, their learners in one bank.
         subject: The arm that the report's first sentence is about.
         meter: How an episode's curve is measured.
+        hands: Who plays; nothing depends on it.
     """
 
     arms: Sequence[str]
@@ -32,6 +34,7 @@ class Plan:
     learners: int = 4
     subject: str | None = None
     meter: CurveMeter = field(default_factory=CurveMeter)
+    hands: Hands = ALONE
 
     def __post_init__(self) -> None:
         for name in ("seeds", "inits", "learners"):
@@ -49,6 +52,8 @@ def command_of(world: World, settings: Settings, plan: Plan, out: Path) -> str:
         words += ["--learners", str(plan.learners)]
     if plan.meter.points != CurveMeter.points:
         words += ["--curve-points", str(plan.meter.points)]
+    if plan.meter.knowledge is not None:
+        words += ["--knowledge", str(plan.meter.knowledge.points)]
     words += ["--out", str(out)]
     usual = Settings().to_json()
     for name, value in settings.to_json().items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kncl_env.forgetting import LossMatrix, figures
+from kncl_env.knowledge.meter import KnowledgeCurve, together
 from kncl_env.picture import positions, thinned_edges
 from kncl_env.settings import Settings
 from kncl_env.stage import seed_topics
@@ -56,6 +57,7 @@ def write_results(
             "commit": info.commit,
             "command": info.command,
             **_memory_figures(records),
+            **_knowledge_figures(known_links(records)),
         },
     )
     _write_curves(records, settings.tokens_per_step, out / "curves.csv")
@@ -178,3 +180,25 @@ def _scenario(world: World) -> str:
     scenario = world.card["scenario"]
     name = str(scenario["name"])
     return f"{name}: {scenario['region']}" if scenario["region"] else name
+
+
+def known_links(records: Sequence[EpisodeRecord[Curve]]) -> dict[str, KnowledgeCurve]:
+    """Which links the learners of each arm knew, all seeds together; none where none was asked."""
+    found: dict[str, list[KnowledgeCurve]] = {}
+    for record in records:
+        if record.measured.knowledge is not None:
+            found.setdefault(record.arm, []).append(record.measured.knowledge)
+    return {arm: together(curves) for arm, curves in found.items()}
+
+
+def _knowledge_figures(known: Mapping[str, KnowledgeCurve]) -> Json:
+    """Of each arm, at each moment: what of the links in question its learners knew."""
+    found = {
+        arm: {
+            "tokens": curve.tokens,
+            "chance": curve.chance,
+            "moments": [ranks.figures(curve.clusters).to_json() for ranks in curve.ranks],
+        }
+        for arm, curve in known.items()
+    }
+    return {"knowledge": found} if found else {}
