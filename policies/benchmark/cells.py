@@ -152,8 +152,8 @@ class Cell:
 XS: dict[str, Setting] = {
     "model": "xs",
     "nucleus_updates": 600,
-    "steps": 40,
-    "updates_per_step": 6,
+    "steps": 32,
+    "updates_per_step": 5,
     "slots": 32,
 }
 S: dict[str, Setting] = {**XS, "model": "s", "learning_rate": 1e-3}
