@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
+from train_lm.crew.options import add_hands, hands_of
 
 
 def benchmark_parser(verbs: Verbs) -> None:
@@ -45,9 +46,7 @@ def benchmark_parser(verbs: Verbs) -> None:
         help="folder with Wikispeedia's unpacked archives; without it its cells are left out, and "
         "that is said (none)",
     )
-    verb.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="cells played side by side (1)"
-    )
+    add_hands(verb, "cells")
     what = verb.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print the cells instead (off)")
     what.add_argument(
@@ -150,7 +149,7 @@ def _play(args: argparse.Namespace) -> int:
         say(f"{score.name}: {how}; lowest of {first.among}: {first.winner} ({shown})", flush=True)
 
     places = Places(args.out, args.results, args.data)
-    _, left_out = run_benchmark(chosen(args.cells), places, args.processes, tell)
+    _, left_out = run_benchmark(chosen(args.cells), places, hands_of(args), tell)
     for cell in left_out:
         say(f"{cell.name}: left out, it needs --data, the folder with Wikispeedia's files")
     say(f"{args.results}: for the table, `kncl-policy benchmark --table`")
