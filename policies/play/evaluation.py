@@ -37,7 +37,7 @@ from policies.verdict.accounting import Spent, episodes_spent
 from policies.verdict.summary import COMPARISONS, HEADLINE, TEST, Summary
 from train_lm.checked.records import Fields
 from train_lm.checkpoint import claim_run
-from train_lm.files import read_json
+from train_lm.files import Json, read_json
 from train_lm.outputs import alone
 
 COMMAND = "kncl-policy evaluate"
@@ -123,8 +123,8 @@ class _Game:
 
     def search(self, tasks: list[EpisodeTask[Searched]]) -> list[EpisodeRecord[Searched]]:
         """Random curricula have a journal of their own: they are no arm's."""
-        header = {"format": SEARCH_FORMAT, "world": self.world.hash}
-        header |= {"settings": self.settings.to_json()}
+        about: Json = {"world": self.world.hash, "settings": self.settings.to_json()}
+        header = {"format": SEARCH_FORMAT, **about}
         return play_all(
             self.world,
             tasks,
