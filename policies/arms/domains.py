@@ -17,7 +17,7 @@ from kncl_env.stage import Stage
 from kncl_env.topic_table import centroid
 from kncl_env.world.cached import cached_array
 from policies.arms.arm import Ints
-from policies.arms.shared import Shared
+from policies.arms.shared import Shared, windows_by_topic
 from train_lm.token_files import TRAIN
 
 MOST = 24  # domains, at most
@@ -137,8 +137,5 @@ def _clusters(stage: Stage, most: int) -> list[Ints]:
 
 def pools_of(env: TopicExpansionEnv, groups: Sequence[Ints]) -> list[Ints]:
     """Windows to read of each group of topics; with a taste, those that begin in what it likes."""
-    assert env.episode is not None
-    own, taste, store = env.stage.retriever.own, env.episode.taste, env.stage.store
-    return [
-        store.windows_of(np.concatenate([own(int(t), taste) for t in topics])) for topics in groups
-    ]
+    windows = windows_by_topic(env)
+    return [np.concatenate([windows[int(t)] for t in topics]) for topics in groups]
