@@ -61,7 +61,7 @@ class Rho(Rule):
             arena.pools = kept
 
     def prepare(self) -> None:
-        self.arena.probe.real_learner()  # or says that there is none
+        self.arena.probe.need_model()
         found = _irreducible(self.arena.stage)
         self.irreducible = found.losses
         self.arena.probe.charge(found.flops)
