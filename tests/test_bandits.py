@@ -1,7 +1,7 @@
 """Arms that choose among domains, or search: what they read, what they pay, and that they repeat.
 
-Their updates are in `test_bandit_rules.py`; that each goes on from its state, with all other arms in
-`test_selection.py`.
+Their updates are in `test_bandit_rules.py`; that each goes on from its state, beside all other arms
+in `test_selection.py`.
 """
 
 from __future__ import annotations
