@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import ClockedLearner, Learner
+from kncl_env.passage_traits import LEVELS, TRAITS
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage, open_stage
+from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world.splits import SPLITS
 from kncl_env.world.world import World
@@ -187,6 +190,26 @@ def test_the_form_on_the_frontier_expands_candidates_of_the_domain(env: TopicExp
             wanted = True
             assert text.of_topic[turn.info["topic"]] == 1
     assert wanted
+
+
+def test_a_taste_leaves_what_it_likes_of_each_domain(env: TopicExpansionEnv) -> None:
+    worth = np.random.default_rng(0).normal(size=(len(TRAITS), LEVELS))
+    taste = Taste.of(worth, 0.3)
+    likes = env.stage.retriever.likes(taste)  # type: ignore[attr-defined]
+    for _, _, _, windows in played(env, Arm("odm", BANDITS["odm"].begin, taste)):
+        assert likes[env.stage.store.document[np.array(windows)]].all()
+
+
+def test_a_topic_that_came_later_is_of_the_closest_domain(env: TopicExpansionEnv) -> None:
+    env.reset(seed=0)
+    arena = Arena(env, np.random.default_rng(0))
+    known = arena.text.of_topic
+    arena.text = copy(arena.text)
+    arena.text.topics = [topics[topics < 38] for topics in arena.text.topics]
+    arena.text.of_topic = known[:38]
+    # Each region has words of its own, and the last topics are of the last one.
+    assert arena.domain_of(np.array([0, 37, 38, 39])).tolist() == known[[0, 37, 38, 39]].tolist()
+    assert (known[37:] == known[37]).all()
 
 
 def test_domains_are_measured_on_the_same_few_windows_of_their_own(stage: Stage) -> None:
