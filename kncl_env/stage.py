@@ -24,12 +24,13 @@ from kncl_env.learner import MEASURED_WINDOWS, MeasuredText, WorldLearner
 from kncl_env.nucleus import Nucleus
 from kncl_env.queue import ExpansionQueue
 from kncl_env.reading_list import ReadingList
-from kncl_env.retrieval import NeighbourhoodRetriever
+from kncl_env.retrieval import RETRIEVAL_VERSION, NeighbourhoodRetriever, nearest_passages
 from kncl_env.settings import ChangeSettings, LearnerSettings, ReadingSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.nucleation import NucleusReport, Wanted, seeds_of
+from kncl_env.world.splits import HELD_OUT
 from kncl_env.world.world import World
 from train_lm.checked.arrays import load_array, rng_state
 from train_lm.checked.digests import read_sealed, sealed, verify
@@ -61,6 +62,9 @@ Ints = NDArray[np.int64]
 NUCLEUS_VERSION = 3
 
 ALL_NUMBERS = ChangeSettings()
+
+# Windows of each held-out split that a distant world's target is measured on, at least.
+FEW_WINDOWS = 16
 
 # Windows, at most, of the seeds' text that the importance of weights is measured on.
 ANCHOR_WINDOWS = 64
@@ -95,6 +99,7 @@ class Stage:
         reducible: Reducible loss [bits per byte]; scales the reward.
         text: What learners are measured on; None where a formula is the learner.
         nucleated: The learner after its nucleus phase.
+        cached: Where that phase and the reference run are kept; None where there is none.
 
     Raises:
         ValueError: The frontier of the seeds does not fill the slots.
@@ -111,6 +116,7 @@ class Stage:
     reducible: float
     text: MeasuredText | None = None
     nucleated: Snapshot | None = None
+    cached: Path | None = None
 
     def __post_init__(self) -> None:
         _check_slots(self.table, self.seeds, self.settings.rules.slots)
@@ -228,6 +234,8 @@ def open_stage(
     store = world.windows(settings.learner.context)
     target = world.target_topics(settings.region)
     seeds = seed_topics(world, settings)
+    if world.is_distant:
+        _check_distant(world, store, seeds, target)
     table = TopicTable.of(world)
     _check_slots(table, seeds, settings.rules.slots)
     focused = settings.region is not None or world.target_region is not None
@@ -248,6 +256,7 @@ def open_stage(
         reducible=reducible,
         text=text,
         nucleated=nucleated,
+        cached=phase.folder,
     )
 
 
@@ -265,6 +274,26 @@ def seed_topics(world: World, settings: Settings) -> Ints:
     nucleus = settings.nucleus
     wanted = Wanted(nucleus.titles, nucleus.text, nucleus.topics)
     return seeds_of(world, wanted, settings.region, settings.learner.context)
+
+
+def _check_distant(world: World, store: TokenStore, seeds: Ints, target: Ints) -> None:
+    """Raises: ValueError where the target is in the nucleus, or has too little text to measure."""
+    inside = seeds[np.isin(seeds, world.region(str(world.target_region)))]
+    if len(inside):
+        raise ValueError(
+            f"expected a nucleus outside of the target {world.target_region}, got "
+            f"{world.titles[inside[0]]!r}: none of its text is trained on in a distant world, name "
+            "other titles"
+        )
+    for split in HELD_OUT:
+        own = np.concatenate([world.passages_of(int(topic), split) for topic in target])
+        found = len(store.windows_of(own))
+        if found < FEW_WINDOWS:
+            raise ValueError(
+                f"expected {FEW_WINDOWS} windows or more of {store.context} tokens in the {split} "
+                f"text of the target {world.target_region}, got {found}: build the world with a "
+                "larger target (or --sample-kb), or take a learner with a shorter context"
+            )
 
 
 def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
@@ -305,7 +334,8 @@ def adapter_of(change: ChangeSettings, seed: int) -> AdapterConfig | None:
 
 
 class _NucleusPhase:
-    """Trains a learner on the seeds, then measures what a budget spent on the target brings.
+    """Trains a learner on the seeds, then measures what a budget spent on the target brings; in a
+    distant world, on the training text that lies nearest to it.
 
     Args:
         reading_list: Left as the nucleus phase leaves it.
@@ -340,6 +370,8 @@ class _NucleusPhase:
             "updates_per_step": settings.rules.updates_per_step,
             "windows": MEASURED_WINDOWS["reward"],
         }
+        if world.is_distant:
+            budget["read"] = f"nearest, {RETRIEVAL_VERSION}"
         usual = LearnerSettings()
         for name in ("schedule", "averaging"):  # a cache of before there was a choice stays good
             if getattr(learner, name) != getattr(usual, name):
@@ -440,10 +472,16 @@ class _NucleusPhase:
         write_json(self.folder / CACHED, sealed(card))
 
     def _measure(self, learner: WorldLearner, rng: np.random.Generator, advance: Any) -> float:
-        """The reference run spends a whole episode's budget on the target itself."""
+        """The reference run spends a whole episode's budget on the target itself, or near it."""
         settings, reading_list = self.settings, self.reading_list.copy()
         before = learner.held_out_loss()
-        target = np.concatenate([self.world.passages_of(int(t)) for t in self.text.target])
+        near = "the target itself"
+        if self.world.is_distant:
+            near = "the text that is nearest to the target"
+            n = settings.rules.steps * settings.windows_per_step
+            target = nearest_passages(self.world, self.text.target, n, self.text.store)
+        else:
+            target = np.concatenate([self.world.passages_of(int(t)) for t in self.text.target])
         learner.begin(settings.tokens_per_episode)
         for _ in range(settings.rules.steps):
             learner.train(reading_list.rehearse(target, settings.windows_per_step, rng))
@@ -451,7 +489,7 @@ class _NucleusPhase:
         reducible = before - learner.held_out_loss()
         if not reducible > 0:
             raise ValueError(
-                f"expected training on the target itself to lower its loss, got {reducible:+.4f} "
+                f"expected training on {near} to lower its loss, got {reducible:+.4f} "
                 "bits per byte: shorten the nucleus phase, raise the budget or lower the learning "
                 "rate"
             )

@@ -73,9 +73,13 @@ def _check(card: Fields) -> None:
         for key in counts:
             if not is_number(0)(card.values[name][key]):
                 raise card.inner(name).wrong(key, "a count of 0 or more")
-    for name in ("embedder", "index"):
+    for name in ("embedder", "index", "target"):
         if name in card:
             card.inner(name)
+    if "grown" in card:
+        card.inner("grown").text("of")
+        card.inner("grown").whole("topics_before")
+        card.inner("grown").texts("worlds")
     card.inner("settings")
     scenario = card.inner("scenario")
     scenario.text("name")

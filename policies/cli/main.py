@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kncl_env.world.sources.wiki.options import add_manners, etiquette_of
 from policies.cli.arms import arms_parser
+from policies.cli.benchmark import benchmark_parser, regret_parser
 from policies.cli.demo import demo
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from policies.cli.stream import neighbourhoods_parser, stream_parser
@@ -27,6 +28,7 @@ from train_lm.command_line import (
     say,
     say_lines,
 )
+from train_lm.crew.options import add_hands, hands_of
 from train_lm.outputs import alone
 from train_lm.plain_text import visible
 
@@ -70,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     stream_parser(verbs)
     neighbourhoods_parser(verbs)
     walk_parser(verbs)
+    benchmark_parser(verbs)
+    regret_parser(verbs)
     _demo_parser(verbs)
     return parser
 
@@ -147,9 +151,20 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help="measurements of a learning curve, more of them at its beginning (13)",
     )
     verb.add_argument(
+        "--knowledge",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="N",
+        help="ask the learner at N moments of a curve which links of the world it knows (not at "
+        "all; 3 where N is left out)",
+    )
+    verb.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
     )
     add_learners(verb)
+    add_hands(verb, "episodes")
     verb.add_argument(
         "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
     )
@@ -174,7 +189,7 @@ def _run_parser(verbs: Verbs) -> None:
         epilog="Example: kncl-policy run --world worlds/wiki --policy runs/learned --model s "
         "--out runs/closed",
     )
-    add_world(verb)
+    add_world(verb, grows=True)
     verb.add_argument("--policy", required=True, help="one arm, as for evaluate")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
     verb.add_argument(
@@ -234,6 +249,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
+    from kncl_env.knowledge.meter import KnowledgeMeter
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
     from policies.arms.registry import place_of
@@ -244,14 +260,16 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)
     settings = settings_of(args)
+    asked = KnowledgeMeter(args.knowledge) if args.knowledge else None
     plan = Plan(
         args.policies,
         args.seeds,
         args.inits,
         args.learners,
-        meter=CurveMeter(args.curve_points),
+        meter=CurveMeter(args.curve_points, knowledge=asked),
         trainings=dict(args.trainings),
         searched=args.search_cap,
+        hands=hands_of(args),
     )
     plan = replace(plan, subject=args.subject or usual_subject(plan))
     plan = replace(plan, controls=args.controls)

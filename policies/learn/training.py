@@ -18,6 +18,7 @@ from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
 from policies.arms.spaces import learned_in
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.learn.far_env import FarVecEnv
 from policies.learn.ppo import MADE_BY, PPOConfig, Start, starting_network, train_ppo
 from policies.learn.vec_env import View, make_practice_env, make_vec_env
 from policies.verdict.accounting import (
@@ -27,6 +28,7 @@ from policies.verdict.accounting import (
     network_spent,
     search_of,
 )
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import hash_file
 from train_lm.outputs import alone
 
@@ -50,6 +52,7 @@ class TrainingPlan:
         taste_tokens: That learning this taste took, as its file says.
         practice: File of a surrogate of the learner to begin in.
         practice_iterations: Rollouts there.
+        hands: Who plays with real learners; nothing depends on it.
     """
 
     ppo: PPOConfig
@@ -58,6 +61,7 @@ class TrainingPlan:
     practice: Path | None = None
     practice_iterations: int = 100
     taste_tokens: int = 0
+    hands: Hands = ALONE
 
     def __post_init__(self) -> None:
         if self.practice is not None and self.practice_iterations < 1:
@@ -115,7 +119,7 @@ class _Training:
     def __init__(
         self, stage: Stage, plan: TrainingPlan, init: CuriosityPolicy | None, tell: Tell
     ) -> None:
-        self.stage, self.tell, self.plan = stage, tell, plan
+        self.stage, self.tell, self.plan, self.hands = stage, tell, plan, plan.hands
         self.taste = plan.taste or (init.taste if init else None)
         self.provenance = {
             "made_by": "ppo",
@@ -145,6 +149,8 @@ class _Training:
         env = (
             make_practice_env(practice, stage, config.learners, view)
             if practice is not None
+            else FarVecEnv(stage, config.learners, view, self.compile, self.hands)
+            if self.hands.several
             else make_vec_env(stage, config.learners, view, self.compile)
         )
         try:

@@ -8,6 +8,7 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.forgetting import LossMatrix
+from kncl_env.knowledge.meter import KnowledgeCurve, KnowledgeMeter
 from kncl_env.memory import stored
 from policies.arms.arm import Turn
 from policies.play.guard import Guarded, fingerprint
@@ -37,6 +38,7 @@ class Curve:
         looked: Tokens that it was measured on while the arm acted: by the game for reward and
             candidates, and by the arm.
         windows: Read in each step; empty where the meter was not asked to keep them.
+        knowledge: Which links the learner knew, at some moments; None where it was not asked.
     """
 
     tokens: list[int]
@@ -54,13 +56,16 @@ class Curve:
     worked: int = 0
     looked: int = 0
     windows: list[list[int]] = field(default_factory=list)
+    knowledge: KnowledgeCurve | None = None
 
     def to_json(self) -> Json:
-        line = asdict(replace(self, kept=None))
-        del line["kept"]  # a line is as it always was where none was watched
+        line = asdict(replace(self, kept=None, knowledge=None))
+        del line["kept"], line["knowledge"]  # a line is as it always was where none was watched
         for name in ("extra_flops", "start", "trained", "worked", "looked", "windows"):
             if not line[name]:  # ... and nothing of this is known
                 del line[name]
+        if self.knowledge is not None:
+            line["knowledge"] = self.knowledge.to_json()
         return line if self.kept is None else {**line, "kept": self.kept.to_json()}
 
 
@@ -77,6 +82,7 @@ class CurveMeter:
         points: Measurements of an episode, both ends included; those that fall on one step are one.
         windows: Of `select`, at each.
         keep_read: Whether the windows of each step are kept, for controls to be made of them.
+        knowledge: When the learner is asked which links it knows; never, if None.
 
     Raises:
         ValueError: Fewer than two points, or no window.
@@ -85,6 +91,7 @@ class CurveMeter:
     points: int = 13
     windows: int = 128
     keep_read: bool = False
+    knowledge: KnowledgeMeter | None = None
 
     def __post_init__(self) -> None:
         if self.points < 2 or self.windows < 1:
@@ -99,8 +106,9 @@ class CurveMeter:
         return frozenset((steps * shares).round().astype(int).tolist())
 
     def to_json(self) -> Json:
-        """What decides the figures of a curve; what else is kept changes none."""
-        return {"points": self.points, "windows": self.windows}
+        """As a run's config has it: without what is not measured, and what changes no figure."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in known.items() if name != "keep_read"}
 
     def begin(self, env: TopicExpansionEnv) -> _CurveWatch:
         return _CurveWatch(env, self)
@@ -128,6 +136,9 @@ class CurveMeter:
                 name: found.whole(name) if name in found else 0
                 for name in ("trained", "worked", "looked")
             },
+            knowledge=KnowledgeCurve.from_json(found.inner("knowledge"))
+            if "knowledge" in found
+            else None,
         )
         if len(passages) != len(curve.topics):
             raise found.wrong("passages", f"those of {len(curve.topics)} steps")
@@ -152,6 +163,9 @@ class _CurveWatch:
         self.start = fingerprint(env)
         self.read: list[list[int]] = []
         self.moments = meter.moments(env.rules.steps)
+        asks = meter.knowledge
+        self.asked = asks.begin(env.stage) if asks is not None else None
+        self.asked_at = asks.moments(self.moments) if asks is not None else frozenset()
         self.junk = 0
         self.spent = 0.0  # beside the budget [FLOPs]
         self.before = env.learner.held_out_loss("test")
@@ -172,7 +186,7 @@ class _CurveWatch:
         self.junk += int(self.env.stage.world.passage_is_noise[read].sum())
         # The last one is measured wherever it comes: a frontier can end before the budget.
         if len(self.topics) in self.moments or turn.over:
-            self._measure(turn.info["tokens"])
+            self._measure(turn.info["tokens"], turn.over)
 
     def finish(self) -> Curve:
         assert self.env.episode is not None
@@ -191,6 +205,7 @@ class _CurveWatch:
             extra_flops=self.spent,
             start=self.start,
             windows=self.read,
+            knowledge=None if self.asked is None else self.asked.curve(),
             **self._counted(),
         )
 
@@ -204,6 +219,8 @@ class _CurveWatch:
             for name, windows in (("trained",) * 2, ("worked",) * 2, ("looked", "measured"))
         }
 
-    def _measure(self, tokens: int) -> None:
+    def _measure(self, tokens: int, over: bool = False) -> None:
         self.tokens.append(tokens)
         self.loss.append(self.env.learner.held_out_loss("select", self.windows))
+        if self.asked is not None and (over or len(self.topics) in self.asked_at):
+            self.asked.ask(self.env.learner, tokens)

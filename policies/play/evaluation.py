@@ -16,6 +16,7 @@ from kncl_env.settings import Settings
 from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
+from policies.arms.baselines import check_target_text
 from policies.play.controls import (
     SEARCH_FORMAT,
     SEARCHED,
@@ -36,7 +37,7 @@ from policies.verdict.accounting import Spent, episodes_spent
 from policies.verdict.summary import COMPARISONS, HEADLINE, TEST, Summary
 from train_lm.checked.records import Fields
 from train_lm.checkpoint import claim_run
-from train_lm.files import read_json
+from train_lm.files import Json, read_json
 from train_lm.outputs import alone
 
 COMMAND = "kncl-policy evaluate"
@@ -62,7 +63,9 @@ def evaluate(
             out.
     """
     cast = plan.cast()
-    check_nothing_lost(out, [*(one.name for one in cast), *plan.controls], plan.seeds)
+    names = [one.name for one in cast]
+    check_target_text(names, world)
+    check_nothing_lost(out, [*names, *plan.controls], plan.seeds)
     rules = settings.rules
     updates = len(cast) * plan.seeds * rules.steps * rules.updates_per_step
     # As it began: the last digits depend on it.
@@ -115,12 +118,13 @@ class _Game:
             self.journal,
             learners=self.plan.learners,
             compile=self.compiled,
+            hands=self.plan.hands,
             on_record=self.on_episode,
         )
 
     def search(self, tasks: list[EpisodeTask[Searched]]) -> list[EpisodeRecord[Searched]]:
         """Random curricula have a journal of their own: they are no arm's."""
-        header = {"format": SEARCH_FORMAT, "world": self.world.hash}
+        header: Json = {"format": SEARCH_FORMAT, "world": self.world.hash}
         header |= {"settings": self.settings.to_json()}
         return play_all(
             self.world,
@@ -128,6 +132,7 @@ class _Game:
             Journal(self.journal.file.with_name(SEARCHED), header),
             learners=self.plan.learners,
             compile=self.compiled,
+            hands=self.plan.hands,
         )
 
 

@@ -14,6 +14,7 @@ from policies.play.controls import check_controls
 from policies.play.curves import CurveMeter
 from policies.verdict.controls_section import CONTROLS
 from train_lm.command_line import by_comma
+from train_lm.crew.hands import ALONE, Hands
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Plan:
         trainings: Directories of one policy that was trained several times, by its name.
         controls: Of the subject, names of `CONTROLS`.
         searched: Random curricula of the control `equal-search`, at most.
+        hands: Who plays; nothing depends on it.
     """
 
     arms: Sequence[str]
@@ -65,6 +67,7 @@ class Plan:
     trainings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     controls: Sequence[str] = ()
     searched: int = 32
+    hands: Hands = ALONE
 
     def __post_init__(self) -> None:
         for name in ("seeds", "inits", "learners", "searched"):
@@ -141,6 +144,8 @@ def command_of(world: World, settings: Settings, plan: Plan, out: Path) -> str:
         words += ["--search-cap", str(plan.searched)]
     if plan.meter.points != CurveMeter.points:
         words += ["--curve-points", str(plan.meter.points)]
+    if plan.meter.knowledge is not None:
+        words += ["--knowledge", str(plan.meter.knowledge.points)]
     words += ["--out", str(out)]
     usual = Settings().to_json()
     for name, value in settings.to_json().items():

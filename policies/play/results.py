@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kncl_env.forgetting import LossMatrix, figures
+from kncl_env.knowledge.meter import KnowledgeCurve, together
 from kncl_env.picture import positions, thinned_edges
 from kncl_env.settings import Settings
 from kncl_env.stage import seed_topics
@@ -20,7 +21,9 @@ from policies.play.episodes import EpisodeRecord
 from policies.play.plan import Cast, Plan, command_of
 from policies.verdict.accounting import Bill, Spent, break_even, cost_of
 from policies.verdict.appendix import write_appendix
+from policies.verdict.figures import looks_of
 from policies.verdict.growth_map import Growth
+from policies.verdict.knowledge_section import knowledge_section
 from policies.verdict.report import Beside, RunInfo, write_report
 from policies.verdict.scores import ArmRun, summarise, tokens_to_reach
 from policies.verdict.summary import CLUSTERS, HEADLINE, TEST, Summary
@@ -78,11 +81,18 @@ def write_results(
             "commit": info.commit,
             "command": info.command,
             **_memory_figures(records),
+            **_knowledge_figures(known_links(records)),
         },
     )
     _write_curves(records, settings.tokens_per_step, out / "curves.csv")
     _write_curricula(world, settings, records, out / "curricula")
-    beside = Beside(growth=_growth(world, settings, records), kept=_kept(records), costs=costs)
+    known = knowledge_section(known_links(records), looks_of(summary), info.learner)
+    beside = Beside(
+        growth=_growth(world, settings, records),
+        kept=_kept(records),
+        costs=costs,
+        sections=[known] if known else [],
+    )
     write_report(out / "report.html", summary, runs, info, beside, subject=plan.subject)
     write_appendix(out / "report.md", summary, info, costs, subject=plan.subject)
     return summary
@@ -233,3 +243,25 @@ def _scenario(world: World) -> str:
     scenario = world.card["scenario"]
     name = str(scenario["name"])
     return f"{name}: {scenario['region']}" if scenario["region"] else name
+
+
+def known_links(records: Sequence[EpisodeRecord[Curve]]) -> dict[str, KnowledgeCurve]:
+    """Which links the learners of each arm knew, all seeds together; none where none was asked."""
+    found: dict[str, list[KnowledgeCurve]] = {}
+    for record in records:
+        if record.measured.knowledge is not None:
+            found.setdefault(record.arm, []).append(record.measured.knowledge)
+    return {arm: together(curves) for arm, curves in found.items()}
+
+
+def _knowledge_figures(known: Mapping[str, KnowledgeCurve]) -> Json:
+    """Of each arm, at each moment: what of the links in question its learners knew."""
+    found = {
+        arm: {
+            "tokens": curve.tokens,
+            "chance": curve.chance,
+            "moments": [ranks.figures(curve.clusters).to_json() for ranks in curve.ranks],
+        }
+        for arm, curve in known.items()
+    }
+    return {"knowledge": found} if found else {}
