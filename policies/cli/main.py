@@ -271,9 +271,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.inits,
         args.learners,
         meter=CurveMeter(args.curve_points, knowledge=asked),
-        hands=hands_of(args),
         trainings=dict(args.trainings),
         searched=args.search_cap,
+        hands=hands_of(args),
     )
     plan = replace(plan, subject=args.subject or usual_subject(plan))
     plan = replace(plan, controls=args.controls)

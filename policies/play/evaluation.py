@@ -63,8 +63,9 @@ def evaluate(
             out.
     """
     cast = plan.cast()
-    check_target_text([one.name for one in cast], world)
-    check_nothing_lost(out, [*(one.name for one in cast), *plan.controls], plan.seeds)
+    names = [one.name for one in cast]
+    check_target_text(names, world)
+    check_nothing_lost(out, [*names, *plan.controls], plan.seeds)
     rules = settings.rules
     updates = len(cast) * plan.seeds * rules.steps * rules.updates_per_step
     # As it began: the last digits depend on it.
@@ -123,8 +124,8 @@ class _Game:
 
     def search(self, tasks: list[EpisodeTask[Searched]]) -> list[EpisodeRecord[Searched]]:
         """Random curricula have a journal of their own: they are no arm's."""
-        about: Json = {"world": self.world.hash, "settings": self.settings.to_json()}
-        header = {"format": SEARCH_FORMAT, **about}
+        header: Json = {"format": SEARCH_FORMAT, "world": self.world.hash}
+        header |= {"settings": self.settings.to_json()}
         return play_all(
             self.world,
             tasks,
