@@ -20,12 +20,13 @@ from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
 from policies.arms import domains, walks
 from policies.arms.arm import Arm, Listed
-from policies.arms.baselines import tempered
 from policies.arms.registry import ARMS, arm_of, source_of
 from policies.arms.selection import d_optimal, dsir, moore_lewis, nearest, target_aligned
 from policies.arms.selection.chosen import candidates_of, filling, n_windows
 from policies.arms.selection.words import buckets, pairs_of, words_of
 from policies.arms.shared import Shared
+from policies.arms.temperature import tempered
+from policies.cli.arms import BEGIN, END, table_of, with_table
 from policies.cli.main import main
 from policies.play.curves import CurveMeter
 from policies.play.episodes import EpisodeTask, Playing, play_all
@@ -33,6 +34,7 @@ from policies.play.journal import Journal
 from rabbit_holes.path import Path as RabbitHole
 from rabbit_holes.path import Visit, write_paths
 
+ROOT = Path(__file__).parents[1]
 PLAYED = {name: arm for name, arm in ARMS.items() if arm.family != "reference"}
 
 
@@ -132,6 +134,19 @@ def test_every_listed_arm_is_printed_and_an_unknown_family_is_refused(
     assert "breadth-first" not in told
     assert main(["arms", "--family", "wise"]) == 2
     assert "expected a family among independent" in capsys.readouterr().err
+
+
+def test_the_page_of_arms_lists_what_there_is(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "ARMS.md").read_text()
+    told = "run: kncl-policy arms --page docs/ARMS.md"
+    assert with_table(page, table_of(ARMS), "docs/ARMS.md") == page, told
+    mine = tmp_path / "mine.md"
+    mine.write_text(f"# Mine\n{BEGIN}old\n{END}and more\n")
+    assert main(["arms", "--page", str(mine)]) == 0
+    assert mine.read_text() == f"# Mine\n{BEGIN}{table_of(ARMS)}{END}and more\n"
+    mine.write_text("# Mine\n")
+    assert main(["arms", "--page", str(mine)]) == 2
+    assert mine.read_text() == "# Mine\n"
 
 
 def test_an_arm_is_told_apart_by_all_the_source_that_it_plays_by() -> None:
