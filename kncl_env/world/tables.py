@@ -40,6 +40,21 @@ def read_topics(file: Path) -> dict[str, list[Any]]:
     return columns
 
 
+def topics_table(
+    titles: Sequence[str], labels: Sequence[Sequence[str]], is_noise: Sequence[bool]
+) -> Any:
+    """What `topics.parquet` holds."""
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "title": pa.array(titles, pa.string()),
+            "labels": pa.array(labels, pa.list_(pa.string())),
+            "noise": pa.array(is_noise, pa.bool_()),
+        }
+    )
+
+
 class PassageTable:
     """The passages of a world: their places in memory, their texts where they are asked for.
 

@@ -53,10 +53,11 @@ class _Found:
 
     def up_to(self, k: int) -> Ints:
         """(n, min(k, size)) passages, the nearest of each query first."""
-        if self.at.shape[1] < min(k, self.index.size):
-            # One assignment: another thread sees what was found before, or all of it.
-            self.at = self.index.search(self.queries, k)
-        return self.at[:, :k]
+        found = self.at
+        if found.shape[1] < min(k, self.index.size):
+            found = self.index.search(self.queries, k)
+            self.at = found  # by one assignment: another thread sees what was there, or all of it
+        return found[:, :k]
 
 
 _around = Shared(lambda stage: _Found(stage, _sample(stage).vectors))

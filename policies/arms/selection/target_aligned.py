@@ -30,7 +30,7 @@ from train_lm.windows import draw_least_read
 
 Floats = NDArray[np.float64]
 
-WARM_UP = 16  # an episode's budget is so many times that of the warm-up
+WARM_UP = 1 / 16  # share of an episode's budget
 WIDER = 4  # times the budget that passages are chosen from
 
 
@@ -55,7 +55,7 @@ def _scored(stage: Stage) -> _Scored:
     # One window stands for a passage: the first that begins in it.
     windows = store.first_window[passages]
     batch = settings.learner.batch
-    n = batch * max(1, budget // (WARM_UP * batch))
+    n = batch * max(1, int(WARM_UP * budget / batch))
     learner.begin(n * settings.learner.context)
     before = losses_of(learner, windows)
     sample = store.windows_of(stage.sample)
