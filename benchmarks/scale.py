@@ -123,6 +123,7 @@ def steps(n_passages: int, place: Path, n: int) -> dict[str, float]:
 
     One thread, and the time that it had a core: other processes on the machine do not count.
     """
+    import faiss
     import torch
 
     from kncl_env.env import TopicExpansionEnv
@@ -130,6 +131,7 @@ def steps(n_passages: int, place: Path, n: int) -> dict[str, float]:
     from kncl_env.stage import open_stage
 
     torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)  # a thread of its own would not be in our time
     began = time.monotonic()
     world = World.open(place)
     settings = Settings.of(

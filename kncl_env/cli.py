@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kncl_env.knowledge.verb import knowledge_parser
+from kncl_env.table_world.verb import tabulate_parser
 from kncl_env.world.build_config import LEAST_SAMPLE_KB, SAMPLE_KB, SCENARIOS, BuildConfig
 from kncl_env.world.sources.registry import (
     SOURCES,
@@ -30,6 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _build_parser(verbs)
     add_verbs(verbs)
+    knowledge_parser(verbs)
+    tabulate_parser(verbs)
     check = verbs.add_parser(
         "check",
         help="prove that a world is whole and leaks nothing",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Raised whenever a neighbourhood would come out with other passages.
 RETRIEVAL_VERSION = 1
 
+AT_ONCE = 64  # [passages] of a topic that are looked for together
+
 
 class NeighbourhoodRetriever:
     """The passages of a topic's neighbourhood: nearest to the topic and what it is linked with.
@@ -93,11 +95,14 @@ def nearest_passages(
     world: World, topics: NDArray[np.int64], windows: int, store: TokenStore
 ) -> NDArray[np.int64]:
     """The training passages nearest to any of some topics, ascending: the same number for each
-    topic, the least that bring so many windows, or all that there are.
+    topic, the least power of two that brings so many windows, or all that there are.
     """
-    vectors, n = world.topic_vectors[topics], 1
+    vectors, size = world.topic_vectors[topics], world.index.size
+    found, n = world.index.search(vectors, AT_ONCE), 1
     while True:
-        found = np.unique(world.index.search(vectors, n))
-        if n >= world.index.size or len(store.windows_of(found)) >= windows:
-            return found
+        if n > found.shape[1] and found.shape[1] < size:
+            found = world.index.search(vectors, 4 * n)
+        own = np.unique(found[:, :n])
+        if n >= size or len(store.windows_of(own)) >= windows:
+            return own
         n *= 2

@@ -9,18 +9,23 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.settings import Settings
+from kncl_env.world.world import World
+from policies.arms.arm import Listed, Player
 from policies.arms.registry import ARMS
 from policies.benchmark.cells import ALL, CELLS, Cell, Learning, Recipe, chosen
 from policies.benchmark.clusters import clusters_of
 from policies.benchmark.page import page_of, write_page
-from policies.benchmark.playing import arms_of, identity_of
-from policies.benchmark.runs import Places, run_benchmark
-from policies.benchmark.standings import standing
+from policies.benchmark.playing import arms_of, identity_of, playable
+from policies.benchmark.runs import Places, claimed, run_benchmark
+from policies.benchmark.standings import pairwise_p, placing
 from policies.benchmark.stored import ArmFigures, Score, read_score
 from policies.cli.main import main
 
@@ -145,6 +150,16 @@ def test_a_cell_without_its_data_is_left_out_and_said(
     assert not (tmp_path / "results").exists()
 
 
+def test_a_directory_that_was_planned_in_can_be_played_in(tmp_path: Path) -> None:
+    for _ in range(2):
+        with claimed(tmp_path / "out"):
+            (tmp_path / "out" / "paces").mkdir(exist_ok=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="did not make"), claimed(tmp_path / "other"):
+        pass
+
+
 def test_a_played_cell_has_all_that_the_table_says_of_it(played: Places) -> None:
     score = read_score(played.score(TINY))
     assert list(score.arms) == ["uniform", "random"]
@@ -157,7 +172,7 @@ def test_a_played_cell_has_all_that_the_table_says_of_it(played: Places) -> None
     assert score.arms["uniform"].difference is None
     assert score.made_by["command"] == "kncl-policy benchmark --cells tiny --out DIR"
     best = min(score.arms, key=lambda arm: sum(score.arms[arm].test))
-    assert score.standing.winner == best
+    assert score.placing.winner == best
     assert played.score(TINY).stat().st_size < 200_000
 
 
@@ -169,6 +184,20 @@ def test_a_cell_that_has_its_score_is_not_played_again(played: Places) -> None:
     assert told == [True]
     assert played.score(TINY).read_bytes() == before
     assert list((played.out / "cells").iterdir()) == cell_folders
+
+
+def _refuses(env: TopicExpansionEnv, rng: np.random.Generator) -> Player:
+    raise ValueError("expected a target apart from the rest, got every topic")
+
+
+def test_an_arm_that_a_world_has_nothing_for_is_left_out_with_its_reason(
+    played: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARMS, "needs", Listed(_refuses, "selection", "It needs a target."))
+    world = World.open(played.world(RECIPE))
+    names, refused = playable(world, Settings.of(**SETTINGS), ["uniform", "needs", "random"])
+    assert names == ["uniform", "random"]
+    assert refused == {"needs": "expected a target apart from the rest, got every topic"}
 
 
 def test_another_cell_world_or_arm_has_another_identity() -> None:
@@ -246,27 +275,50 @@ def test_a_cell_with_learning_plays_clones_trainings_and_fresh_policies(tmp_path
 
 
 def test_who_came_first_is_told_by_hand_made_losses() -> None:
-    tests = {
-        "uniform": [2.0] * 8,
-        "near": [1.5, 1.5] * 4,
-        "first": [1.4, 1.4] * 4,
-        "told": [1.0] * 8,
-    }
+    near, first = [1.5, 1.51] * 4, [1.4, 1.42] * 4
+    tests = {"uniform": [2.0, 2.1] * 4, "near": near, "first": first, "told": [1.0] * 8}
     families = {"uniform": "independent", "near": "selection", "first": "bandit"}
-    found = standing(tests, {**families, "told": "reference"})
+    found = placing(tests, {**families, "told": "reference"})
     assert (found.winner, found.runner_up, found.among) == ("first", "near", 3)
-    assert found.ahead[0] == pytest.approx(-0.1)
-    # All eight differences have one sign: 2 of 256 flips are as far out, for each of three arms.
-    assert found.p == pytest.approx(3 * 2 / 256)
+    assert found.ahead[0] == pytest.approx(-0.095)
+    # No flip but none and all of them leaves as large a t: 2 of 256.
+    assert found.p == pytest.approx(2 / 256)
     assert found.shown
 
 
-def test_among_many_arms_eight_seeds_show_no_winner() -> None:
-    tests = {f"arm{i}": [2.0 + 0.1 * i] * 8 for i in range(8)}
-    found = standing(tests, dict.fromkeys(tests, "bandit"))
-    assert found.winner == "arm0"
-    assert found.p == pytest.approx(8 * 2 / 256)
+def test_five_seeds_show_no_winner_whatever_comes_out() -> None:
+    found = placing(
+        {"a": [1.0] * 5, "b": [2.0, 2.1, 2.2, 2.3, 2.4]}, {"a": "bandit", "b": "bandit"}
+    )
+    assert found.p == pytest.approx(2 / 32)
     assert not found.shown
+
+
+def test_p_of_all_pairs_is_what_enumerating_flips_gives() -> None:
+    losses = np.random.default_rng(0).normal(size=(4, 6)) + np.array([[0.0], [0.2], [0.9], [2.0]])
+
+    def t(pair: np.ndarray) -> float:
+        return abs(pair.mean()) / (pair.std(ddof=1) / np.sqrt(6))
+
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    largest = [
+        max(t(np.array(flip) * (losses[i] - losses[j])) for i, j in pairs)
+        for flip in product((1, -1), repeat=6)
+    ]
+    found = pairwise_p(losses)
+    for i, j in pairs:
+        own = t(losses[i] - losses[j])
+        assert found[i, j] == pytest.approx(np.mean(np.array(largest) >= own - 1e-9))
+
+
+def test_equal_arms_seldom_show_a_winner_and_a_clear_one_is_found() -> None:
+    rng = np.random.default_rng(1)
+    found = [pairwise_p(rng.normal(size=(6, 8))).min() < 0.05 for _ in range(200)]
+    assert np.mean(found) <= 0.07
+    ahead = np.zeros((30, 1))
+    ahead[0] = -8.0
+    clear = [pairwise_p(rng.normal(size=(30, 8)) + ahead)[0, 1:].max() < 0.05 for _ in range(5)]
+    assert all(clear)
 
 
 def test_the_page_names_the_winner_among_all_and_the_cells_that_are_missing() -> None:
@@ -288,7 +340,7 @@ def test_the_page_names_the_winner_among_all_and_the_cells_that_are_missing() ->
         made_by={"command": "c", "commit": "abc", "torch": "2", "machine": "m"},
         moments=(0.0, 100.0),
         arms=arms,
-        standing=standing(tests, families),
+        placing=placing(tests, families),
         notes=(),
     )
     page = page_of({"tiny": score}, cells)

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -18,18 +19,29 @@ from kncl_env.world.world import World
 
 N, D = 200, 8
 HEADER = 33  # [bytes] after the kind: i4, i8, 2 i8, u1, i4
-KINDS = ("flat", "inverted", "bytes")
+KINDS = ("flat", "inverted", "bytes", "short")
+
+
+def of_before(vectors: np.ndarray, form: str) -> PassageIndex:
+    """An index as worlds of before have it: they stay readable."""
+    index = faiss.index_factory(D, f"IVF56,{form}", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    index.nprobe = 8
+    return PassageIndex(index, np.arange(0, 2 * N, 2), "abc", {"kind": f"IVF56,{form}"})
 
 
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setattr(module, "EXACT", N if request.param == "flat" else N - 1)
-    # Worlds of before had whole numbers, and stay readable.
-    monkeypatch.setattr(module, "STORED", "Flat" if request.param == "inverted" else "SQ8")
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(N, D)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    PassageIndex.build(vectors, np.arange(0, 2 * N, 2), "abc").save(tmp_path)
+    forms = {"inverted": "Flat", "bytes": "SQ8"}
+    if request.param in forms:
+        of_before(vectors, forms[request.param]).save(tmp_path)
+    else:
+        PassageIndex.build(vectors, np.arange(0, 2 * N, 2), "abc").save(tmp_path)
     return tmp_path
 
 
@@ -123,6 +135,38 @@ BYTES_ALONE = {
     "another code's size": put_before(b"ilar", "<Q", -9, D + 1),
     "no differences": put_before(b"ilar", "<B", -1, 0),
 }
+# From the end: the bytes of the vectors and their number, before them how they are stored.
+TAIL = 4 + N * D + 8
+SHORT_FORM = TAIL + 4 + 4 + 4 + 3 * 8 + 2 * D * 4
+SCAN = 33 + 4 * 8 + 4 * 16 * D  # [bytes] of how codes are made, before their lists
+SHORT_ALONE = {
+    "a number of rotations": put("<i", 37, 2),
+    "another transform": lambda raw: raw.__setitem__(slice(41, 45), b"LTra"),
+    "a bias": put("<B", 45, 1),
+    "a rotation of another size": put("<Q", 46, 2**40),
+    "no numbers in a rotation": put("<f", 54, float("nan")),
+    "another rotation": put_before(b"IxRF", "<i", -5, D + 2),
+    "no refinement": lambda raw: raw.__setitem__(
+        slice(raw.index(b"IxRF"), raw.index(b"IxRF") + 4), b"IxRp"
+    ),
+    "vectors inside": put_before(b"IxRF", "<q", 8, N + 1),
+    "other cells": put_before(b"IwPf", "<Q", 37, 3),
+    "differences": put_before(b"ilbl", "<B", -SCAN, 0),
+    "a short code": put_before(b"ilbl", "<Q", 1 - SCAN, 2**40),
+    "a block": put_before(b"ilbl", "<i", 9 - SCAN, 64),
+    "parts": put_before(b"ilbl", "<Q", 13 - SCAN, 2),
+    "a way to search": put_before(b"ilbl", "<i", 21 - SCAN, 12),
+    "bits of a code": put_before(b"ilbl", "<Q", 49 - SCAN, 8),
+    "an infinite code": put_before(b"ilbl", "<f", 65 - SCAN, float("inf")),
+    "lists by blocks": put_before(b"ilbl", "<Q", 4, 2**40),
+    "rows of a block": put_before(b"ilbl", "<Q", 20, 16),
+    "bytes of a block": put_before(b"ilbl", "<Q", 28, 2**40),
+    "rows of a list": put_before(b"ilbl", "<Q", 36, 2**61),
+    "another form": lambda raw: struct.pack_into("<i", raw, len(raw) - SHORT_FORM - 8, 4),
+    "bytes of all vectors": lambda raw: struct.pack_into("<Q", raw, len(raw) - TAIL, 2**40),
+    "an endless short list": lambda raw: struct.pack_into("<f", raw, len(raw) - 4, 1e9),
+    "no short list": lambda raw: struct.pack_into("<f", raw, len(raw) - 4, float("nan")),
+}
 # Before the form of the vectors stands the map.
 MAPS = {
     "a map": put_before(b"ilar", "<B", -9 - FORM, 1),
@@ -130,9 +174,12 @@ MAPS = {
 }
 
 
+ROWS = ("a row twice", "a row out of range", "a negative row")
 CRAFTED = [("flat", fault) for fault in (*SPOILT, *FLAT_ALONE)]
 CRAFTED += [("inverted", fault) for fault in (*SPOILT, *INVERTED_ALONE)]
 CRAFTED += [("bytes", fault) for fault in (*SPOILT, *INVERTED_ALONE, *BYTES_ALONE)]
+CRAFTED += [("short", fault) for fault in (*SPOILT, *SHORT_ALONE)]
+CRAFTED += [("short", fault) for fault in ROWS]
 
 
 @pytest.mark.parametrize(("folder", "fault"), CRAFTED, indirect=["folder"])
@@ -141,12 +188,24 @@ def test_a_crafted_file_is_refused_before_faiss_reads_it(
 ) -> None:
     file = folder / "passages.faiss"
     raw = bytearray(file.read_bytes())
-    flat, in_bytes = raw[:4] == b"IxFI", raw[:4] == b"IwSq"
-    if fault == "infinite":
+    flat, in_bytes, short = (raw[:4] == name for name in (b"IxFI", b"IwSq", b"IxPT"))
+    if short and fault == "infinite":
+        struct.pack_into("<f", raw, raw.index(b"IxFI") + 4 + HEADER + 8, float("nan"))
+    elif short and fault in ROWS:
+        at = raw.index(b"ilbl") + 36
+        while struct.unpack_from("<Q", raw, at)[0] < 2:  # a cell with two vectors
+            n = struct.unpack_from("<Q", raw, at)[0]
+            at += 16 + 8 * n + struct.unpack_from("<Q", raw, at + 8 + 8 * n)[0]
+        first = struct.unpack_from("<q", raw, at + 8)[0]
+        value = {"a row twice": first}.get(fault, N if "range" in fault else -2)
+        struct.pack_into("<q", raw, at + 16, value)
+    elif short and fault in SHORT_ALONE:
+        SHORT_ALONE[fault](raw)
+    elif fault == "infinite":
         # Of a cell's centre, where a vector has no number that could be.
         lists = raw.index(b"full") + 12 + 8 * int(4 * np.sqrt(N)) if not flat else 45
         struct.pack_into("<f", raw, 57 + HEADER + 8 if in_bytes else lists, float("nan"))
-    elif fault in ("a row twice", "a row out of range", "a negative row"):
+    elif fault in ROWS:
         # The last number of the file is the row of the last vector, if its cell has any.
         value = {"a row twice": struct.unpack_from("<q", raw, len(raw) - 16)[0]}.get(
             fault, N if "range" in fault else -2

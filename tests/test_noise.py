@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kncl_env.world.noise import KINDS, Noise, add_noise
+from kncl_env.world.cut import JunkFile
+from kncl_env.world.noise import KINDS, Noise, add_noise, draw_noise
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
+from kncl_env.world.splits import Passage
 
 CORPUS = read_synthetic(SyntheticConfig(n_topics=40, n_communities=4, paraphrases=4))
 TITLES = [article.title for article in CORPUS.articles]
@@ -152,3 +156,33 @@ def test_passages_that_cannot_be_spoiled_are_refused() -> None:
         add_noise([(3, "text")], ["A"], 0.1, rng)
     with pytest.raises(ValueError, match="got an empty one"):
         add_noise([(0, " ")], ["A"], 0.1, rng)
+
+
+def test_junk_on_disk_is_that_in_memory_by_topic_in_the_order_drawn(tmp_path: Path) -> None:
+    wanted = spoiled(0.5)
+    with JunkFile(tmp_path / "junk.txt") as file:
+        topics = draw_noise(
+            PASSAGES,
+            TITLES,
+            0.5,
+            np.random.default_rng(0),
+            lambda junk: file.keep(junk.topic, junk.text, junk.kind),
+        )
+    assert topics == wanted.topics
+    assert list(file.by_topic()) == [
+        Passage(p.topic, "train", p.text, p.kind)
+        for p in sorted(wanted.passages, key=lambda p: p.topic)
+    ]
+
+
+def test_memory_does_not_grow_with_the_text_of_junk(tmp_path: Path) -> None:
+    text = "ä" * 5_000
+    tracemalloc.start()
+    with JunkFile(tmp_path / "junk.txt") as file:
+        for i in range(2_000):
+            file.keep(i % 7, text, KINDS[i % 5])
+    assert sum(len(p.text) for p in file.by_topic()) == 2_000 * len(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "junk.txt").stat().st_size == 20_000_000
+    assert peak < 3_000_000

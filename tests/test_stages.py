@@ -75,8 +75,8 @@ def interrupt(
 
 
 STAGES = [
-    *("proving splits apart", "writing passages", "tokenising", "embedding"),
-    *("linking", "indexing", "hashing"),
+    *("proving splits apart", "writing passages", "training the tokenizer", "tokenising"),
+    *("fitting the embedder", "embedding", "linking", "indexing", "hashing"),
 ]
 
 
@@ -95,6 +95,22 @@ def test_a_build_that_was_interrupted_goes_on_to_the_same_bytes(
     assert [f.name for f in tmp_path.iterdir()] == ["w"]
     assert "cutting and splitting: done before" in told
     assert stage in told
+
+
+def test_a_noisy_build_goes_on_to_the_same_bytes_with_the_same_junk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = replace(SMALL, scenario="noisy")
+    wanted = contents(build_world(corpus_of(12), tmp_path / "w", noisy).path)
+    for stage in ("mixing in noise", "tokenising", "linking"):
+        with monkeypatch.context() as patch:
+            stopped_at(stage, patch)
+            with pytest.raises(KeyboardInterrupt):
+                build_world(corpus_of(12), tmp_path / "v", noisy)
+        (tmp_path / ".v.building/scratch/half.txt").write_text("junk of a kill")
+        assert contents(build_world(corpus_of(12), tmp_path / "v", noisy).path) == wanted
+        shutil.rmtree(tmp_path / "v")
+    assert [f.name for f in tmp_path.iterdir()] == ["w"]
 
 
 def test_a_corpus_that_says_when_it_changes_is_not_read_again(

@@ -29,11 +29,13 @@ class CurriculumStep:
         passages: Passages to read.
         tokens: Budget of the step.
         line: Where it stands in its file.
+        topics: What was expanded; none, if it was a rehearsal or nobody says.
     """
 
     passages: Ints
     tokens: int
     line: int
+    topics: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,4 +129,5 @@ def _step(record: Fields, line: int) -> CurriculumStep:
     passages, tokens = record.wholes("passages"), record.whole("tokens", least=1)
     if not passages:
         raise record.wrong("passages", "a passage or more")
-    return CurriculumStep(np.array(passages, dtype=np.int64), tokens, line)
+    topics = tuple(record.wholes("topics")) if "topics" in record else ()
+    return CurriculumStep(np.array(passages, dtype=np.int64), tokens, line, topics)

@@ -249,7 +249,7 @@ class _Run:
         if places.hold is not None:
             places.hold.check_run(COMMAND)  # before a text is tokenised for it
         curriculum = read_curriculum(places.curriculum)
-        check_world(world, curriculum)
+        self.world_hash = check_world(world, curriculum)
         own = load_tokenizer(world / "tokenizer.json")
         self.opened = open_model(config.model, own, config.seed)
         model, theirs = self.opened.model, self.opened.tokenizer
@@ -336,7 +336,7 @@ class _Run:
         )
         if self.parallel.rank:
             self.parallel.wait()  # one process tokenises, the others find it done
-        text = open_text(world, curriculum.world, None if same else tokenizer)
+        text = open_text(world, self.world_hash, None if same else tokenizer)
         if not self.parallel.rank:
             self.parallel.wait()
         return text

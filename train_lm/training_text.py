@@ -87,8 +87,14 @@ class TrainingText:
         return rows
 
 
-def check_world(world: Path, curriculum: Curriculum) -> None:
+def check_world(world: Path, curriculum: Curriculum) -> str:
     """Refuse a curriculum of another world, and a world that is damaged.
+
+    A world that grew and was saved takes the curricula of all worlds that it was on the way:
+    passages keep their numbers.
+
+    Returns:
+        The world's hash.
 
     Raises:
         FileNotFoundError: No world there.
@@ -100,7 +106,8 @@ def check_world(world: Path, curriculum: Curriculum) -> None:
     check_links(world)
     card = read_sealed(world / "world.json", "rebuild the world")
     found = card.text("hash")
-    if found != curriculum.world:
+    on_the_way = card.inner("grown").texts("worlds") if "grown" in card else ()
+    if curriculum.world not in (found, *on_the_way):
         raise ValueError(
             f"expected a curriculum of world {found[:12]}, got one of world "
             f"{curriculum.world[:12]}: name the world that it was recorded in"
@@ -112,6 +119,7 @@ def check_world(world: Path, curriculum: Curriculum) -> None:
                 f"expected {name} of world {world} whole, got other bytes than were built: it is "
                 "damaged or was changed since, rebuild it"
             )
+    return found
 
 
 def open_text(world: Path, world_hash: str, tokenizer: TextTokenizer | None) -> TrainingText:

@@ -64,9 +64,10 @@ class OpenWorld:
             SourceError: The source gives nothing now; what it gave before is kept.
         """
         asked = self.asked_by(world, topic)
-        if not asked:
-            return world
-        came = self.fetch(asked)
+        return self.joined(world, self.fetch(asked)) if asked else world
+
+    def joined(self, world: GrownWorld, came: Sequence[Fetched]) -> GrownWorld:
+        """The world with further articles, in their order."""
         return world.grow(came, self._prepared(came), self.names)
 
     def fetch(self, titles: Sequence[str]) -> list[Fetched]:

@@ -76,6 +76,10 @@ def _check(card: Fields) -> None:
     for name in ("embedder", "index", "target"):
         if name in card:
             card.inner(name)
+    if "grown" in card:
+        card.inner("grown").text("of")
+        card.inner("grown").whole("topics_before")
+        card.inner("grown").texts("worlds")
     card.inner("settings")
     scenario = card.inner("scenario")
     scenario.text("name")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.corpus import Article
-from kncl_env.world.splits import SPLITS
+from kncl_env.world.splits import SPLITS, Passage
 
 ARTICLES, TEXT, TABLE = "articles.jsonl", "cut.txt", "cut.npz"
 BLOCK = 2**22  # [bytes] of text that are read together, about
@@ -162,6 +162,49 @@ class TextsOf(Sequence[tuple[int, str]]):
     def __iter__(self) -> Iterator[tuple[int, str]]:
         topics = self._cut.topic[self._passages].tolist()
         return zip(topics, self._cut.texts(self._passages), strict=True)
+
+
+class JunkFile:
+    """Junk on disk: kept as it is drawn, read by topic. In memory is its place, 13 bytes for each.
+
+    Args:
+        file: Where its texts go, one after another.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._topic, self._kind, self._ends = array("i"), array("b"), array("q", [0])
+        self._kinds: list[str] = []
+
+    def __enter__(self) -> JunkFile:
+        self._stream = self._file.open("wb", buffering=2**20)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stream.close()
+
+    def keep(self, topic: int, text: str, kind: str) -> None:
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+        raw = text.encode()
+        self._stream.write(raw)
+        self._topic.append(topic)
+        self._kind.append(self._kinds.index(kind))
+        self._ends.append(self._ends[-1] + len(raw))
+
+    def by_topic(self) -> Iterator[Passage]:
+        """All of it, topics ascending, each in the order in which it was drawn."""
+        order = np.argsort(np.frombuffer(self._topic, dtype=np.int32), kind="stable")
+        with self._file.open("rb") as stream:
+            for i in order.tolist():
+                stream.seek(self._ends[i])
+                text = stream.read(self._ends[i + 1] - self._ends[i]).decode()
+                yield Passage(self._topic[i], "train", text, self._kinds[self._kind[i]])
 
 
 def together(rows: Iterable[str], n: int, size: int) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import merge
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from kncl_env.world.cut import (
     ARTICLES,
     Cut,
     CutWriter,
+    JunkFile,
     TextsOf,
     TopicRow,
     first_of,
@@ -45,7 +47,8 @@ from kncl_env.world.topics import check_target, has_held_out, regions_of
 from train_lm.files import Json, read_json, write_json
 from train_lm.token_files import TRAIN
 
-DOOMED, JUNK, PASSAGES = "doomed.npy", "junk.json", "passages.parquet"
+DOOMED, PASSAGES = "doomed.npy", "passages.parquet"
+JUNK, JUNK_TEXT = "junk.json", "junk.txt"
 
 Ints = NDArray[np.int64]
 
@@ -195,8 +198,9 @@ def read_articles(corpus: Corpus, config: BuildConfig, scratch: Path, say: Say) 
 def set_target_aside(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say) -> Json:
     """Choose a distant world's target, and split its text: nothing of it is trained on."""
     cut, regions = Cut(draft.scratch), regions_of(draft.labels)
-    graph = draft.graph(lambda _: None)
-    region = choose_region(config, regions, cut, graph, draft.is_noise, corpus.source)
+    region = choose_region(
+        config, regions, cut, lambda: draft.graph(lambda _: None), draft.is_noise, corpus.source
+    )
     topics = regions[region]
     set_aside(config, cut, topics, draft.titles, draft.is_noise, region).save(draft.scratch)
     say(f"  target: {region}, {len(topics):,} topics, none of whose text is trained on")
@@ -277,7 +281,7 @@ def _prove_distant(draft: Draft, aside: Aside, say: Say) -> Json:
 def write_passages(config: BuildConfig, draft: Draft) -> Json:
     """Write the passages that stay, with junk among them in the noisy scenario."""
     cut = draft.cut
-    junk = _noise(config, cut, draft) if config.scenario == "noisy" else {}
+    junk = _noise(config, cut, draft) if config.scenario == "noisy" else ()
     kept = np.delete(np.arange(len(cut)), np.load(draft.scratch / DOOMED))
     is_noise, digest = draft.is_noise, new_hash()
     splits = dict.fromkeys(SPLITS, 0)
@@ -303,40 +307,29 @@ def write_passages(config: BuildConfig, draft: Draft) -> Json:
     }
 
 
-def _in_order(
-    cut: Cut, kept: NDArray[np.int64], junk: dict[int, list[Passage]]
-) -> Iterator[Passage]:
+def _in_order(cut: Cut, kept: NDArray[np.int64], junk: Iterable[Passage]) -> Iterator[Passage]:
     """By topic; a topic's junk comes last."""
-    topic = 0
     places = zip(cut.topic[kept].tolist(), cut.split[kept].tolist(), strict=True)
-    for (own, split), text in zip(places, cut.texts(kept), strict=True):
-        while topic < own:
-            yield from junk.get(topic, ())
-            topic += 1
-        yield Passage(own, SPLITS[split], text)
-    for last in sorted(t for t in junk if t >= topic):
-        yield from junk[last]
+    texts = zip(places, cut.texts(kept), strict=True)
+    own = (Passage(topic, SPLITS[split], text) for (topic, split), text in texts)
+    return merge(own, junk, key=lambda passage: passage.topic)
 
 
-def _noise(config: BuildConfig, cut: Cut, draft: Draft) -> dict[int, list[Passage]]:
-    """Junk by topic; that of new topics goes to `junk.json`. The junk itself is held in memory."""
-    from kncl_env.world.noise import add_noise
+def _noise(config: BuildConfig, cut: Cut, draft: Draft) -> Iterator[Passage]:
+    """Junk by topic; what new topics link to goes to `junk.json`."""
+    from kncl_env.world.noise import draw_noise
 
-    training = np.flatnonzero(cut.split == TRAIN)
-    found = add_noise(
-        TextsOf(cut, training),
-        [row.title for row in read_topic_rows(draft.scratch / ARTICLES)],
-        config.noise_share,
-        np.random.default_rng(config.seed),
-    )
-    topics = [
-        {"title": t.title, "links": t.links, "linked_from": t.linked_from} for t in found.topics
-    ]
-    write_json(draft.scratch / JUNK, topics)
-    junk: dict[int, list[Passage]] = defaultdict(list)
-    for p in found.passages:
-        junk[p.topic].append(Passage(p.topic, "train", p.text, p.kind))
-    return junk
+    with JunkFile(draft.scratch / JUNK_TEXT) as file:
+        topics = draw_noise(
+            TextsOf(cut, np.flatnonzero(cut.split == TRAIN)),
+            [row.title for row in read_topic_rows(draft.scratch / ARTICLES)],
+            config.noise_share,
+            np.random.default_rng(config.seed),
+            lambda junk: file.keep(junk.topic, junk.text, junk.kind),
+        )
+    found = [{"title": t.title, "links": t.links, "linked_from": t.linked_from} for t in topics]
+    write_json(draft.scratch / JUNK, found)
+    return file.by_topic()
 
 
 def _begin(text: str, words: int = 8) -> str:

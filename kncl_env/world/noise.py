@@ -96,6 +96,19 @@ def add_noise(
     share: float,
     rng: np.random.Generator,
 ) -> Noise:
+    """The junk of `draw_noise`, in memory."""
+    found: list[JunkPassage] = []
+    topics = draw_noise(passages, titles, share, rng, found.append)
+    return Noise(tuple(found), topics)
+
+
+def draw_noise(
+    passages: Sequence[tuple[int, str]],
+    titles: Sequence[str],
+    share: float,
+    rng: np.random.Generator,
+    keep: Callable[[JunkPassage], None],
+) -> tuple[JunkTopic, ...]:
     """Draw junk until it is `share` of the training bytes, itself included, to one passage.
 
     Kinds get equal shares of the bytes. Half goes to real topics, made from their own passages;
@@ -106,6 +119,10 @@ def add_noise(
         titles: (N,) titles of the real topics.
         share: Of the resulting bytes, 0 to 0.9.
         rng: The same generator state gives the same junk.
+        keep: Given each passage of junk, as it is drawn.
+
+    Returns:
+        Junk topics; `topics[i]` becomes topic N + i.
 
     Raises:
         ValueError: The share or a topic is out of range, or a passage is empty.
@@ -120,9 +137,9 @@ def add_noise(
     if not all(text.strip() for _, text in passages):
         raise ValueError("expected text in every passage, got an empty one")
     if share == 0:
-        return Noise((), ())
+        return ()
     wanted = share / (1 - share) * sum(len(text.encode()) for _, text in passages)  # [bytes]
-    return _Spoiler(passages, titles, rng).spoil(wanted)
+    return _Spoiler(passages, titles, rng).spoil(wanted, keep)
 
 
 class _Spoiler:
@@ -140,6 +157,8 @@ class _Spoiler:
         self._of_topic: dict[int, list[int]] = defaultdict(list)
         for i, (topic, _) in enumerate(passages):
             self._of_topic[topic].append(i)
+        # Topics without training text have no words to lend.
+        self._told = np.array(list(self._of_topic), dtype=np.int64)
         self._sizes = [len(ids) for ids in self._of_topic.values()]  # [passages]
         self._languages = [_Language(*ALPHABETS[i], rng) for i in range(LANGUAGES)]
         self._make: dict[str, Callable[[str], str]] = {
@@ -150,8 +169,7 @@ class _Spoiler:
             "foreign": self._foreign,
         }
 
-    def spoil(self, wanted: float) -> Noise:
-        done: list[JunkPassage] = []
+    def spoil(self, wanted: float, keep: Callable[[JunkPassage], None]) -> tuple[JunkTopic, ...]:
         topics: list[JunkTopic] = []
         for in_real, goal in ((True, (1 - OWN_TOPICS) * wanted), (False, OWN_TOPICS * wanted)):
             size = dict.fromkeys(KINDS, 0)  # [bytes]
@@ -167,13 +185,13 @@ class _Spoiler:
                 for text in texts:
                     if sum(size.values()) < goal:
                         junk = self._make[kind](text)
-                        done.append(JunkPassage(topic, junk, kind))
+                        keep(JunkPassage(topic, junk, kind))
                         size[kind] += len(junk.encode())
-        return Noise(tuple(done), tuple(topics))
+        return tuple(topics)
 
     def _topic(self, kind: str) -> JunkTopic:
-        told = list(self._of_topic)  # a topic without training text has no words to lend
-        links = self._rng.choice(told, min(LINKS, len(told)), replace=False).tolist()
+        n = min(LINKS, len(self._told))
+        links = self._rng.choice(self._told, n, replace=False).tolist()
         return JunkTopic(self._title(links), kind, tuple(links), tuple(links[:LINKS_INTO]))
 
     def _sources(self, links: Sequence[int]) -> list[str]:

@@ -40,6 +40,26 @@ def read_topics(file: Path) -> dict[str, list[Any]]:
     return columns
 
 
+def write_topics(
+    file: Path,
+    titles: Sequence[str],
+    labels: Sequence[Sequence[str]],
+    is_noise: Sequence[bool],
+) -> None:
+    """Write `topics.parquet`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "title": pa.array(titles, pa.string()),
+            "labels": pa.array(labels, pa.list_(pa.string())),
+            "noise": pa.array(is_noise, pa.bool_()),
+        }
+    )
+    pq.write_table(table, file)
+
+
 class PassageTable:
     """The passages of a world: their places in memory, their texts where they are asked for.
 

@@ -68,6 +68,7 @@ def add_verbs(verbs: Verbs) -> None:
     _show_parser(verbs)
     _nucleate_parser(verbs)
     _rewire_parser(verbs)
+    _grow_parser(verbs)
 
 
 def _show_parser(verbs: Verbs) -> None:
@@ -146,6 +147,11 @@ def _show_world(world: World) -> None:
         say(
             f"rewired: a random copy of the graph of world {card['rewired']['of'][:12]} with the "
             f"same degrees, {100 * card['rewired']['links_kept']:.1f} % of its links kept"
+        )
+    if "grown" in card:
+        say(
+            f"grown: from world {card['grown']['of'][:12]} of {card['grown']['topics_before']:,} "
+            "topics"
         )
     central = (-world.graph.pagerank).argsort(kind="stable")[:10]
     say(f"most central: {_titles(world, central)}")
@@ -278,5 +284,52 @@ def _rewire(args: argparse.Namespace) -> int:
     say(
         f"{args.out}: {100 * share:.1f} % of {world.graph.n_edges:,} links as they were, every "
         f"degree the same; of {world.n_topics:,} topics"
+    )
+    return 0
+
+
+def _grow_parser(verbs: Verbs) -> None:
+    grow = verbs.add_parser(
+        "grow",
+        help="save the world that an open-world run grew into",
+        description="Write the world that `kncl-policy run --live` grew into as a world directory, "
+        "from the articles that the run kept; no wiki is asked. Topics and passages have the "
+        "numbers of the run, so its curriculum is one of this world. It is an ordinary world: "
+        "policies are evaluated and trained there, and it can grow again. Of several runs in one "
+        "world the first comes first, then what the others fetched besides.",
+        epilog="Example: kncl-env grow worlds/live --run runs/live --out worlds/grown",
+    )
+    grow.add_argument("world", type=Path, metavar="WORLD", help="the world that the run began with")
+    grow.add_argument(
+        "--run",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="RUN",
+        help="folder of a run, finished or as far as its last checkpoint; or several; required",
+    )
+    grow.add_argument(
+        "--out", type=Path, required=True, metavar="WORLD2", help="directory to make; required"
+    )
+    grow.add_argument(
+        "--force", action="store_true", help="replace an existing world (default: refuse)"
+    )
+    grow.set_defaults(action=_grow)
+
+
+def _grow(args: argparse.Namespace) -> int:
+    from kncl_env.open_world.saved import replay_growth, save_grown, together
+    from kncl_env.world.build import is_world
+    from kncl_env.world.world import World
+
+    base = World.open(args.world)
+    with alone(args.out) as hold:
+        hold.begin_anew(args.force, is_world, [args.world, *args.run])
+        grown = together([replay_growth(base, run) for run in args.run])
+        world = save_grown(grown, args.out)
+    say(
+        f"{args.out}: {world.n_topics:,} topics, {base.n_topics:,} of them as it was built; "
+        f"{len(world.passage_topic):,} passages, {world.graph.n_edges:,} links; hash "
+        f"{world.hash[:12]}"
     )
     return 0

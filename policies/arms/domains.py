@@ -58,7 +58,8 @@ def _made(stage: Stage, most: int) -> list[Ints]:
         groups = _clusters(stage, most)
     train = np.flatnonzero(world.passage_split == TRAIN)
     n_windows = np.diff(stage.store.first_window)[train]
-    held = np.bincount(world.passage_topic[train], n_windows, minlength=world.n_topics)
+    per_topic = np.bincount(world.passage_topic[train], n_windows, minlength=world.n_topics)
+    held = per_topic.astype(np.float64)
     return joined(groups, held, world.topic_vectors, stage.settings.windows_per_step)
 
 

@@ -26,6 +26,7 @@ from kncl_env.observation import Observation
 from kncl_env.taste import load_taste
 from policies.arms import temperature, walks
 from policies.arms.arm import Arm, Listed, Rng, expands
+from policies.arms.bandits.listed import BANDITS
 from policies.arms.baselines import BASELINES
 from policies.arms.selection import (
     by_loss,
@@ -37,6 +38,7 @@ from policies.arms.selection import (
 )
 from policies.arms.spaces import in_space, space_of
 from policies.curiosity import CuriosityPolicy
+from train_lm.crew.folders import located
 from train_lm.files import hash_file, hash_json
 
 # Every arm that has a name of its own; each family's files say which theirs are.
@@ -50,6 +52,7 @@ ARMS: dict[str, Listed] = {
     **nearest.ARMS,
     **target_aligned.ARMS,
     **d_optimal.ARMS,
+    **BANDITS,
 }
 
 GROUP = "kncl.arms"
@@ -76,11 +79,12 @@ def arm_of(spec: str) -> Arm:
             f"{', '.join([*ARMS, *_announced()])}, alone or with the taste of another place "
             f"(random+POLICY), got {spec!r}"
         )
-    taste = CuriosityPolicy.load(place).taste if Path(place).is_dir() else load_taste(Path(place))
+    lent = located(place)
+    taste = CuriosityPolicy.load(lent).taste if lent.is_dir() else load_taste(lent)
     if taste is None:
         raise ValueError(f"expected a policy with a taste in {place}, got one that reads anything")
     name = f"{arm.name}+{Path(_name_of(place)).stem}"
-    begin = in_space(arm.begin, name, space_of(Path(place)))
+    begin = in_space(arm.begin, name, space_of(lent))
     return Arm(name, begin, taste, arm.origin)
 
 
@@ -103,7 +107,7 @@ def check_arms(specs: Sequence[str]) -> list[Arm]:
 
 def place_of(spec: str) -> Path:
     """The policy directory, or the file, that an arm is read from; nothing's, for a plain name."""
-    return Path(spec if Path(spec).is_dir() else re.split("[+@]", spec, maxsplit=1)[-1])
+    return Path(spec if located(spec).is_dir() else re.split("[+@]", spec, maxsplit=1)[-1])
 
 
 def source_of(listed: Listed) -> str:
@@ -132,12 +136,12 @@ def _files(module: str, seen: set[str]) -> Iterator[Path]:
 def _alone(spec: str) -> Arm | None:
     if spec in ARMS:
         return Arm(spec, ARMS[spec].begin, origin=source_of(ARMS[spec]))
-    if Path(spec).is_dir():
+    if located(spec).is_dir():
         return _policy(spec)
     name, at, place = spec.partition("@")
-    lends = "+" in place and not Path(place).exists()  # then this is the arm and a taste's place
+    lends = "+" in place and not located(place).exists()  # then this is the arm and a taste's place
     if at and name in ARMS and not lends:
-        return _of_file(name, Path(place))
+        return _of_file(name, located(place))
     if _IMPORT_PATH.fullmatch(spec):
         return _imported(spec, spec.partition(":")[2].rpartition(".")[2])
     announced = _announced()
@@ -155,12 +159,13 @@ def _of_file(name: str, file: Path) -> Arm:
 
 
 def _policy(place: str) -> Arm:
-    policy = CuriosityPolicy.load(place)
+    here = located(place)
+    policy = CuriosityPolicy.load(here)
 
     def choose(env: TopicExpansionEnv, seen: Observation, rng: Rng) -> int:
         return policy.predict(seen, action_masks=env.action_masks())[0]
 
-    weights = hash_file(Path(place) / "policy.safetensors")
+    weights = hash_file(here / "policy.safetensors")
     name = _name_of(place)
     return Arm(name, in_space(expands(choose), name, space_of(policy)), policy.taste, weights)
 

@@ -28,9 +28,10 @@ number of arms (Holm). Speed-up: uniform's tokens over the arm's, to uniform's f
 of one episode with everything that it needs: its training, what the arm spent beside it, and what
 had to be searched or trained before it, counted as if for this episode alone.
 
-"Shown" is meant in one sense: below every other arm that competes, with a p below 0.05 after
-correction for the number of arms, since any of them might have come first. Arms of the families
-*reference* and *control* compete with nobody.
+"Shown" is meant in one sense: below every other arm that competes, each with a p below 0.05 after
+correction for all pairs of arms, since any of them might have come first (the largest of all pairs'
+t under joint sign flips of seeds; Westfall & Young 1993). Arms of the families *reference* and
+*control* compete with nobody.
 """
 
 
@@ -79,7 +80,7 @@ def _overview(scores: Mapping[str, Score], cells: Mapping[str, Cell]) -> list[st
     for name in cells:
         if name in scores:
             s = scores[name]
-            first = s.standing
+            first = s.placing
             seeds = len(next(iter(s.arms.values())).test)
             size = f"{len(s.arms)}, {seeds}"
             ends = [_named(s, first.winner), _named(s, first.runner_up)]
@@ -120,7 +121,7 @@ def _cell(score: Score, cell: Cell) -> list[str]:
 
 
 def _sentence(score: Score) -> str:
-    first = score.standing
+    first = score.placing
     winner = score.arms[first.winner]
     said = (
         f"**{visible(first.winner)}** ({winner.family}) has the lowest final loss of all "
@@ -137,8 +138,8 @@ def _sentence(score: Score) -> str:
         said += f"It is shown to be below every other (p = {_p(first.p)})."
     else:
         said += (
-            f"That it is below every other is not shown (p = {_p(first.p)} after correction for "
-            f"{first.among} arms)."
+            "That it is below every other is not shown (p = "
+            f"{_p(first.p)}, corrected for all pairs)."
         )
     if winner.speed_up is not None and winner.difference is not None:
         said += f" Against uniform: {winner.verdict}, {_speed(winner.speed_up)} as fast."

@@ -22,9 +22,8 @@ from policies.benchmark.playing import arms_of
 from policies.play.curves import CurveMeter
 from train_lm.checked.digests import read_sealed, sealed
 from train_lm.files import write_json
-from train_lm.outputs import alone
 
-STEPS = 4  # that each learner takes while it is measured
+STEPS = 1  # that each learner takes while it is measured
 TOPICS = 60  # of the world that is measured in
 WINDOWS = 64
 
@@ -65,11 +64,10 @@ class Pace:
 def paces(cells: Sequence[Cell], folder: Path) -> dict[str, Pace]:
     """The pace of each preset of the cells; measured once, then kept in `folder`."""
     found: dict[str, Pace] = {}
-    with alone(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for cell in cells:
-            if cell.preset not in found:
-                found[cell.preset] = _pace(cell, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        if cell.preset not in found:
+            found[cell.preset] = _pace(cell, folder)
     return found
 
 
@@ -99,7 +97,7 @@ def _measured(cell: Cell, folder: Path) -> Pace:
     windows = stage.store.windows_of(world.passages_of(int(stage.seeds[0])))
     batch = windows[[i % len(windows) for i in range(settings.learner.batch)]]
     learner.train(batch)
-    update = _seconds(lambda: [learner.train(batch) for _ in range(4)]) / 4
+    update = _seconds(lambda: learner.train(batch))
     n = min(cell.learners, 4 * (os.cpu_count() or 1))
     with closing(side_by_side(stage, n, compile=False)) as together:
         envs = together.envs

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 import numpy as np
 
+from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import MEASURED_WINDOWS
 from kncl_env.observation import FEATURE_SCHEMA
 from kncl_env.passage_traits import TRAITS_VERSION
 from kncl_env.settings import Settings
-from kncl_env.stage import NUCLEUS_VERSION
+from kncl_env.stage import NUCLEUS_VERSION, open_stage
 from kncl_env.world.world import World
 from policies.arms.registry import ARMS, arm_of
 from policies.benchmark.cells import ALL, Cell
 from policies.benchmark.learning import Policies, learn
-from policies.benchmark.standings import standing
+from policies.benchmark.standings import placing
 from policies.benchmark.stored import ArmFigures, Score, Span
 from policies.play.curves import Curve, CurveMeter
 from policies.play.episodes import EpisodeRecord
@@ -81,6 +82,26 @@ def identity_of(cell: Cell, world_hash: str) -> str:
     )
 
 
+def playable(
+    world: World, settings: Settings, names: Sequence[str]
+) -> tuple[list[str], dict[str, str]]:
+    """Arms that can be played in a world, and why the others cannot.
+
+    An arm may need what a world does not have: a target apart from the rest, its training text.
+    """
+    stage = open_stage(world, settings)
+    env = TopicExpansionEnv(stage, stage.learner())
+    refused: dict[str, str] = {}
+    for name in names:
+        arm = arm_of(name)
+        env.reset(seed=0, options=arm.options)
+        try:
+            arm.begin(env, np.random.default_rng(0))
+        except ValueError as error:
+            refused[name] = str(error)
+    return [name for name in names if name not in refused], refused
+
+
 def play_cell(task: CellTask) -> Score:
     """Train the policies, play all arms, and compare them; goes on where it was stopped."""
     import torch
@@ -88,12 +109,13 @@ def play_cell(task: CellTask) -> Score:
     torch.set_num_threads(1)
     cell, folder = task.cell, Path(task.folder)
     world, settings = World.open(task.world), Settings.of(**cell.settings)
+    names, refused = playable(world, settings, arms_of(cell))
     learned = Policies()
     if cell.learning is not None:
         place = folder / "policies"
         learned = learn(world, settings, cell.learning, task.data, place, cell.learners)
     plan = Plan(
-        arms=(*arms_of(cell), *learned.places),
+        arms=(*names, *learned.places),
         seeds=cell.seeds,
         inits=cell.seeds,
         learners=cell.learners,
@@ -104,11 +126,16 @@ def play_cell(task: CellTask) -> Score:
     (out / "scores.json").unlink(missing_ok=True)
     records: list[EpisodeRecord[Curve]] = []
     summary = evaluate(world, settings, plan, out, records.append)
-    return _score(task, world, settings, summary, records)
+    return _score(task, world, settings, summary, records, refused)
 
 
 def _score(
-    task: CellTask, world: World, settings: Settings, summary: Summary, records: Records
+    task: CellTask,
+    world: World,
+    settings: Settings,
+    summary: Summary,
+    records: Records,
+    refused: Mapping[str, str],
 ) -> Score:
     cell = task.cell
     by_arm = {
@@ -134,8 +161,11 @@ def _score(
         made_by=made_by(cell),
         moments=tuple(float(x) for x in first.tokens),
         arms=arms,
-        standing=standing(tests, {arm: own.family for arm, own in arms.items()}),
-        notes=summary.notes,
+        placing=placing(tests, {arm: own.family for arm, own in arms.items()}),
+        notes=(
+            *summary.notes,
+            *(f"{arm} cannot be played here: {why}" for arm, why in refused.items()),
+        ),
     )
 
 

@@ -6,7 +6,8 @@ score is written whole or not at all. It does not matter which process plays a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from policies.benchmark.building import BuildTask, build
 from policies.benchmark.cells import Cell, Recipe
 from policies.benchmark.playing import CellTask, identity_of, play_cell
 from policies.benchmark.stored import Score, read_score
-from policies.stream.workers import played
 from train_lm.checkpoint import claim_run
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.outputs import alone
 
 COMMAND = "kncl-policy benchmark"
@@ -47,16 +48,29 @@ class Places:
         return self.out / "cells" / f"{cell.name}-{cell.episode_digest[:8]}-{world_hash[:8]}"
 
 
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Be alone in a benchmark's directory, a new one or one to go on with.
+
+    Raises:
+        FileExistsError: Something else is there.
+    """
+    with alone(out) as hold:
+        hold.begin_run(COMMAND, force=False)
+        claim_run(out, {"layout": 1}, made_by=COMMAND)
+        yield
+
+
 def run_benchmark(
     cells: Sequence[Cell],
     places: Places,
-    processes: int = 1,
+    hands: Hands = ALONE,
     on_score: Callable[[Score, bool], None] = lambda score, found: None,
 ) -> tuple[list[Score], list[Cell]]:
     """Play the cells that have no score yet; returns all scores, and the cells left out.
 
     Args:
-        processes: Cells that are played side by side.
+        hands: Who plays cells.
         on_score: Told each score, and whether it was found.
 
     Raises:
@@ -67,12 +81,10 @@ def run_benchmark(
         if places.score(cell).is_file():
             scores[cell.name] = read_score(places.score(cell))
     possible = [cell for cell in cells if places.data or not cell.recipe.needs_data]
-    with alone(places.out) as hold:
-        hold.begin_run(COMMAND, force=False)
-        claim_run(places.out, {"layout": 1}, made_by=COMMAND)
+    with claimed(places.out):
         recipes = list({cell.recipe.name: cell.recipe for cell in possible}.values())
         builds = [_build_task(recipe, places) for recipe in recipes]
-        for _ in played(builds, build, processes):
+        for _ in hands.played(builds, build):
             pass
         tasks = []
         for cell in possible:
@@ -82,7 +94,7 @@ def run_benchmark(
                 on_score(found, True)
             else:
                 tasks.append(_task(cell, places, world_hash))
-        for number, score in played(tasks, play_cell, processes):
+        for number, score in hands.played(tasks, play_cell):
             score.write(places.score(tasks[number].cell))
             scores[score.name] = score
             on_score(score, False)

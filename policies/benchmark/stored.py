@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from policies.benchmark.standings import Standing
+from policies.benchmark.standings import Placing
 from train_lm.checked.digests import sealed, unsealed
 from train_lm.checked.records import Fields
 from train_lm.files import Json, read_json, write_json
@@ -92,7 +92,7 @@ class Score:
         made_by: Command, commit, versions, machine.
         moments: Tokens at which curves were measured.
         arms: By name, in the order in which they were played.
-        standing: Who came first.
+        placing: Who came first.
         notes: What a reader must know before comparing.
     """
 
@@ -102,7 +102,7 @@ class Score:
     made_by: Json
     moments: tuple[float, ...]
     arms: dict[str, ArmFigures]
-    standing: Standing
+    placing: Placing
     notes: tuple[str, ...] = ()
 
     @property
@@ -118,7 +118,7 @@ class Score:
             "world": self.world,
             "made_by": self.made_by,
             "moments": [*self.moments],
-            "standing": self.standing.to_json(),
+            "placing": self.placing.to_json(),
             "notes": [*self.notes],
             "arms": {arm: own.to_json() for arm, own in self.arms.items()},
         }
@@ -160,7 +160,7 @@ def read_score(file: Path) -> Score:
         made_by=dict(found.inner("made_by").values),
         moments=tuple(found.numbers("moments", least=0)),
         arms={arm: ArmFigures.from_json(arms.inner(arm)) for arm in arms},
-        standing=Standing.from_json(found.inner("standing")),
+        placing=Placing.from_json(found.inner("placing")),
         notes=tuple(found.texts("notes")),
     )
     if file.stem != cell.text("name"):

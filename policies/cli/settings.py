@@ -8,13 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from kncl_env.settings import OPTIONS, Settings
-from train_lm.command_line import comma_separated
+from train_lm.command_line import BAD_INPUT, comma_separated
 
 
-def add_world(verb: argparse.ArgumentParser) -> None:
+def add_world(verb: argparse.ArgumentParser, grows: bool = False) -> None:
+    """`--world`.
+
+    Args:
+        grows: Whether the verb takes one that grows while it is played; others say what to do.
+    """
     verb.add_argument(
         "--world", type=Path, required=True, help="directory of the world (see kncl-env build)"
     )
+    if not grows:
+        verb.add_argument("--live", action=_Elsewhere, nargs=0, help=argparse.SUPPRESS)
+        verb.add_argument("--articles", action=_Elsewhere, nargs="?", help=argparse.SUPPRESS)
+
+
+class _Elsewhere(argparse.Action):
+    """Only `run` lets a world grow: arms can be compared where all of them can go."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.exit(
+            BAD_INPUT,
+            f"error: expected a world as it is, got {self.option_strings[0]}: what one run fetched "
+            "is no fair ground for another; save it with `kncl-env grow WORLD --run RUN --out "
+            "GROWN`, and name --world GROWN\n",
+        )
 
 
 def add_learners(verb: argparse.ArgumentParser) -> None:

@@ -61,6 +61,13 @@ OPTIONS = {
     "--topics": Option(
         "topics of the generated world (default: 120)", "the size of a generated world", "N", int
     ),
+    "--unread-wordings": Option(
+        "wordings of facts that stand in no text, 0 to 2, so that `kncl-env knowledge` can ask for "
+        "facts in them (default: 0)",
+        "a part of a generated world's language",
+        "N",
+        int,
+    ),
     **{
         f"--{part}-column": Option(
             f"name of the column with {about} (default: {part}{', where there is one' * may_lack})",
@@ -133,6 +140,8 @@ def _synthetic(args: argparse.Namespace) -> Corpus:
     from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 
     sizes = {} if args.topics is None else {"n_topics": args.topics}
+    if args.unread_wordings is not None:
+        sizes["unread"] = args.unread_wordings
     return read_synthetic(SyntheticConfig(seed=args.seed, **sizes))
 
 
@@ -275,7 +284,12 @@ OF_TABLES = (*(name for name in OPTIONS if name.endswith("-column")), *OF_DOCUME
 
 SOURCES = {
     "pydoc": Source("this Python's own documentation", _pydoc, passage_bytes=300),
-    "synthetic": Source("a generated world", _synthetic, passage_bytes=300, options=("--topics",)),
+    "synthetic": Source(
+        "a generated world",
+        _synthetic,
+        passage_bytes=300,
+        options=("--topics", "--unread-wordings"),
+    ),
     "wikispeedia": Source(
         "4,604 articles of a school encyclopaedia",
         _wikispeedia,

@@ -9,7 +9,7 @@ passages alone, never on what the hidden ones say.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from kncl_env.world.topics import (
     has_held_out,
     region_of,
 )
-from train_lm.files import Json
+from train_lm.files import Json, replacing
 from train_lm.token_files import TRAIN
 
 ASIDE = "aside.npz"
@@ -61,7 +61,8 @@ class Aside:
 
     def save(self, scratch: Path) -> None:
         split = self.split.astype(np.int8)
-        np.savez(scratch / ASIDE, region=np.array(self.region), topics=self.topics, split=split)
+        with replacing(scratch / ASIDE, durable=False) as part, part.open("wb") as stream:
+            np.savez(stream, region=np.array(self.region), topics=self.topics, split=split)
 
     def of_target(self, topic: Ints) -> NDArray[np.bool_]:
         """(n,) whether each of these topics is one of the target."""
@@ -72,7 +73,7 @@ def choose_region(
     config: BuildConfig,
     regions: Regions,
     cut: Cut,
-    graph: TopicGraph,
+    links: Callable[[], TopicGraph],
     is_noise: NDArray[np.bool_],
     place: object,
 ) -> str:
@@ -89,8 +90,8 @@ def choose_region(
     if config.region is not None:
         region_of(regions, config.region, place)
         return config.region
-    usable = has_held_out(cut.topic, cut.split, len(graph)) & ~is_noise
-    fitting = fitting_regions(regions, usable)
+    usable = has_held_out(cut.topic, cut.split, len(is_noise)) & ~is_noise
+    fitting, graph = fitting_regions(regions, usable), links()
     if not fitting or not graph.n_edges:
         lack = "links between its articles" if fitting else "regions of 8 or more long articles"
         raise ValueError(
@@ -151,15 +152,13 @@ def set_aside(
 
 
 def _by_turns(queues: Sequence[Sequence[int]], sizes: Ints, wanted: int) -> set[int]:
-    """Passages, one of each queue at a time, up to so many bytes."""
+    """Passages, one of each queue at a time, until they are so many bytes."""
     taken: set[int] = set()
     filled = 0
     for turn in range(max((len(queue) for queue in queues), default=0)):
         for queue in queues:
-            if turn < len(queue):
+            if turn < len(queue) and filled < wanted:
                 filled += int(sizes[queue[turn]])
-                if filled > wanted:
-                    return taken
                 taken.add(queue[turn])
     return taken
 
