@@ -62,6 +62,7 @@ ARMS = both(
     "learning-progress",
     LearningProgress,
     "bandit",
-    "bidirectional, of 2^-loss on the domain's own reward text in the place of a rate of success",
-    "Kanitscheider et al. 2021, arXiv:2106.14876",
+    "Bidirectional, with 2^-loss on a domain's own reward text for its rate of success; all "
+    "domains are measured after each step, which is charged.",
+    "arXiv:2106.14876",
 )
