@@ -28,6 +28,7 @@ from kncl_env.retrieval import RETRIEVAL_VERSION, NeighbourhoodRetriever, neares
 from kncl_env.settings import ChangeSettings, LearnerSettings, ReadingSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
+from kncl_env.world.graph import TopicGraph
 from kncl_env.world.nucleation import NucleusReport, Wanted, seeds_of
 from kncl_env.world.splits import HELD_OUT
 from kncl_env.world.world import World
@@ -149,6 +150,14 @@ class Stage:
     def adapter(self) -> AdapterConfig | None:
         """The shape of the adapter that an episode trains, if it trains one."""
         return adapter_of(self.settings.change, self.settings.learner.seed)
+
+    def with_graph(self, graph: TopicGraph) -> Stage:
+        """The same start, text and target with other links between topics."""
+        world = self.world.with_graph(graph)
+        table = TopicTable.of(world)
+        goal = None if self.goal is None else Goal(table, self.target)
+        retriever = retriever_of(world, self.settings.reading, goal, self.store)
+        return replace(self, world=world, table=table, goal=goal, retriever=retriever)
 
     def trainer(self) -> Trainer:
         """A fresh model of the learner's architecture, that an episode changes as settings say."""

@@ -24,7 +24,7 @@ from policies.benchmark.cells import ALL, CELLS, Cell, Learning, Recipe, chosen
 from policies.benchmark.clusters import clusters_of
 from policies.benchmark.page import page_of, write_page
 from policies.benchmark.playing import arms_of, identity_of, playable
-from policies.benchmark.runs import Places, run_benchmark
+from policies.benchmark.runs import Places, claimed, run_benchmark
 from policies.benchmark.standings import pairwise_p, placing
 from policies.benchmark.stored import ArmFigures, Score, read_score
 from policies.cli.main import main
@@ -148,6 +148,16 @@ def test_a_cell_without_its_data_is_left_out_and_said(
     assert main([*words, "--results", str(tmp_path / "results")]) == 0
     assert "wikispeedia-broad: left out" in capsys.readouterr().out
     assert not (tmp_path / "results").exists()
+
+
+def test_a_directory_that_was_planned_in_can_be_played_in(tmp_path: Path) -> None:
+    for _ in range(2):
+        with claimed(tmp_path / "out"):
+            (tmp_path / "out" / "paces").mkdir(exist_ok=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="did not make"), claimed(tmp_path / "other"):
+        pass
 
 
 def test_a_played_cell_has_all_that_the_table_says_of_it(played: Places) -> None:

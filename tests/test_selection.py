@@ -20,12 +20,13 @@ from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
 from policies.arms import domains, walks
 from policies.arms.arm import Arm, Listed
-from policies.arms.baselines import tempered
 from policies.arms.registry import ARMS, arm_of, source_of
 from policies.arms.selection import d_optimal, dsir, moore_lewis, nearest, target_aligned
 from policies.arms.selection.chosen import candidates_of, filling, n_windows
 from policies.arms.selection.words import buckets, pairs_of, words_of
 from policies.arms.shared import Shared
+from policies.arms.temperature import tempered
+from policies.cli.arms import BEGIN, END, table_of, with_table
 from policies.cli.main import main
 from policies.play.curves import CurveMeter
 from policies.play.episodes import EpisodeTask, Playing, play_all
@@ -33,6 +34,7 @@ from policies.play.journal import Journal
 from rabbit_holes.path import Path as RabbitHole
 from rabbit_holes.path import Visit, write_paths
 
+ROOT = Path(__file__).parents[1]
 PLAYED = {name: arm for name, arm in ARMS.items() if arm.family != "reference"}
 
 
@@ -132,6 +134,19 @@ def test_every_listed_arm_is_printed_and_an_unknown_family_is_refused(
     assert "breadth-first" not in told
     assert main(["arms", "--family", "wise"]) == 2
     assert "expected a family among independent" in capsys.readouterr().err
+
+
+def test_the_page_of_arms_lists_what_there_is(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "ARMS.md").read_text()
+    told = "run: kncl-policy arms --page docs/ARMS.md"
+    assert with_table(page, table_of(ARMS), "docs/ARMS.md") == page, told
+    mine = tmp_path / "mine.md"
+    mine.write_text(f"# Mine\n{BEGIN}old\n{END}and more\n")
+    assert main(["arms", "--page", str(mine)]) == 0
+    assert mine.read_text() == f"# Mine\n{BEGIN}{table_of(ARMS)}{END}and more\n"
+    mine.write_text("# Mine\n")
+    assert main(["arms", "--page", str(mine)]) == 2
+    assert mine.read_text() == "# Mine\n"
 
 
 def test_an_arm_is_told_apart_by_all_the_source_that_it_plays_by() -> None:
@@ -244,13 +259,15 @@ def test_a_passages_weight_is_the_sum_over_its_words_and_pairs(env, small_world:
 def test_gumbel_noise_draws_without_replacement_in_proportion() -> None:
     rng = np.random.default_rng(0)
     log_weights = np.log([0.6, 0.3, 0.1])
-    orders = np.array([dsir.gumbel_order(log_weights, rng) for _ in range(20_000)])
+    orders = np.array([dsir.gumbel_top(log_weights, 3, rng) for _ in range(20_000)])
     first = np.bincount(orders[:, 0], minlength=3) / len(orders)
     assert first == pytest.approx([0.6, 0.3, 0.1], abs=0.01)
     # Once the first is gone the others keep their odds: 3 to 1.
     second = orders[orders[:, 0] == 0][:, 1]
     assert (second == 1).mean() == pytest.approx(0.75, abs=0.01)
     assert (np.sort(orders, axis=1) == [0, 1, 2]).all()
+    two = dsir.gumbel_top(log_weights, 2, np.random.default_rng(5))
+    assert two.tolist() == dsir.gumbel_top(log_weights, 3, np.random.default_rng(5))[:2].tolist()
 
 
 def test_moore_lewis_is_a_difference_of_two_interpolated_cross_entropies() -> None:
@@ -273,7 +290,7 @@ def test_neighbours_come_by_rounds_each_once() -> None:
 
 
 def test_passages_fill_a_budget_and_no_more(env) -> None:
-    passages, store = candidates_of(env), env.stage.store
+    passages, store = np.flatnonzero(candidates_of(env)), env.stage.store
     held = n_windows(store, passages)
     assert held.min() >= 1
     n = int(held[:3].sum())

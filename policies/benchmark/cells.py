@@ -152,14 +152,15 @@ class Cell:
 XS: dict[str, Setting] = {
     "model": "xs",
     "nucleus_updates": 600,
-    "steps": 40,
-    "updates_per_step": 6,
+    "steps": 32,
+    "updates_per_step": 5,
     "slots": 32,
 }
 S: dict[str, Setting] = {**XS, "model": "s", "learning_rate": 1e-3}
 # Curricula are known to fade under a decayed rate (Luo et al. 2025, arXiv:2511.18903).
 CONSTANT: dict[str, Setting] = {**XS, "schedule": "constant", "averaging": "tail"}
 LEADING = ("uniform", "random", "coverage", "rule", "dsir")
+SEVERAL = (*LEADING, "knn", "centroid", "moore-lewis")
 SYNTHETIC_TOPICS = 400
 
 REGIONS: dict[str, tuple[str, ...]] = {
@@ -194,7 +195,7 @@ def _distant() -> Iterator[Cell]:
         yield Cell(name, recipe, S, arms=LEADING, seeds=5, learners=5)
     for source, regions in REGIONS.items():
         recipe = _recipe(source, "distant", regions[0])
-        yield Cell(f"{source}-distant-{_short(regions[0])}-constant", recipe, CONSTANT)
+        yield Cell(f"{source}-distant-{_short(regions[0])}-constant", recipe, CONSTANT, SEVERAL)
 
 
 def _others() -> Iterator[Cell]:

@@ -280,6 +280,7 @@ def _train(args: argparse.Namespace) -> int:
     from policies.learn.potentials import parse_potentials
     from policies.learn.ppo import MADE_BY, PPOConfig
     from policies.learn.training import TrainingPlan, train_policy
+    from policies.play.spending import tokens_of_taste
 
     torch.set_num_threads(1)
     config = PPOConfig(
@@ -294,8 +295,15 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     taste = load_taste(args.taste) if args.taste else None
+    paid = tokens_of_taste(args.taste) if args.taste else 0
     plan = TrainingPlan(
-        config, args.init, taste, args.practice, args.practice_iterations, hands_of(args)
+        config,
+        args.init,
+        taste,
+        args.practice,
+        args.practice_iterations,
+        taste_tokens=paid,
+        hands=hands_of(args),
     )
     settings = settings_of(args)
     world = World.open(args.world)
