@@ -17,6 +17,9 @@ from policies.arms.shared import Shared
 
 Floats = NDArray[np.float64]
 
+# Domains to choose among, at most: an episode has some dozens of steps, and a bandit has to try each.
+DOMAINS = 16
+
 # Windows of each domain, the same in all episodes, that its loss is measured on.
 MEASURED = 4
 
@@ -30,7 +33,7 @@ class DomainText:
     """
 
     def __init__(self, stage: Stage) -> None:
-        self.topics = domains_of(stage)
+        self.topics = domains_of(stage, DOMAINS)
         self.k = len(self.topics)
         world, documents = stage.world, stage.store.document
         of_topic = np.zeros(len(stage.table), dtype=np.int64)
