@@ -17,7 +17,7 @@ from policies.arms.shared import Shared
 
 Floats = NDArray[np.float64]
 
-# Domains to choose among, at most: an episode has some dozens of steps, and a bandit has to try each.
+# Domains to choose among, at most: an episode has some dozens of steps, and a bandit tries each.
 DOMAINS = 16
 
 # Windows of each domain, the same in all episodes, that its loss is measured on.

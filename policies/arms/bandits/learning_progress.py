@@ -5,7 +5,7 @@
     LP_k  = |f(fast_k) - f(slow_k)|
     pi_k in proportion to sigmoid((LP_k - mean) / sd)
 
-Kanitscheider et al. 2021, arXiv:2106.14876, as Syllabus has it. Text has no successes: p_k is
+Kanitscheider et al. 2021, arXiv:2106.14876, without a baseline. Text has no successes: p_k is
 2^-L_k, the (geometric mean) probability of the next byte, of the domain's `reward` text on four
 windows. All domains are measured at the start and after every step.
 """
