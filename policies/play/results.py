@@ -69,7 +69,6 @@ def write_results(
     summary = replace(summary, notes=(*summary.notes, *played.notes))
     costs = _costs(played, summary)
     info = _run_info(world, settings, plan, records, out)
-    known = known_links(records)
     write_json(
         out / "scores.json",
         {
@@ -82,16 +81,17 @@ def write_results(
             "commit": info.commit,
             "command": info.command,
             **_memory_figures(records),
-            **_knowledge_figures(known),
+            **_knowledge_figures(known_links(records)),
         },
     )
     _write_curves(records, settings.tokens_per_step, out / "curves.csv")
     _write_curricula(world, settings, records, out / "curricula")
+    known = knowledge_section(known_links(records), looks_of(summary), info.learner)
     beside = Beside(
         growth=_growth(world, settings, records),
         kept=_kept(records),
         costs=costs,
-        sections=[knowledge_section(known, looks_of(summary), info.learner)] if known else (),
+        sections=[known] if known else [],
     )
     write_report(out / "report.html", summary, runs, info, beside, subject=plan.subject)
     write_appendix(out / "report.md", summary, info, costs, subject=plan.subject)
