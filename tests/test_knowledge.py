@@ -6,6 +6,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ from kncl_env.world.world import World
 from policies.arms.registry import arm_of
 from policies.play.curves import CurveMeter
 from policies.play.episodes import play
+from policies.play.guard import Guarded
 from policies.play.seeds import EVALUATION
 from policies.verdict.knowledge_section import knowledge_section
 from train_lm.continuations import Question, log_likelihoods
@@ -518,7 +520,8 @@ def test_an_episode_tells_what_was_known_where_it_is_asked_and_nothing_else_chan
 
 def test_a_learner_in_a_bank_is_asked_with_its_own_weights(naming_world: World) -> None:
     stage = env_of(naming_world, **SMALL).stage
-    bank = side_by_side(stage, 2, compile=False)
+    # As an evaluation has them: with a guard around each.
+    bank = side_by_side(stage, 2, compile=False, watch=partial(Guarded, stage=stage))
     alone = stage.learner()
     windows = np.arange(8)
     for learner in (alone, bank.envs[0].learner, bank.envs[1].learner):
