@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kncl_env.world.graph import LINK_TYPES
+from train_lm.inputs import note_input
 
 QUOTED = 60  # [characters] of what was dropped, at most
 
@@ -136,6 +137,7 @@ class Reading:
                 "expected a corpus with articles, got none from source "
                 f"{self._corpus.source!r}: {why}"
             )
+        note_input(self._corpus.source, self.sha256, f"{self.n:,} articles")
 
     @property
     def sha256(self) -> str:
