@@ -21,6 +21,7 @@ from pathlib import Path
 # environment's observations, on the cores that the next way is timed on.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import arms
 import numpy as np
 import scale
 import torch
@@ -44,6 +45,7 @@ from kncl_env.stage import open_stage
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
+from policies.arms.registry import ARMS
 from train_lm.adapters import Adapted, AdapterConfig
 from train_lm.bank.bank import LearnerBank
 from train_lm.files import write_json
@@ -106,11 +108,15 @@ def main() -> None:
         found["threads_of_a_single_learner"] = threads
         found |= steps.shares(threads)
         torch.set_num_threads(threads)
+        found |= steps.knowledge_share(threads)
         found |= snapshot_seconds(env)
         trainer = Trainer(model_of(env), TrainerConfig(), "cpu")
         trainer.begin_phase(1, decay=False)
         trainer.update(windows_of(env)[: TrainerConfig().batch])
         found |= file_seconds(world, trainer, Path(scratch))
+        progress("bookkeeping of arms")
+        torch.set_num_threads(1)
+        found |= arms.flat(arms.measure(stage, list(ARMS), 1 if args.tiny else 3))
     found |= rewards
     if args.scale:
         sizes = [int(size) for size in args.scale.split(",")]

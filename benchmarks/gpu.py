@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from loops import BareLoop, Ints, Way, bank_way, matmul_rate, trainer_way
 
+from train_lm.adapters import Adapted, AdapterConfig
 from train_lm.bank.bank import LearnerBank
 from train_lm.files import write_json
 from train_lm.machine.compiling import can_compile
@@ -20,6 +21,8 @@ from train_lm.model import PRESETS, build_model
 from train_lm.trainer import Trainer, TrainerConfig
 
 BANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+ADAPTER_BANKS = (1, 8, 64)
+PARTS = ("banks", "adapters", "large")
 
 
 def main() -> None:
@@ -27,6 +30,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
     parser.add_argument("--batch", type=int, default=64, help="windows of the larger model (64)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure (all)")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, nothing compiled: a trial")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "gpu.json")
     args = parser.parse_args()
@@ -38,8 +42,16 @@ def main() -> None:
     torch._dynamo.config.recompile_limit = 4 * len(BANKS)
     where = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     print(f"{where}, torch {torch.__version__}, median of {args.rounds} interleaved rounds\n")
-    found = measure_banks(args.device, args.rounds, args.tiny)
-    found |= measure_large(args.device, args.rounds, args.tiny, args.batch)
+    found: dict[str, float] = {}
+    parts = args.parts.split(",")
+    if unknown := sorted({*parts} - {*PARTS}):
+        parser.error(f"expected parts among {', '.join(PARTS)}, got {', '.join(unknown)}")
+    if "banks" in parts:
+        found |= measure_banks(args.device, args.rounds, args.tiny)
+    if "adapters" in parts:
+        found |= measure_adapters(args.device, args.rounds, args.tiny)
+    if "large" in parts:
+        found |= measure_large(args.device, args.rounds, args.tiny, args.batch)
     args.out.parent.mkdir(exist_ok=True)
     write_json(args.out, found)
     print(args.out)
@@ -53,7 +65,10 @@ def measure_banks(device: str, rounds: int, tiny: bool) -> dict[str, float]:
     windows = random_windows(vocabulary, batch * updates, PRESETS[preset].context)
     model = build_model(PRESETS[preset], vocabulary)
     trained = Trainer(build_model(PRESETS[preset], vocabulary), config, device, compile=compile)
-    ways = {"bare_loop": BareLoop(model, batch, device), "trainer": trainer_way(trained)}
+    ways: dict[str, Way] = {
+        "bare_loop": BareLoop(model, batch, device),
+        "trainer": trainer_way(trained),
+    }
     learners = {"bare_loop": 1, "trainer": 1}
     for n in BANKS[:3] if tiny else BANKS:
         ways[f"bank{n}"] = bank_way(LearnerBank([model] * n, config, device, compile=compile), n)
@@ -72,6 +87,27 @@ def measure_banks(device: str, rounds: int, tiny: bool) -> dict[str, float]:
     }
 
 
+def measure_adapters(device: str, rounds: int, tiny: bool) -> dict[str, float]:
+    """Banks of N adapters on one frozen base, beside a bare loop over one peft model; eager."""
+    preset, vocabulary, batch, updates = ("xxs", 64, 2, 2) if tiny else ("xs", 512, 16, 10)
+    config = TrainerConfig(learning_rate=3e-3, batch=batch)
+    windows = random_windows(vocabulary, batch * updates, PRESETS[preset].context)
+    model, shape = build_model(PRESETS[preset], vocabulary), AdapterConfig(rank=8)
+    alone = Adapted(build_model(PRESETS[preset], vocabulary), shape).model
+    ways: dict[str, Way] = {"peft": BareLoop(alone, batch, device)}
+    learners = {"peft": 1}
+    for n in ADAPTER_BANKS[:2] if tiny else ADAPTER_BANKS:
+        bank = LearnerBank([model] * n, config, device, compile=False, adapter=shape)
+        ways[f"adapter_bank{n}"], learners[f"adapter_bank{n}"] = bank_way(bank, n), n
+    rates = interleave(ways, learners, windows, rounds)
+    print(f"{'preset ' + preset + ', fp32, adapters':28s} {'tokens/s':>12s} {'of peft':>9s}")
+    for name, rate in rates.items():
+        print(f"{name:28s} {rate:12,.0f} {rate / rates['peft']:9.2f}")
+    print()
+    found = {f"{name}_tokens_per_s": rate for name, rate in rates.items()}
+    return found | {"adapter_bank8_over_peft": rates["adapter_bank8"] / rates["peft"]}
+
+
 def measure_large(device: str, rounds: int, tiny: bool, batch: int) -> dict[str, float]:
     """The largest preset in bf16, as a share of the matrix products' peak in bf16."""
     preset, vocabulary, batch, updates = ("xxs", 64, 2, 2) if tiny else ("l", 8192, batch, 4)
@@ -79,7 +115,7 @@ def measure_large(device: str, rounds: int, tiny: bool, batch: int) -> dict[str,
     config = TrainerConfig(learning_rate=3e-4, batch=batch, precision="bf16")
     windows = random_windows(vocabulary, batch * updates, PRESETS[preset].context)
     models = [build_model(PRESETS[preset], vocabulary) for _ in range(3)]
-    ways = {
+    ways: dict[str, Way] = {
         "bare_loop": BareLoop(models[0], batch, device, "bf16"),
         "trainer": trainer_way(Trainer(models[1], config, device)),
         "trainer_compiled": trainer_way(Trainer(models[2], config, device, compile=compile)),

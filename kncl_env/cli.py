@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kncl_env.world.build_config import SCENARIOS, BuildConfig
+from kncl_env.knowledge.verb import knowledge_parser
+from kncl_env.table_world.verb import tabulate_parser
+from kncl_env.world.build_config import LEAST_SAMPLE_KB, SAMPLE_KB, SCENARIOS, BuildConfig
 from kncl_env.world.sources.registry import (
     SOURCES,
     add_options,
     open_source,
+    open_target,
     refuse_what_would_be_ignored,
 )
-from kncl_env.world.verbs import add_topic_options, add_verbs, topic_settings
+from kncl_env.world.verbs import add_topic_options, add_verbs, told_target, topic_settings
 from train_lm.command_line import command, run, say
 from train_lm.outputs import alone
 
@@ -29,11 +32,14 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _build_parser(verbs)
     add_verbs(verbs)
+    knowledge_parser(verbs)
+    tabulate_parser(verbs)
     check = verbs.add_parser(
         "check",
         help="prove that a world is whole and leaks nothing",
         description="Prove that a world's files are those of its build, and that no held-out "
-        "passage shares a run of words with another split. Exits with 1 where that fails.",
+        "passage shares a run of words with another split; of a distant world, that nothing of its "
+        "target is trained on. Exits with 1 where that fails.",
         epilog="Example: kncl-env check worlds/pydoc",
     )
     check.add_argument("world", type=Path, metavar="WORLD", help="a world directory")
@@ -62,12 +68,26 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         choices=SCENARIOS,
         default=BuildConfig.scenario,
         help="broad: every topic alike; focused: one region far from the nucleus; noisy: every "
-        "topic, with junk in the text (default: %(default)s)",
+        "topic, with junk in the text; distant: a region, or documents of your own, none of whose "
+        "text is trained on (default: %(default)s)",
     )
     what.add_argument(
         "--region",
         metavar="NAME",
-        help="focused only: the region that counts (default: the farthest that fits)",
+        help="focused and distant only: the region that counts (default: the farthest that fits)",
+    )
+    what.add_argument(
+        "--target",
+        metavar="PLACE",
+        help="distant only: documents of your own that count, in the place of a region: a .jsonl "
+        "file, plain or packed, or a folder of such, or of text and Markdown files (default: none)",
+    )
+    what.add_argument(
+        "--sample-kb",
+        type=int,
+        metavar="N",
+        help="distant only: how much of the target's text is visible, in kB, "
+        f"{LEAST_SAMPLE_KB} or more (default: {SAMPLE_KB}, or a third of it where that is less)",
     )
     what.add_argument(
         "--noise-share",
@@ -113,9 +133,16 @@ def _build(args: argparse.Namespace) -> int:
             f"expected no --noise-share in the {args.scenario} scenario, got {args.noise_share}: "
             "it is the share of junk in the text, use --scenario noisy"
         )
+    if args.source == "live" and args.scenario == "distant":
+        raise ValueError(
+            "expected a corpus that stands still for a distant world, got live: what is fetched "
+            "later could hold the target's text, use another source or scenario"
+        )
     config = BuildConfig(
         scenario=args.scenario,
         region=args.region,
+        target=args.target,
+        sample_kb=args.sample_kb,
         vocab_size=args.vocab_size,
         passage_bytes=SOURCES[args.source].passage_bytes
         if args.passage_bytes is None
@@ -125,11 +152,15 @@ def _build(args: argparse.Namespace) -> int:
         **topic_settings(args),
     )
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, is_world, [args.place and Path(args.place)])
-        corpus = open_source(args)
-        world = build_world(corpus, args.out, config, lambda stage: say(stage, error=True))
+        kept = [Path(place) for place in (args.place, args.target) if place]
+        hold.begin_anew(args.force, is_world, kept)
+        corpus, target = open_source(args), open_target(args)
+        world = build_world(corpus, args.out, config, lambda stage: say(stage, error=True), target)
     counts = world.card["counts"]
     region = f", target {world.target_region}" if world.target_region else ""
+    if world.is_distant:
+        sample = world.card["target"]["sample_bytes"] / 1000
+        region += f", of whose text {sample:,.0f} kB are visible and none is trained on"
     say(
         f"{args.out}: {counts['topics']:,} topics, {counts['links']:,} links, "
         f"{counts['passages']:,} passages, {counts['tokens']:,} tokens{region}"
@@ -141,11 +172,19 @@ def _check(args: argparse.Namespace) -> int:
     from kncl_env.world.leaks import faults
     from kncl_env.world.world import World
 
-    found = faults(World.open(args.world))
+    world = World.open(args.world)
+    found = faults(world)
     for fault in found[:20]:
         say(fault, error=True)
     if found:
         say(f"{args.world}: {len(found)} faults", error=True)
         return 1
-    say(f"{args.world}: whole, and no held-out text in another split")
+    if world.is_distant:
+        say(
+            f"{args.world}: whole, no held-out text in another split, none of the target trained on"
+        )
+        for line in told_target(world):
+            say(line)
+    else:
+        say(f"{args.world}: whole, and no held-out text in another split")
     return 0

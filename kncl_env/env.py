@@ -34,9 +34,11 @@ from kncl_env.reading_list import ReadingList, nothing
 from kncl_env.reward import Reward
 from kncl_env.stage import Stage
 from kncl_env.taste import Taste
+from kncl_env.world.splits import SPLITS
 from train_lm.command_line import say
 from train_lm.files import hash_json
 from train_lm.plain_text import visible
+from train_lm.token_files import TRAIN
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -213,12 +215,10 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
             Reward, whether the budget is spent, and `info`.
 
         Raises:
-            ValueError: Not exactly one step's budget of windows.
+            ValueError: Not exactly one step's budget of windows, or one that is not of training
+                text: held-out text is for measuring alone.
         """
-        if len(windows) != self.settings.windows_per_step:
-            raise ValueError(
-                f"expected a step's {self.settings.windows_per_step} windows, got {len(windows)}"
-            )
+        windows = self._trainable(windows)
         self._require_budget()
         self.waited, self._compared = 0.0, 0
         reward = self._learn(windows, None)
@@ -226,6 +226,33 @@ class TopicExpansionEnv(gym.Env[Observation, np.int64]):
         return reward.total, truncated, self._info(None, reward, windows)
 
     # --- what the rules are made of ----------------------------------------------------------
+
+    def _trainable(self, windows: Ints) -> Ints:
+        """A step's windows, all of training text. Raises: ValueError where they are others."""
+        n, store = self.settings.windows_per_step, self.stage.store
+        windows = np.asarray(windows)
+        if windows.shape != (n,) or windows.dtype.kind not in "iu":
+            raise ValueError(
+                f"expected a step's {n} windows by their numbers, got "
+                f"{windows.dtype.name} of shape {windows.shape}"
+            )
+        known = (windows >= 0) & (windows < len(store))
+        if not known.all():
+            raise ValueError(
+                f"expected windows of 0 to {len(store) - 1:,}, got {windows[~known][0]:,}"
+            )
+        world = self.stage.world
+        passages = store.document[windows]
+        held_out = world.passage_split[passages] != TRAIN
+        if held_out.any():
+            passage = int(passages[held_out][0])
+            split = SPLITS[int(world.passage_split[passage])]
+            title = world.titles[int(world.passage_topic[passage])]
+            raise ValueError(
+                f"expected windows of training text, got window {windows[held_out][0]:,}, {split} "
+                f"text of {title!r}: what is held out is for measuring alone"
+            )
+        return windows
 
     @property
     def _now(self) -> Episode:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.settings import LearnerSettings
 from kncl_env.world.world import World
 from train_lm.files import hash_json
 from train_lm.tokenizer import bytes_per_token, end_of_text
@@ -30,6 +31,8 @@ Floats = NDArray[np.float64]
 # every step and stays below a tenth of a step's cost; `select` is read at both ends of a closed
 # loop, and by an evaluation on fewer windows, for its curves; `test` is read once.
 MEASURED_WINDOWS = {"reward": 48, "select": 512, "test": 1024}
+
+USUAL = LearnerSettings()
 
 # Windows, at most, that the held-out loss of a watched neighbourhood is measured on.
 NEIGHBOURHOOD_WINDOWS = 8
@@ -150,6 +153,7 @@ class WorldLearner:
         nucleated: Where episodes begin; None before the nucleus phase.
         merge_every: Updates after which an adapter is merged into the model and begun anew; never,
             if 0.
+        plan: Says the schedule of an episode, and which average of the weights is measured.
     """
 
     def __init__(
@@ -158,11 +162,13 @@ class WorldLearner:
         trainer: Trainer | Member,
         nucleated: Snapshot | None = None,
         merge_every: int = 0,
+        plan: LearnerSettings = USUAL,
     ) -> None:
         self.text = text
         self.trainer = trainer
         self.nucleated = nucleated
         self.merge_every = merge_every
+        self.plan = plan
 
     @property
     def flops_per_token(self) -> float:
@@ -174,7 +180,8 @@ class WorldLearner:
         # All of it where the trainer is the nucleus phase's, and else what fits.
         self.trainer.adopt(self.nucleated)
         per_update = self.trainer.config.batch * self.text.store.context
-        self.trainer.begin_phase(tokens // per_update, decay=True)
+        decay = self.plan.schedule == "decayed"
+        self.trainer.begin_phase(tokens // per_update, decay=decay, averaging=self.plan.averaging)
 
     def train(self, windows: Ints) -> None:
         tokens = self._tokens(windows)

@@ -13,9 +13,12 @@ from kncl_env.taste import Taste
 if TYPE_CHECKING:
     from kncl_env.topic_table import Goal
     from kncl_env.world.world import World
+    from train_lm.windows import TokenStore
 
 # Raised whenever a neighbourhood would come out with other passages.
 RETRIEVAL_VERSION = 1
+
+AT_ONCE = 64  # [passages] of a topic that are looked for together
 
 
 class NeighbourhoodRetriever:
@@ -86,3 +89,20 @@ class NeighbourhoodRetriever:
             if taste is None or len(own) + len(others) >= self.breadth or n >= world.index.size:
                 return others
             n *= 2
+
+
+def nearest_passages(
+    world: World, topics: NDArray[np.int64], windows: int, store: TokenStore
+) -> NDArray[np.int64]:
+    """The training passages nearest to any of some topics, ascending: the same number for each
+    topic, the least power of two that brings so many windows, or all that there are.
+    """
+    vectors, size = world.topic_vectors[topics], world.index.size
+    found, n = world.index.search(vectors, AT_ONCE), 1
+    while True:
+        if n > found.shape[1] and found.shape[1] < size:
+            found = world.index.search(vectors, 4 * n)
+        own = np.unique(found[:, :n])
+        if n >= size or len(store.windows_of(own)) >= windows:
+            return own
+        n *= 2

@@ -16,7 +16,8 @@ class Reward:
     Attributes:
         before, after: Held-out loss of the target mix [bits per byte].
         reducible: Loss at the start minus that of a learner that spends the whole budget on the
-            target topics themselves [bits per byte].
+            target topics themselves, or, where their text is not trained on, on the text nearest
+            to them [bits per byte].
         backward: Mean loss drop of watched solid topics, below 0 where they were forgotten [bits
             per byte]; 0 where none is watched.
         backward_weight: What a share of it, as large as that of the target, is worth.

@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from train_lm.model import PRESETS
+from train_lm.steps.schedule import AVERAGES, SCHEDULES
 
 ADAPTERS = ("none", "lora", "relora")
 UPDATES = ("full", "topk", "lowrank")
@@ -89,12 +90,24 @@ class LearnerSettings:
         learning_rate: Peak learning rate of nucleus phase and episode.
         seed: Seed of its initial weights and of its nucleus phase.
         batch: Windows per update.
+        schedule: Learning rate of an episode after its warm-up: `decayed` to 0 at its end by a
+            cosine, or `constant`. The nucleus phase has a constant one.
+        averaging: Which average of an episode's weights is measured in their place: `none`, `ema`
+            or `tail`; see `train_lm/steps/schedule.py`.
     """
 
     model: str = _setting("xs", f"preset of the learner: {', '.join(PRESETS)}")
     learning_rate: float = _setting(3e-3, "peak learning rate of the learner")
     seed: int = _setting(0, "seed of the learner's weights and nucleus phase", "learner_seed")
     batch: int = _setting(16, "windows per update")
+    schedule: str = _setting(
+        "decayed", f"learning rate of an episode after its warm-up: {', '.join(SCHEDULES)}"
+    )
+    averaging: str = _setting(
+        "none",
+        "average of an episode's weights that is measured in their place, for constant rates: "
+        f"{', '.join(AVERAGES)}",
+    )
 
     def __post_init__(self) -> None:
         if self.model not in PRESETS:
@@ -103,6 +116,8 @@ class LearnerSettings:
             raise ValueError(f"expected a learning_rate above 0, got {self.learning_rate}")
         _at_least(0, self, "seed")
         _at_least(1, self, "batch")
+        _among(self, "schedule", SCHEDULES)
+        _among(self, "averaging", AVERAGES)
 
     @property
     def context(self) -> int:
@@ -257,6 +272,12 @@ class Settings:
     region: str | None = _setting(None, "another target region than the world's own")
 
     def __post_init__(self) -> None:
+        if self.learner.averaging != "none" and self.change.adapter != "none":
+            raise ValueError(
+                f"expected no averaging with an adapter, got {self.learner.averaging} and "
+                f"{self.change.adapter}: the mean of its two factors is not the mean of their "
+                "products"
+            )
         if self.memory.rule == "ewc" and self.change.adapter != "none":
             raise ValueError(
                 f"expected no adapter with memory ewc, got {self.change.adapter}: an adapter's "

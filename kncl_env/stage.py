@@ -24,11 +24,13 @@ from kncl_env.learner import MEASURED_WINDOWS, MeasuredText, WorldLearner
 from kncl_env.nucleus import Nucleus
 from kncl_env.queue import ExpansionQueue
 from kncl_env.reading_list import ReadingList
-from kncl_env.retrieval import NeighbourhoodRetriever
+from kncl_env.retrieval import RETRIEVAL_VERSION, NeighbourhoodRetriever, nearest_passages
 from kncl_env.settings import ChangeSettings, LearnerSettings, ReadingSettings, Settings
 from kncl_env.taste import Taste
 from kncl_env.topic_table import Goal, TopicTable
+from kncl_env.world.graph import TopicGraph
 from kncl_env.world.nucleation import NucleusReport, Wanted, seeds_of
+from kncl_env.world.splits import HELD_OUT
 from kncl_env.world.world import World
 from train_lm.checked.arrays import load_array, rng_state
 from train_lm.checked.digests import read_sealed, sealed, verify
@@ -60,6 +62,9 @@ Ints = NDArray[np.int64]
 NUCLEUS_VERSION = 3
 
 ALL_NUMBERS = ChangeSettings()
+
+# Windows of each held-out split that a distant world's target is measured on, at least.
+FEW_WINDOWS = 16
 
 # Windows, at most, of the seeds' text that the importance of weights is measured on.
 ANCHOR_WINDOWS = 64
@@ -94,6 +99,7 @@ class Stage:
         reducible: Reducible loss [bits per byte]; scales the reward.
         text: What learners are measured on; None where a formula is the learner.
         nucleated: The learner after its nucleus phase.
+        cached: Where that phase and the reference run are kept; None where there is none.
 
     Raises:
         ValueError: The frontier of the seeds does not fill the slots.
@@ -110,6 +116,7 @@ class Stage:
     reducible: float
     text: MeasuredText | None = None
     nucleated: Snapshot | None = None
+    cached: Path | None = None
 
     def __post_init__(self) -> None:
         _check_slots(self.table, self.seeds, self.settings.rules.slots)
@@ -118,6 +125,16 @@ class Stage:
     def nucleus_report(self) -> NucleusReport:
         """Coverage and centrality of the nucleus, and the text that it brings."""
         return NucleusReport.of(self.world, self.seeds)
+
+    @cached_property
+    def sample(self) -> Ints:
+        """Passages of the target's visible sample, ascending: its `reward` text.
+
+        All text of the target that arms, goals and traits may look at; `select` and `test` are
+        nobody's but an evaluation's.
+        """
+        own = [self.world.passages_of(int(topic), "reward") for topic in self.target]
+        return np.sort(np.concatenate(own))
 
     @property
     def queue(self) -> ExpansionQueue | None:
@@ -134,6 +151,14 @@ class Stage:
         """The shape of the adapter that an episode trains, if it trains one."""
         return adapter_of(self.settings.change, self.settings.learner.seed)
 
+    def with_graph(self, graph: TopicGraph) -> Stage:
+        """The same start, text and target with other links between topics."""
+        world = self.world.with_graph(graph)
+        table = TopicTable.of(world)
+        goal = None if self.goal is None else Goal(table, self.target)
+        retriever = retriever_of(world, self.settings.reading, goal, self.store)
+        return replace(self, world=world, table=table, goal=goal, retriever=retriever)
+
     def trainer(self) -> Trainer:
         """A fresh model of the learner's architecture, that an episode changes as settings say."""
         return _trainer(self.world, self.settings.learner, self.settings.change)
@@ -146,20 +171,29 @@ class Stage:
         """A learner of its own, with a trainer of its own or a member of a bank."""
         assert self.text is not None, "this stage was made for a formula"
         learner = WorldLearner(
-            self.text, trainer or self.trainer(), self.nucleated, self.settings.merge_every_updates
+            self.text,
+            trainer or self.trainer(),
+            self.nucleated,
+            self.settings.merge_every_updates,
+            self.settings.learner,
         )
         if self.settings.memory.rule == "ewc":
             learner.trainer.anchor(self.anchor)
         return learner
 
     def whole_model(self, learner: WorldLearner) -> nn.Module:
-        """The learner's model as one: a copy with the adapter merged in, where it has one."""
-        trainer = learner.trainer
-        if self.settings.change.adapter == "none":
+        """The learner's model as one: a copy with the adapter merged in, or of the averaged
+        weights, where it has them.
+        """
+        trainer, averages = learner.trainer, self.settings.learner.averaging != "none"
+        if self.settings.change.adapter == "none" and not averages:
             model: nn.Module = trainer.model  # type: ignore[union-attr]
             return model
         whole = self.plain_trainer().model
-        weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
+        if averages:
+            weights = trainer.measured_weights()
+        else:
+            weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
         # Only what is tied to another weight has no entry of its own.
         whole.load_state_dict(weights, strict=False)
         return whole
@@ -200,6 +234,8 @@ def open_stage(
     store = world.windows(settings.learner.context)
     target = world.target_topics(settings.region)
     seeds = seed_topics(world, settings)
+    if world.is_distant:
+        _check_distant(world, store, seeds, target)
     table = TopicTable.of(world)
     _check_slots(table, seeds, settings.rules.slots)
     focused = settings.region is not None or world.target_region is not None
@@ -220,6 +256,7 @@ def open_stage(
         reducible=reducible,
         text=text,
         nucleated=nucleated,
+        cached=phase.folder,
     )
 
 
@@ -237,6 +274,26 @@ def seed_topics(world: World, settings: Settings) -> Ints:
     nucleus = settings.nucleus
     wanted = Wanted(nucleus.titles, nucleus.text, nucleus.topics)
     return seeds_of(world, wanted, settings.region, settings.learner.context)
+
+
+def _check_distant(world: World, store: TokenStore, seeds: Ints, target: Ints) -> None:
+    """Raises: ValueError where the target is in the nucleus, or has too little text to measure."""
+    inside = seeds[np.isin(seeds, world.region(str(world.target_region)))]
+    if len(inside):
+        raise ValueError(
+            f"expected a nucleus outside of the target {world.target_region}, got "
+            f"{world.titles[inside[0]]!r}: none of its text is trained on in a distant world, name "
+            "other titles"
+        )
+    for split in HELD_OUT:
+        own = np.concatenate([world.passages_of(int(topic), split) for topic in target])
+        found = len(store.windows_of(own))
+        if found < FEW_WINDOWS:
+            raise ValueError(
+                f"expected {FEW_WINDOWS} windows or more of {store.context} tokens in the {split} "
+                f"text of the target {world.target_region}, got {found}: build the world with a "
+                "larger target (or --sample-kb), or take a learner with a shorter context"
+            )
 
 
 def _check_slots(table: TopicTable, seeds: Ints, slots: int) -> None:
@@ -277,7 +334,8 @@ def adapter_of(change: ChangeSettings, seed: int) -> AdapterConfig | None:
 
 
 class _NucleusPhase:
-    """Trains a learner on the seeds, then measures what a budget spent on the target brings.
+    """Trains a learner on the seeds, then measures what a budget spent on the target brings; in a
+    distant world, on the training text that lies nearest to it.
 
     Args:
         reading_list: Left as the nucleus phase leaves it.
@@ -312,6 +370,12 @@ class _NucleusPhase:
             "updates_per_step": settings.rules.updates_per_step,
             "windows": MEASURED_WINDOWS["reward"],
         }
+        if world.is_distant:
+            budget["read"] = f"nearest, {RETRIEVAL_VERSION}"
+        usual = LearnerSettings()
+        for name in ("schedule", "averaging"):  # a cache of before there was a choice stays good
+            if getattr(learner, name) != getattr(usual, name):
+                budget[name] = getattr(learner, name)
         self.reference = self.folder / f"reference-{hash_json(budget)[:32]}.json"
         self.key, self.budget = key, budget
 
@@ -324,7 +388,8 @@ class _NucleusPhase:
         if known is not None and reducible is not None:
             return known[0], reducible
         with _progress(progress, updates + steps) as advance:
-            learner = WorldLearner(self.text, _trainer(self.world, self.settings.learner))
+            own = self.settings.learner
+            learner = WorldLearner(self.text, _trainer(self.world, own), plan=own)
             rng = np.random.default_rng([self.settings.learner.seed, 1])
             if known is not None:
                 learner.nucleated, rng.bit_generator.state = known
@@ -407,10 +472,16 @@ class _NucleusPhase:
         write_json(self.folder / CACHED, sealed(card))
 
     def _measure(self, learner: WorldLearner, rng: np.random.Generator, advance: Any) -> float:
-        """The reference run spends a whole episode's budget on the target itself."""
+        """The reference run spends a whole episode's budget on the target itself, or near it."""
         settings, reading_list = self.settings, self.reading_list.copy()
         before = learner.held_out_loss()
-        target = np.concatenate([self.world.passages_of(int(t)) for t in self.text.target])
+        near = "the target itself"
+        if self.world.is_distant:
+            near = "the text that is nearest to the target"
+            n = settings.rules.steps * settings.windows_per_step
+            target = nearest_passages(self.world, self.text.target, n, self.text.store)
+        else:
+            target = np.concatenate([self.world.passages_of(int(t)) for t in self.text.target])
         learner.begin(settings.tokens_per_episode)
         for _ in range(settings.rules.steps):
             learner.train(reading_list.rehearse(target, settings.windows_per_step, rng))
@@ -418,7 +489,7 @@ class _NucleusPhase:
         reducible = before - learner.held_out_loss()
         if not reducible > 0:
             raise ValueError(
-                f"expected training on the target itself to lower its loss, got {reducible:+.4f} "
+                f"expected training on {near} to lower its loss, got {reducible:+.4f} "
                 "bits per byte: shorten the nucleus phase, raise the budget or lower the learning "
                 "rate"
             )

@@ -6,7 +6,6 @@ wait for their learner, the bank trains or measures all learners at once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -123,6 +122,7 @@ def side_by_side(
     """
     from train_lm.bank.bank import LearnerBank
     from train_lm.bank.lockstep import Lockstep
+    from train_lm.machine.cores import cores
 
     if n < 1:
         raise ValueError(f"expected at least one environment, got {n}")
@@ -138,7 +138,7 @@ def side_by_side(
         trainer.device,
         compile=compile,
         adapter=adapter,
-        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        threads=cores(),
     )
     lockstep = Lockstep(bank)
     learners = [watch(stage.learner(member)) for member in lockstep.members]

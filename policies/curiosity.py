@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
 from kncl_env.taste import Taste
-from train_lm.checked.arrays import load_tensors, reason
+from train_lm.checked.arrays import reason
 from train_lm.checked.digests import sealed, unsealed
 from train_lm.checked.records import Fields
+from train_lm.checked.tensors import load_tensors
 from train_lm.files import hash_file, read_json, replacing_folder, write_json, write_tensors
 
 # As sb3-contrib's MaskableCategorical: large, but finite, so that a softmax never sees inf - inf.

@@ -213,7 +213,7 @@ def _import(args: argparse.Namespace) -> None:
         first = next(paths, None)
         if first is None:
             raise ValueError(f"expected walks in {args.source}, got none{tally.why()}")
-        with replacing(args.out) as part:
+        with replacing(args.out, room=True) as part:
             written = write_paths(part, chain([first], paths), force=True)
             # Before the paths, which tell that all is done.
             problems = _list_problems(args.out, tally)

@@ -32,6 +32,7 @@ from policies.play.episodes import play
 from policies.play.seeds import EVALUATION
 from train_lm.checkpoint import Checkpoints
 from train_lm.files import Json
+from train_lm.token_files import TRAIN
 from train_lm.windows import TokenStore
 
 Ints = NDArray[np.int64]
@@ -141,6 +142,16 @@ class FakeWorld:
     titles: tuple[str, ...]
     hash: str = "made up"
     space: str = "tfidf"
+    is_distant: bool = False
+    per_topic: int = 4
+
+    @property
+    def passage_topic(self) -> Ints:
+        return np.repeat(np.arange(len(self.titles)), self.per_topic)
+
+    @property
+    def passage_split(self) -> Ints:
+        return np.full(len(self.titles) * self.per_topic, TRAIN)
 
 
 RULES = Rules(slots=4, steps=10, updates_per_step=2)

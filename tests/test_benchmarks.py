@@ -38,6 +38,7 @@ def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: P
         "adapter_bank8_over_sequential",
         "evaluation_share_of_env_step",
         "outside_learner_share_of_env_step",
+        "knowledge_share_of_env_step",
         "held_out_loss_noise_floor",
         "reward_signal_to_noise",
         "snapshot_s",
@@ -62,6 +63,7 @@ def test_the_gpu_table_has_a_dry_run_on_a_cpu(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert found["best_bank_over_one_learner"] >= 1
     assert found["large_trainer_of_peak"] > 0
+    assert found["adapter_bank8_over_peft"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -33,12 +33,16 @@ DOORS = {
     ),
     "tokenizers": ("train_lm/tokenizer.py",),
     "peft": ("train_lm/adapters.py",),
+    "ray": ("train_lm/crew/cluster.py",),
     "accelerate": ("train_lm/machine/parallel.py",),
-    "stable_baselines3": ("policies/learn/ppo.py", "policies/learn/vec_env.py"),
+    "stable_baselines3": (
+        "policies/learn/ppo.py",
+        "policies/learn/vec_env.py",
+        "policies/learn/far_env.py",
+    ),
     "sb3_contrib": ("policies/learn/ppo.py",),
     "pyarrow": (
         "train_lm/training_text.py",
-        "kncl_env/world/build.py",
         "kncl_env/world/tables.py",
         "kncl_env/world/sources/parquet.py",
     ),

@@ -114,17 +114,17 @@ def test_the_goal_rule_takes_the_candidate_closest_to_the_goal(env) -> None:
     assert info["topic"] == slots[slot]
 
 
-def test_the_oracle_reads_only_the_target_and_uniform_reads_every_region(
+def test_target_text_reads_only_the_target_and_uniform_reads_every_region(
     env, small_world: World
 ) -> None:
     read: dict[str, set[int]] = {}
-    for arm in ("oracle", "uniform"):
+    for arm in ("target-text", "uniform"):
         observation, _ = env.reset(seed=0)
         info = arm_of(arm).begin(env, np.random.default_rng(0)).act(observation).info
         passages = env.stage.store.document[info["windows"]]
         read[arm] = set(small_world.passage_topic[passages].tolist())
         assert (small_world.passage_split[passages] == 0).all()
-    assert read["oracle"] <= set(small_world.target_topics().tolist())
+    assert read["target-text"] <= set(small_world.target_topics().tolist())
     assert len({t // 10 for t in read["uniform"]}) >= 3
 
 
@@ -143,10 +143,10 @@ def test_no_arm_ever_trains_on_held_out_text(env, small_world: World) -> None:
 def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
     small_world: World, tmp_path: Path, policy_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arms = ["uniform", "random", "oracle", str(policy_dir)]
+    arms = ["uniform", "random", "target-text", str(policy_dir)]
     out = tmp_path / "run"
     summary = evaluated(small_world, arms, 2, out)
-    assert set(summary.arms) == {"uniform", "random", "oracle", "learned"}
+    assert set(summary.arms) == {"uniform", "random", "target-text", "learned"}
     scores = json.loads((out / "scores.json").read_text())
     assert scores["world"] == small_world.hash
     assert scores["seeds"] == [0, 1]

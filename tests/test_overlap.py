@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kncl_env.world import overlap
-from kncl_env.world.overlap import unproved
+from kncl_env.world.overlap import copies_of, unproved
 from kncl_env.world.scripts import OVERLAP_WORDS
 from kncl_env.world.splits import SPLITS, Passage
 
@@ -65,3 +65,27 @@ def test_every_shared_run_is_found_and_no_other(
 def test_nothing_held_out_is_nothing_to_prove() -> None:
     assert unproved([Passage(0, "train", "some words")]) == []
     assert unproved([]) == []
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_every_copy_of_wanted_passages_is_found_and_no_other(
+    bounded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bounded:
+        monkeypatch.setattr(overlap, "ROOM", 64)
+        monkeypatch.setattr(overlap, "MOST_BITS", 2**8)
+        monkeypatch.setattr(overlap, "TOGETHER", 50)
+    rng = np.random.default_rng(1)
+    words = [f"w{i}" for i in range(6)]
+    texts = [" ".join(rng.choice(words, size)) for size in rng.integers(3, 300, 400)]
+
+    def runs(text: str) -> set[tuple[str, ...]]:
+        own = text.split()
+        return {tuple(own[i : i + OVERLAP_WORDS]) for i in range(len(own) - OVERLAP_WORDS + 1)}
+
+    wanted, others = np.arange(0, 400, 8), np.setdiff1d(np.arange(400), np.arange(0, 400, 8))
+    known = set[tuple[str, ...]]().union(*(runs(texts[i]) for i in wanted))
+    expected = [i for i in others.tolist() if runs(texts[i]) & known]
+    assert 50 < len(expected) < 300
+    found = copies_of(wanted, others, lambda rows: (texts[i] for i in rows), tmp_path)
+    assert found.tolist() == expected

@@ -38,6 +38,7 @@ from policies.stream.parallel_run import (
     together_tasks,
 )
 from train_lm.composing.adapter_files import WEIGHTS
+from train_lm.crew.hands import Hands
 
 SETTINGS = Settings.of(model="xxs", nucleus_topics=6, nucleus_updates=30, batch=4)
 LAYOUT = Layout(parts=2, size=5, updates=10, windows=6)
@@ -50,7 +51,7 @@ def played(small_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A run by the command itself, in this process."""
     out = tmp_path_factory.mktemp("parallel") / "run"
     words = ["neighbourhoods", "--world", str(small_world.path), "--seeds", "1"]
-    assert main([*words, "--workers", "1", "--out", str(out), *OPTIONS]) == 0
+    assert main([*words, "--processes", "1", "--out", str(out), *OPTIONS]) == 0
     return out
 
 
@@ -62,17 +63,17 @@ def test_a_worker_that_is_killed_in_the_midst_changes_nothing(
     played: Path, small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[int] = []
-    real = parallel_run.played
+    real = Hands.played
 
-    def watched(tasks, play, workers):  # type: ignore[no-untyped-def]
-        for found in real(tasks, play, workers):
+    def watched(self, tasks, play, folders=()):  # type: ignore[no-untyped-def]
+        for found in real(self, tasks, play, folders):
             yield found
             if play is parallel_run.play_part and not killed:  # the others are at work
                 killed.extend(child.pid for child in multiprocessing.active_children())
                 os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(parallel_run, "played", watched)
-    plan = ParallelPlan(seeds=1, workers=2)
+    monkeypatch.setattr(Hands, "played", watched)
+    plan = ParallelPlan(seeds=1, hands=Hands(2))
     found = run_parallel(small_world, SETTINGS, LAYOUT, plan, tmp_path / "run")
     assert killed
     assert weights(tmp_path / "run") == weights(played)
@@ -96,7 +97,7 @@ def test_a_run_goes_on_and_trains_again_only_what_is_missing(
         return real(task)
 
     monkeypatch.setattr(parallel_run, "play_part", counted)
-    run_parallel(small_world, SETTINGS, LAYOUT, ParallelPlan(seeds=1, workers=1), out)
+    run_parallel(small_world, SETTINGS, LAYOUT, ParallelPlan(seeds=1), out)
     assert told == ["apart 1"]
     assert weights(out) == weights(played)
     assert (out / "tasks.jsonl").read_bytes() == b"".join(lines)

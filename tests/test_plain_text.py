@@ -38,7 +38,7 @@ from policies.learn.ppo import _most_expanded
 from policies.play.closed_loop import _write_events
 from policies.play.results import _write_curricula, _write_curves
 from policies.verdict.growth_map import Growth
-from policies.verdict.report import RunInfo, write_report
+from policies.verdict.report import Beside, RunInfo, write_report
 from policies.verdict.table import table
 from rabbit_holes.cli import main as rabbit_holes
 from rabbit_holes.live.cli import _print
@@ -389,7 +389,7 @@ def hostile_report(folder: Path) -> Path:
     info = RunInfo(**words, details={everything: everything})
     growth = vars(some_growth(tuple(TITLES))) | {"titles": (TITLES * 9)[:60]}
     return write_report(
-        folder / "report.html", summary_of(runs), runs, info, Growth(**growth), TITLES[0]
+        folder / "report.html", summary_of(runs), runs, info, Beside(Growth(**growth)), TITLES[0]
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from policies.verdict.figures import nice_ticks
 from policies.verdict.growth_map import Growth
-from policies.verdict.report import RunInfo, headline, write_report
+from policies.verdict.report import Beside, RunInfo, headline, write_report
 from policies.verdict.scores import ArmRun, summarise
 from policies.verdict.summary import Summary
 from policies.verdict.table import table
@@ -62,12 +62,12 @@ def some_runs() -> list[ArmRun]:
         *arm_runs("random", [3.10, 3.13, 3.07, 3.12, 3.09, 3.11, 3.08, 3.12], 0.25),
         *arm_runs("goal", GOAL, 0.1),
         *arm_runs("same", [3.01, 3.00, 2.99, 3.01, 2.98, 3.03, 2.96, 3.01], 0.2),
-        *arm_runs("oracle", [2.80, 2.83, 2.79, 2.81, 2.80, 2.82, 2.78, 2.80]),
+        *arm_runs("target-text", [2.80, 2.83, 2.79, 2.81, 2.80, 2.82, 2.78, 2.80]),
     ]
 
 
-def summary_of(runs: list[ArmRun], oracle: str | None = None) -> Summary:
-    return summarise(runs, oracle=oracle, rng=np.random.default_rng(0), reps=300)
+def summary_of(runs: list[ArmRun], target_text: str | None = None) -> Summary:
+    return summarise(runs, target_text=target_text, rng=np.random.default_rng(0), reps=300)
 
 
 def some_growth(arms: tuple[str, ...] = ("random", "goal"), n: int = 60) -> Growth:
@@ -130,7 +130,7 @@ def number(cell: str) -> float:
 
 def test_page_is_well_nested_and_reaches_for_nothing_outside(tmp_path: Path) -> None:
     runs = some_runs()
-    page = page_of(tmp_path, summary_of(runs, "oracle"), runs, INFO, some_growth())
+    page = page_of(tmp_path, summary_of(runs, "target-text"), runs, INFO, Beside(some_growth()))
     assert "script" not in page.tags
     for tag, name, value in page.attributes:
         assert not name.startswith("on")
@@ -146,7 +146,7 @@ def test_page_is_well_nested_and_reaches_for_nothing_outside(tmp_path: Path) -> 
 
 def test_figures_of_the_table_are_those_of_the_summary(tmp_path: Path) -> None:
     runs = some_runs()
-    summary = summary_of(runs, "oracle")
+    summary = summary_of(runs, "target-text")
     page = page_of(tmp_path, summary, runs, INFO)
     rows = {row[0].strip(): row for row in page.rows if row[0].strip() in summary.arms}
     assert list(rows) == list(summary.arms)
@@ -176,7 +176,7 @@ def test_figures_of_the_table_are_those_of_the_summary(tmp_path: Path) -> None:
 
 def test_a_page_from_a_score_file_is_the_page_from_the_runs(tmp_path: Path) -> None:
     runs = some_runs()
-    summary = summary_of(runs, "oracle")
+    summary = summary_of(runs, "target-text")
     again = Summary.from_json(json.loads(json.dumps(summary.to_json())))
     pages = [
         write_report(tmp_path / f"{i}.html", found, runs, INFO).read_bytes()
@@ -231,8 +231,8 @@ def test_every_text_is_escaped(tmp_path: Path) -> None:
     growth = some_growth((NASTY,))
     growth = Growth(**(vars(growth) | {"titles": [NASTY] * 60}))
     summary = summary_of(runs)
-    clean = page_of(tmp_path, summary_of(some_runs()), some_runs(), INFO, some_growth())
-    page = page_of(tmp_path, summary, runs, info, growth, subject=NASTY)
+    clean = page_of(tmp_path, summary_of(some_runs()), some_runs(), INFO, Beside(some_growth()))
+    page = page_of(tmp_path, summary, runs, info, Beside(growth), subject=NASTY)
     assert set(page.tags) <= set(clean.tags)
     assert "<script>alert('x')</script>" in page.text
     assert all(c.isprintable() or c == "\n" for c in page.text)
@@ -244,7 +244,7 @@ def test_headline_of_each_verdict_follows_the_interval() -> None:
     assert better.startswith("goal does better than uniform: \u2212")
     assert "with fewer tokens" in better
     assert worse.startswith("random does worse than uniform: +")
-    assert same.startswith("No difference between same and uniform is shown")
+    assert same.startswith("No difference is shown between same and uniform")
     for arm, line in (("goal", better), ("random", worse), ("same", same)):
         gap = summary.arms[arm].difference.mean
         span = f"interval {gap.low:+.4f} to {gap.high:+.4f}".replace("-", "\u2212")
@@ -254,27 +254,33 @@ def test_headline_of_each_verdict_follows_the_interval() -> None:
 def test_headline_without_a_subject_lists_every_arm_by_verdict() -> None:
     line = headline(summary_of(some_runs()))[0]
     assert line == (
-        "Better than uniform: goal, oracle. Worse than uniform: random. "
+        "Better than uniform: goal, target-text. Worse than uniform: random. "
         "No difference from uniform shown: same."
     )
 
 
 def test_headline_names_the_strongest_rival_of_the_subject() -> None:
     runs = some_runs()
-    summary = summarise(runs, "uniform", "oracle", subject="same", rng=np.random.default_rng(0))
-    assert headline(summary, "same")[1].startswith("goal does better than same: +0.1000")
-    ahead = summarise(runs, "uniform", "oracle", subject="goal", rng=np.random.default_rng(0))
-    line = headline(ahead, "goal")[1]
+    summary = summarise(
+        runs, "uniform", "target-text", subject="same", rng=np.random.default_rng(0)
+    )
+    first = headline(summary, "same")[0]
+    assert first.startswith("No difference is shown between same and uniform, and it does worse ")
+    assert "than its strongest rival, goal: " in first
+    assert "+0.1000 to goal (" in first
+    ahead = summarise(runs, "uniform", "target-text", subject="goal", rng=np.random.default_rng(0))
+    line = headline(ahead, "goal")[0]
     strongest = ahead.contest.rival
-    assert line.startswith("goal also does better than every rival, the strongest of them ")
-    assert strongest in line
-    assert f"p = {2 / 2**8:.2g}" in line
+    assert strongest == "uniform"
+    assert line.startswith("goal does better than uniform, its strongest rival: ")
     assert f"goal against its strongest rival {strongest}" in table(ahead)
 
 
 def test_headline_and_table_of_few_seeds_say_how_many_would_do() -> None:
     runs = [run for run in some_runs() if run.seed < 3]
-    summary = summarise(runs, "uniform", "oracle", subject="goal", rng=np.random.default_rng(0))
+    summary = summarise(
+        runs, "uniform", "target-text", subject="goal", rng=np.random.default_rng(0)
+    )
     first = headline(summary, "goal")[0]
     assert first.startswith("3 seeds are too few to show a difference between goal and uniform")
     assert "3 seeds cannot show a difference among 5 arms, whatever comes out: 8 can" in table(
@@ -318,8 +324,8 @@ def test_origin_names_world_seeds_budget_and_command(tmp_path: Path) -> None:
 def test_the_same_input_gives_the_same_page_and_leaves_no_draft(tmp_path: Path) -> None:
     runs = some_runs()
     summary = summary_of(runs)
-    one = write_report(tmp_path / "a.html", summary, runs, INFO, some_growth()).read_bytes()
-    two = write_report(tmp_path / "b.html", summary, runs, INFO, some_growth()).read_bytes()
+    one = write_report(tmp_path / "a.html", summary, runs, INFO, Beside(some_growth())).read_bytes()
+    two = write_report(tmp_path / "b.html", summary, runs, INFO, Beside(some_growth())).read_bytes()
     assert one == two
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "b.html"]
 
@@ -327,7 +333,7 @@ def test_the_same_input_gives_the_same_page_and_leaves_no_draft(tmp_path: Path) 
 def test_growth_counts_the_target_topics_that_were_reached(tmp_path: Path) -> None:
     growth = Growth(np.eye(8)[:, :2], [0], {"goal": [1, 2, 3, 6]}, target=[6, 7])
     runs = some_runs()
-    text = page_of(tmp_path, summary_of(runs), runs, INFO, growth).text
+    text = page_of(tmp_path, summary_of(runs), runs, INFO, Beside(growth)).text
     assert "start, 0 of 2 target topics" in text
     assert "after 4 expansions, 1 of 2 target topics" in text
 
@@ -435,12 +441,17 @@ def test_a_browser_renders_the_page_without_complaint_and_without_overflow(tmp_p
     long = "runs/policy-trained-on-people-and-models-then-by-reward-for-a-very-long-time"
     runs = some_runs() + arm_runs(long, [f + 0.01 for f in GOAL])
     write_report(
-        tmp_path / "report.html", summary_of(runs, "oracle"), runs, INFO, some_growth(), long
+        tmp_path / "report.html",
+        summary_of(runs, "target-text"),
+        runs,
+        INFO,
+        Beside(some_growth()),
+        long,
     )
     page, console = open_in_browser(tmp_path / "report.html", tmp_path / "one")
     assert console == ""
     assert "Where this comes from" in page
-    assert page.count("<use") == 8
+    assert page.count("<use") == 2 * 9
 
     (tmp_path / "probe.html").write_text(PROBE, encoding="utf-8")
     probe, console = open_in_browser(tmp_path / "probe.html", tmp_path / "two")
@@ -453,4 +464,4 @@ def test_a_browser_renders_the_page_without_complaint_and_without_overflow(tmp_p
         assert seen["scroll"] <= seen["client"]
         assert seen["overlaps"] == []
         assert seen["cells"] == 6 * 7
-        assert seen["drawn"] == 1 + 2 + 8
+        assert seen["drawn"] == 1 + 2 + 1 + 2  # of each map the moment that is chosen

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kncl_env.retrieval import NeighbourhoodRetriever
+from kncl_env import retrieval
+from kncl_env.retrieval import NeighbourhoodRetriever, nearest_passages
 from kncl_env.world import index as door
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.world import World
@@ -137,3 +138,16 @@ def test_a_wayfinder_finds_its_goal_more_often_than_a_random_walker(small_world:
         else:
             reached[walker] = sum(p.status == "finished" for p in paths)
     assert reached["wayfinder"] > reached["random"] + 20
+
+
+@pytest.mark.parametrize("n", [1, 4, 10**6])
+def test_the_nearest_passages_of_topics_are_as_many_as_bring_so_many_windows(
+    n: int, small_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "AT_ONCE", 2)
+    topics, store = np.arange(0, 40, 8), small_world.windows(32)
+    near = small_world.index.vectors() @ small_world.topic_vectors[topics].T
+    order = small_world.index.passages[np.argsort(-near, axis=0, kind="stable")]
+    wanted = np.unique(order[:n])
+    windows = len(store.windows_of(wanted)) + (n > len(order))
+    assert nearest_passages(small_world, topics, windows, store).tolist() == wanted.tolist()

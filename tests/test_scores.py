@@ -217,7 +217,7 @@ def test_a_reference_that_wobbles_is_held_to_its_own_first_touch() -> None:
     assert tokens_ratio(run("a", 0, [4.0, 3.0, 2.8, 2.6]), base) == 1.0
 
 
-def test_gap_closed_runs_from_the_reference_to_the_oracle() -> None:
+def test_gap_closed_runs_from_the_reference_to_the_arm_that_reads_the_target() -> None:
     assert gap_closed([3.0], [3.0], [2.0]) == 0.0
     assert gap_closed([2.0], [3.0], [2.0]) == 1.0
     assert gap_closed([3.5], [3.0], [2.0]) == -0.5
@@ -331,9 +331,9 @@ def test_summary_of_a_better_arm() -> None:
     runs = (
         seeds_of("uniform", UNIFORM)
         + seeds_of("goal", BETTER)
-        + seeds_of("oracle", [f - 0.05 for f in BETTER])
+        + seeds_of("target-text", [f - 0.05 for f in BETTER])
     )
-    summary = summarise(runs, oracle="oracle", rng=np.random.default_rng(0))
+    summary = summarise(runs, target_text="target-text", rng=np.random.default_rng(0))
     goal = summary.arms["goal"]
     assert goal.verdict == "better"
     assert goal.difference.mean.centre == pytest.approx(np.mean(BETTER) - np.mean(UNIFORM))
@@ -351,7 +351,7 @@ def test_summary_of_a_better_arm() -> None:
     assert uniform.verdict == "reference"
     assert uniform.difference is None
     assert uniform.speed_up.centre == 1.0
-    assert summary.arms["oracle"].gap_closed is None
+    assert summary.arms["target-text"].gap_closed is None
     assert summary.budget_tokens == 2000
     assert summary.seeds == tuple(range(8))
 
@@ -433,13 +433,17 @@ def test_the_subject_is_compared_with_its_strongest_rival() -> None:
         *seeds_of("uniform", UNIFORM),
         *seeds_of("goal", BETTER),
         *seeds_of("rule", rule),
-        *seeds_of("oracle", [f - 0.3 for f in BETTER]),
+        *seeds_of("target-text", [f - 0.3 for f in BETTER]),
     ]
-    found = summarise(runs, oracle="oracle", subject="goal", rng=np.random.default_rng(0)).contest
+    found = summarise(
+        runs, target_text="target-text", subject="goal", rng=np.random.default_rng(0)
+    ).contest
     assert (found.subject, found.rival, found.verdict) == ("goal", "rule", "worse")
     assert found.difference.mean.centre == pytest.approx(0.05)
     assert found.difference.p == 2 * 2 / 2**8  # two rivals, so the correction doubles it
-    ahead = summarise(runs, oracle="oracle", subject="rule", rng=np.random.default_rng(0)).contest
+    ahead = summarise(
+        runs, target_text="target-text", subject="rule", rng=np.random.default_rng(0)
+    ).contest
     assert (ahead.rival, ahead.verdict) == ("goal", "better")
     assert ahead.difference.p == 2 / 2**8
     alone = summarise(seeds_of("uniform", UNIFORM), subject="uniform", rng=np.random.default_rng(0))
@@ -456,9 +460,11 @@ def test_beating_the_strongest_rival_needs_a_win_over_each_other_arm() -> None:
     assert found.verdict == "no difference shown"
 
 
-def test_gap_is_left_out_where_the_oracle_shows_no_advantage() -> None:
-    runs = seeds_of("uniform", UNIFORM) + seeds_of("goal", BETTER) + seeds_of("oracle", UNIFORM)
-    summary = summarise(runs, oracle="oracle", rng=np.random.default_rng(0))
+def test_gap_is_left_out_where_the_targets_text_shows_no_advantage() -> None:
+    runs = (
+        seeds_of("uniform", UNIFORM) + seeds_of("goal", BETTER) + seeds_of("target-text", UNIFORM)
+    )
+    summary = summarise(runs, target_text="target-text", rng=np.random.default_rng(0))
     assert summary.arms["goal"].gap_closed is None
 
 

@@ -116,3 +116,14 @@ def test_a_first_nucleus_phase_is_not_silent(
     caplog.clear()
     open_stage(small_world, Settings.of(**SETTINGS))
     assert caplog.text == ""
+
+
+def test_the_sample_is_the_reward_text_of_the_target_and_nothing_else(small_world: World) -> None:
+    stage = open_stage(small_world, Settings.of(**SETTINGS))
+    wanted = [
+        passage
+        for passage, row in enumerate(small_world.passages())
+        if row.split == "reward" and row.topic in stage.target
+    ]
+    assert wanted
+    assert stage.sample.tolist() == wanted

@@ -21,7 +21,7 @@ FINALS = {
     "uniform": (3.00, 3.02, 2.98, 3.01),
     "random": (3.05, 3.01, 3.06, 3.04),
     "goal": (2.90, 2.93, 2.88, 2.90),
-    "oracle": (2.80, 2.83, 2.79, 2.81),
+    "target-text": (2.80, 2.83, 2.79, 2.81),
 }
 
 
@@ -63,7 +63,8 @@ def flat(value: object, name: str = "") -> dict[str, object]:
 
 def test_the_file_of_scores_keeps_its_keys_their_order_and_its_numbers() -> None:
     found, expected = (
-        flat(x) for x in (written(summary_of(runs(), oracle="oracle", rival="random")), WRITTEN)
+        flat(x)
+        for x in (written(summary_of(runs(), target_text="target-text", rival="random")), WRITTEN)
     )
     assert list(found) == list(expected)
     for path, value in expected.items():
@@ -79,7 +80,7 @@ def test_a_summary_comes_back_from_its_file() -> None:
     assert written(again) == WRITTEN
     assert again.arms["random"].never == 3
     assert again.arms["random"].tokens_ratio.values[0] == math.inf
-    assert again.oracle == "oracle"
+    assert again.target_text == "target-text"
     assert Summary.from_json({**WRITTEN, "commit": "0123abc"}) == again
 
 

@@ -285,7 +285,7 @@ def test_a_policy_keeps_its_taste_and_lends_it_to_baselines(
     assert (found.name, found.taste) == ("random+p", choosy)
     env = env_of(small_world, **SETTINGS)
     likes = env.stage.retriever.likes(choosy)  # type: ignore[attr-defined]
-    for arm in ("p", "random+{}/p", "uniform+{}/p", "oracle+{}/p"):
+    for arm in ("p", "random+{}/p", "uniform+{}/p", "target-text+{}/p"):
         name = arm.format(tmp_path) if "+" in arm else str(tmp_path / arm)
         assert all(likes[step].all() for step in curve_of(env, name, 0).passages)
     bare = curve_of(env, "uniform", 0)  # the same environment, not the same draws
@@ -337,7 +337,7 @@ def test_a_taste_that_likes_none_of_what_an_arm_draws_is_an_error(small_world: W
     env.stage.retriever.own = lambda topic, taste=None: np.zeros(0, dtype=np.int64)  # type: ignore[attr-defined]
     env.reset(seed=0, options={"taste": taste("bigram_gain")})
     with pytest.raises(ValueError, match="expected passages to the taste"):
-        arm_of("oracle").begin(env, np.random.default_rng(0))
+        arm_of("target-text").begin(env, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

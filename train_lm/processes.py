@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
+from train_lm.machine.cores import CORES, cores
+
 LOOK = 0.5  # [s] between looks at the parent
 
 
@@ -23,6 +25,11 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent").start()
 
 
+def _begin(parent: int, share: int) -> None:
+    end_with_parent(parent)
+    os.environ[CORES] = str(share)
+
+
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK)
@@ -33,13 +40,14 @@ def _watch(parent: int) -> None:
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose workers end with this process, and at once where its work is broken off.
 
+    The cores that this process may keep busy are shared among them.
     Give it its work within `without_interrupts`.
     """
     pool = ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=end_with_parent,
-        initargs=(os.getpid(),),
+        initializer=_begin,
+        initargs=(os.getpid(), max(1, cores() // processes)),
     )
     try:
         yield pool

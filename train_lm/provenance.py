@@ -6,20 +6,34 @@ environment is somebody else's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 DISTRIBUTION = "kncl"
 UNKNOWN = "unknown"
+PACKAGES = ("train_lm", "kncl_env", "rabbit_holes", "policies")
 
 
 def version() -> str:
     """Version of the installed distribution; `unknown` where none is installed."""
     found = _distribution()
     return UNKNOWN if found is None else found.version
+
+
+@cache
+def source_digest() -> str:
+    """SHA-256 of the project's source as it runs here: two machines with the same run the same."""
+    root = Path(__file__).resolve().parents[1]
+    whole = hashlib.sha256()
+    for package in PACKAGES:
+        for file in sorted((root / package).rglob("*.py")):
+            whole.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return whole.hexdigest()
 
 
 def commit() -> str:

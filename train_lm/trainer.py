@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train_lm.adapters import CYCLE, Adapted, Adapter, AdapterConfig
-from train_lm.checked.arrays import load_tensors
+from train_lm.checked.tensors import load_tensors
 from train_lm.files import write_tensors
 from train_lm.machine.compiling import compile_for
 from train_lm.machine.parallel import Alone, Parallel, put, whole
 from train_lm.steps.anchors import Anchor, check_labels, score
 from train_lm.steps.costs import Cost, cost_of
 from train_lm.steps.optimizers import OPTIMIZERS
-from train_lm.steps.schedule import Schedule
+from train_lm.steps.schedule import AVERAGES, Schedule
 from train_lm.updates import FULL, Updates, build_steps, n_bytes
 
 PRECISIONS = ("fp32", "bf16")
 OF_A_RULE = ("residual.", "projection.")  # state that other rules lack
+AVERAGING, AVERAGE = "averaging", "average."  # of a snapshot whose phase measures averaged weights
 MEASURED_AT_ONCE = 64  # [windows] of a forward pass without gradients
 
 
@@ -129,20 +130,35 @@ class Trainer:
         self.optimizers = self._steps.optimizers
         self._mean_loss = compile_for(self.device)(self._loss_of) if compile else self._loss_of
         self._pulls: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        self._average: list[Tensor] = []  # beside `_named`; empty where none is kept
         self.updates = 0
         self.schedule = Schedule(config.learning_rate, config.warmup, config.final)
 
-    def begin_phase(self, updates: int, *, decay: bool) -> None:
+    def begin_phase(self, updates: int, *, decay: bool, averaging: str = "none") -> None:
         """Start a learning-rate schedule over the given number of updates from now.
 
         With decay the rate rises linearly, then falls by a cosine to `final` at the last update;
         without, it stays at the peak, so that a later phase can go on from there.
+
+        Args:
+            averaging: Which average of the weights `nll` measures in their place; see `Schedule`.
+
+        Raises:
+            ValueError: No update, an unknown averaging, or one with an adapter.
         """
         if updates < 1:
             raise ValueError(f"expected a phase of at least one update, got {updates}")
+        check_averaging(averaging, self.adapted is not None)
         self.schedule = replace(
-            self.schedule, start=self.updates, length=updates, decays=decay, restart=0, rewarm=0
+            self.schedule,
+            start=self.updates,
+            length=updates,
+            decays=decay,
+            restart=0,
+            rewarm=0,
+            averaging=averaging,
         )
+        self._begin_average()
 
     def learning_rate(self) -> float:
         """Learning rate of the next update."""
@@ -183,7 +199,35 @@ class Trainer:
         self._steps.step(self.learning_rate())
         self._drop_gradients()
         self.updates += 1
+        self._count_in()
         return value
+
+    def _begin_average(self) -> None:
+        kept = self._named if self.schedule.averages else []
+        self._average = [p.detach().clone() for _, p in kept]
+
+    @torch.no_grad()
+    def _count_in(self) -> None:
+        """The newest weights count in the average."""
+        share = self.schedule.newest_share(self.updates)
+        for average, (_, parameter) in zip(self._average, self._named, strict=False):
+            average.lerp_(parameter, share)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, the average stands in the place of the weights, where one is kept."""
+        with torch.no_grad():
+            raw = [p.detach().clone() for _, p in self._named] if self._average else []
+            self._put(self._average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                self._put(raw)
+
+    def _put(self, weights: Sequence[Tensor]) -> None:
+        for (_, parameter), value in zip(self._named, weights, strict=False):
+            parameter.copy_(value)
 
     def _backward(self, windows: NDArray[np.int64]) -> float:
         batch = torch.from_numpy(windows).to(self.device)
@@ -255,6 +299,13 @@ class Trainer:
     def weights(self) -> dict[str, Tensor]:
         """Copies of the weights that are trained, by the parameter's name."""
         return {n: whole(p) for n, p in self._named}
+
+    def measured_weights(self) -> dict[str, Tensor]:
+        """Copies of the weights that `nll` measures: the average, where one is kept."""
+        if not self._average:
+            return self.weights()
+        pairs = zip(self._named, self._average, strict=True)
+        return {n: whole(value).clone() for (n, _), value in pairs}
 
     def merged(self) -> dict[str, Tensor]:
         """Copies of all weights of the model, under a snapshot's names; an adapter is merged in."""
@@ -330,7 +381,7 @@ class Trainer:
 
     def nll(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) negative log-likelihood [nats] summed over each window's T predicted tokens."""
-        with self._autocast():
+        with self._averaged(), self._autocast():
             return nll_of(self.model, windows, self.device)
 
     def gradient(self, windows: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -363,6 +414,9 @@ class Trainer:
         if self.adapted is not None:
             taken |= self.adapted.state()
             taken[CYCLE] = torch.tensor([self.adapted.cycles, schedule.restart, schedule.rewarm])
+        if schedule.averages:
+            taken[AVERAGING] = torch.tensor([AVERAGES.index(schedule.averaging)])
+            taken |= {f"{AVERAGE}{n}": value for n, value in self.measured_weights().items()}
         return taken
 
     @torch.no_grad()
@@ -383,6 +437,8 @@ class Trainer:
                     "the snapshot is of another optimiser"
                 )
         place = place_of(snapshot)
+        averaging = averaging_of(snapshot, {n: tuple(p.shape) for n, p in self._named})
+        check_averaging(averaging, self.adapted is not None)
         cycles, restart, rewarm = cycle_of(snapshot) if self.adapted is not None else (0, 0, 0)
         if self.adapted is not None:
             self.adapted.check_base(snapshot, cycles)
@@ -391,7 +447,9 @@ class Trainer:
             put(parameter, snapshot[f"model.{name}"])
         for name, value in states.items():
             put(value, snapshot[name])
-        self._go_to(place, restart, rewarm)
+        self._go_to(place, restart, rewarm, averaging)
+        for value, (name, _) in zip(self._average, self._named, strict=False):
+            put(value, snapshot[f"{AVERAGE}{name}"])
 
     @torch.no_grad()
     def adopt(self, snapshot: Snapshot) -> None:
@@ -422,7 +480,13 @@ class Trainer:
         """What the optimiser depends on, itself and no copies, under a snapshot's names."""
         return {f"{k}.{n}": v for n, _ in self._named for k, v in self._steps.state_of(n).items()}
 
-    def _go_to(self, place: tuple[int, int, int, bool], restart: int = 0, rewarm: int = 0) -> None:
+    def _go_to(
+        self,
+        place: tuple[int, int, int, bool],
+        restart: int = 0,
+        rewarm: int = 0,
+        averaging: str = "none",
+    ) -> None:
         self.updates, start, length, decays = place
         self.schedule = replace(
             self.schedule,
@@ -431,7 +495,9 @@ class Trainer:
             decays=decays,
             restart=restart,
             rewarm=rewarm,
+            averaging=averaging,
         )
+        self._begin_average()
 
     @property
     def flops_per_token(self) -> float:
@@ -500,6 +566,34 @@ def place_of(snapshot: Snapshot) -> tuple[int, int, int, bool]:
         raise ValueError("expected a place in the schedule of four whole numbers, got none")
     updates, start, length, decays = place.tolist()
     return updates, start, length, bool(decays)
+
+
+def averaging_of(snapshot: Snapshot, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Which average of its weights a snapshot holds beside them; `none` of most.
+
+    Raises:
+        ValueError: It names one that is not known, or lacks a part of it.
+    """
+    found = snapshot.get(AVERAGING)
+    if found is None:
+        return "none"
+    if found.shape != (1,) or found.is_floating_point() or not 0 < int(found) < len(AVERAGES):
+        raise ValueError(f"expected an averaging of 1 to {len(AVERAGES) - 1} in the snapshot")
+    for name, shape in shapes.items():
+        value = snapshot.get(f"{AVERAGE}{name}")
+        if value is None or tuple(value.shape) != shape:
+            got = "nothing" if value is None else tuple(value.shape)
+            raise ValueError(f"expected averaged weights {name} of shape {shape}, got {got}")
+    return AVERAGES[int(found)]
+
+
+def check_averaging(averaging: str, adapted: bool) -> None:
+    """Raises: ValueError where an adapter's numbers were averaged: a mean of factors is no mean."""
+    if adapted and averaging != "none":
+        raise ValueError(
+            f"expected no averaging with an adapter, got {averaging}: the mean of its two factors "
+            "is not the mean of their products"
+        )
 
 
 def cycle_of(snapshot: Snapshot) -> tuple[int, int, int]:

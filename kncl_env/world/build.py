@@ -1,4 +1,5 @@
-"""From a corpus to a world directory: cut, split, (add noise,) tokenise, embed, link, index.
+"""From a corpus to a world directory: cut, split, (set a target aside, add noise,) tokenise, embed,
+link, index.
 
 Each stage reads files and writes files, in a folder beside the world's place; none holds the text.
 A build that was killed goes on with the stage that was under way. The world is hashed once, at the
@@ -20,11 +21,21 @@ from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.card import BUILD_LOG, WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Corpus
 from kncl_env.world.cut import together
-from kncl_env.world.drafting import PASSAGES, Draft, prove_apart, read_articles, write_passages
+from kncl_env.world.drafting import (
+    PASSAGES,
+    Draft,
+    prove_apart,
+    read_articles,
+    set_target_aside,
+    write_passages,
+)
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.stages import Say, Stages, clear, finished_by, stages_of
-from kncl_env.world.tables import read_texts
+from kncl_env.world.tables import read_texts, write_topics
+from kncl_env.world.target.documents import with_target
+from kncl_env.world.target.links import join_documents, links_of
+from kncl_env.world.target.vectors import place_unseen
 from kncl_env.world.text.gathered import gathered
 from kncl_env.world.text.spaces import embedder_digest, fit_space, load_space
 from kncl_env.world.topics import (
@@ -57,7 +68,13 @@ BUILD_VERSION = 1
 LIBRARIES = ("kncl", "numpy", "pyarrow", "scikit-learn", "scipy", "tokenizers")
 
 
-def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambda _: None) -> World:
+def build_world(
+    corpus: Corpus,
+    out: Path,
+    config: BuildConfig,
+    say: Say = lambda _: None,
+    target: Corpus | None = None,
+) -> World:
     """Write a world directory; it appears whole or not at all.
 
     A build that was killed, or that ran out of disk or patience after a minute or more, leaves its
@@ -65,11 +82,16 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
 
     Args:
         say: Told about each stage as it begins, and of what is left out.
+        target: Documents of one's own that are a distant world's target.
 
     Raises:
-        ValueError: The corpus is too small, or the region is unknown.
+        ValueError: The corpus is too small, the region is unknown, or the target cannot be one.
         FileExistsError: `out` is a file, or the folder that we stand in.
     """
+    if (target is None) != (config.target is None):
+        raise ValueError(
+            f"expected documents as the target where the settings name some, got {config.target}"
+        )
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"expected a place for a directory, got the file {out}: name another")
     if out.exists() and out.samefile("."):
@@ -83,6 +105,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
             "settings": asdict(config),
             "embedder": embedder_digest(config),
             "corpus": [corpus.source, corpus.licence, corpus.citation, corpus.fingerprint],
+            **({} if target is None else {"target": [target.source, target.fingerprint]}),
         }
     )
     with alone(out):
@@ -92,6 +115,7 @@ def build_world(corpus: Corpus, out: Path, config: BuildConfig, say: Say = lambd
         else:
             with stages_of(out, made_from, say) as stages:
                 corpus = gathered(corpus, config, say)
+                corpus = corpus if target is None else with_target(corpus, target)
                 card = _build(corpus, config, stages, say)
                 stages.finish(out, card["hash"])
     return World.open(out)
@@ -107,6 +131,11 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
     read = stages.run(
         "cutting and splitting", lambda: read_articles(corpus, config, stages.scratch, say)
     )
+    aside: Json = {}
+    if config.scenario == "distant":
+        aside = stages.run(
+            "setting the target aside", lambda: set_target_aside(corpus, config, draft, say)
+        )
     proof = stages.run("proving splits apart", lambda: prove_apart(corpus, config, draft, say))
     mixing = "mixing in noise" if config.scenario == "noisy" else "writing passages"
     text = stages.run(mixing, lambda: write_passages(config, draft))
@@ -140,6 +169,7 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
             },
             "source_counts": read["counts"],
             "graph": scenario["graph"],
+            **({"target": aside | proof["target"] | scenario["target"]} if aside else {}),
             **fitted,
             **index,
             "hash": "",
@@ -199,13 +229,11 @@ def _tokenise(draft: Draft) -> Json:
 
 
 def _topic_texts(draft: Draft, wanted: NDArray[np.bool_] | None = None) -> Iterator[str]:
-    """Title and training text of each topic, or of the wanted ones."""
-    training = draft.split == TRAIN
-    if wanted is not None:
-        training &= wanted[draft.topic]
+    """Title and text of each topic, or of the wanted ones: what is trained on, or visible."""
+    told = draft.told if wanted is None else draft.told & wanted[draft.topic]
     rows = zip(
-        draft.topic[training].tolist(),
-        (t for group in read_texts(draft.world / PASSAGES, training) for t in group),
+        draft.topic[told].tolist(),
+        (t for group in read_texts(draft.world / PASSAGES, told) for t in group),
         strict=True,
     )
     row = next(rows, None)
@@ -219,12 +247,16 @@ def _topic_texts(draft: Draft, wanted: NDArray[np.bool_] | None = None) -> Itera
 
 
 def _fit_embedder(draft: Draft, text: Json, config: BuildConfig) -> Json:
-    """The embedder sees training text alone, and of much text a sample of the topics."""
+    """The embedder sees training text alone, and a target's visible sample; and of much text a
+    sample of the topics."""
     wanted, said = None, {}
     if text["train_bytes"] > EMBEDDER_BYTES:
         rng = np.random.default_rng([config.seed, 1])
         wanted = rng.random(draft.n_topics) < EMBEDDER_BYTES / text["train_bytes"]
         said = {"fitted_on_topics": int(wanted.sum()), "of_topics": draft.n_topics}
+    if len(draft.unseen):
+        wanted = np.ones(draft.n_topics, dtype=bool) if wanted is None else wanted
+        wanted[draft.unseen] = False
     texts = list(_topic_texts(draft, wanted))
     embedder = fit_space(texts, config)
     embedder.save(draft.world / "embedder.npz")
@@ -243,47 +275,55 @@ def _embed(draft: Draft) -> Json:
         with RowWriter(file, embedder.dimensions) as writer:
             for group in together(texts, EMBEDDED, EMBEDDED_CHARACTERS):
                 writer.append(embedder(group))
+    if len(draft.unseen):
+        vectors = np.load(draft.world / "topic_vectors.npy")
+        seen = np.setdiff1d(draft.target, draft.unseen)
+        place_unseen(vectors, seen, draft.unseen, draft.titles, embedder)
+        np.save(draft.world / "topic_vectors.npy", vectors)
     return {}
 
 
 def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     """The graph, the target; a corpus without links or labels gets them by likeness."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     vectors: NDArray[np.float32] = np.load(draft.world / "topic_vectors.npy")
-    training = _Training(draft)
-    graph = connected(draft.graph(say), draft.titles, vectors, training, config)
+    told = _Told(draft, draft.told)
+    graph = connected(draft.graph(say), draft.titles, vectors, told, config)
+    own = draft.target if config.target is not None else draft.target[:0]
+    if len(own):
+        visible = _Told(draft, draft.told & np.isin(draft.topic, own))
+        graph = join_documents(graph, own, draft.titles, vectors, visible, config.neighbours)
     shape, labels = graph.shape(), draft.labels
     say(f"  {shape}")
     if shape.warning:
         say(f"  warning: {shape.warning}")
-    if not any(labels):
-        labels = cluster_labels(vectors, training, config.seed)
+    n = draft.n_topics - len(own)  # documents of one's own come last, and have a label
+    if not any(labels[:n]):
+        of_corpus = _Told(draft, draft.told & (draft.topic < n))
+        labels = cluster_labels(vectors[:n], of_corpus, config.seed) + labels[n:]
     with (draft.world / "graph.npz").open("wb") as stream:
         np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
-    table = pa.table(
-        {
-            "title": pa.array(draft.titles, pa.string()),
-            "labels": pa.array(labels, pa.list_(pa.string())),
-            "noise": pa.array(draft.is_noise.tolist(), pa.bool_()),
-        }
-    )
-    pq.write_table(table, draft.world / "topics.parquet")
+    is_noise = draft.is_noise.tolist()
+    write_topics(draft.world / "topics.parquet", draft.titles, labels, is_noise)
     scenario = _scenario(draft, labels, graph, vectors, corpus, config)
-    return {"links": graph.n_edges, "scenario": scenario, "graph": shape.to_json()}
+    found = {"links": graph.n_edges, "scenario": scenario, "graph": shape.to_json()}
+    if draft.aside is not None:
+        seen = len(draft.target) - len(draft.unseen)
+        found["target"] = {"topics_seen": seen, **links_of(graph, draft.target)}
+    return found
 
 
-@dataclass(frozen=True)
-class _Training:
-    """`(topic, text)` of the training passages, read anew each time."""
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """`(topic, text)` of some passages, read anew each time."""
 
     draft: Draft
+    passages: NDArray[np.bool_]
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        training = self.draft.split == TRAIN
-        texts = (t for group in read_texts(self.draft.world / PASSAGES, training) for t in group)
-        return zip(self.draft.topic[training].tolist(), texts, strict=True)
+        file, wanted = self.draft.world / PASSAGES, self.passages
+        texts = (text for group in read_texts(file, wanted) for text in group)
+        return zip(self.draft.topic[wanted].tolist(), texts, strict=True)
 
 
 def _index(draft: Draft, corpus_hash: str) -> Json:
@@ -316,6 +356,8 @@ def _scenario(
         region = config.region or farthest_region(fitting, graph, vectors, has_training)
         target_of(regions, usable, region, corpus.source)
         target = regions[region]
+    elif draft.aside is not None:
+        region, target = draft.aside.region, draft.target
     return {
         "name": config.scenario,
         "region": region,

@@ -73,7 +73,7 @@ def _check(card: Fields) -> None:
         for key in counts:
             if not is_number(0)(card.values[name][key]):
                 raise card.inner(name).wrong(key, "a count of 0 or more")
-    for name in ("embedder", "index"):
+    for name in ("embedder", "index", "target"):
         if name in card:
             card.inner(name)
     if "grown" in card:

@@ -101,16 +101,21 @@ class CutWriter:
 class Cut:
     """Passages on disk: their places in memory, their texts where they are asked for.
 
+    Args:
+        folder: Where the files are.
+        split: (P,) split of each passage, where it is another than the one it was written with.
+
     Attributes:
         topic: (P,) number of each passage's topic, ascending.
         split: (P,) index into `SPLITS`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, split: NDArray[np.int64] | None = None) -> None:
         self._file = folder / TEXT
         with np.load(folder / TABLE) as table:
             self.topic: NDArray[np.int64] = table["topic"].astype(np.int64)
-            self.split: NDArray[np.int64] = table["split"].astype(np.int64)
+            own: NDArray[np.int64] = table["split"].astype(np.int64)
+            self.split = own if split is None else split
             self._ends: NDArray[np.int64] = table["ends"]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""From a corpus to `passages.parquet`: cut, split, prove apart, mix in noise.
+"""From a corpus to `passages.parquet`: cut, split, set a target aside, prove apart, mix in noise.
 
 Each step reads files, and nothing holds the text in memory: what grows with the corpus are the
 titles of its topics, and some bytes for each passage.
@@ -29,10 +29,20 @@ from kncl_env.world.cut import (
     read_topic_rows,
 )
 from kncl_env.world.graph import LINK_TYPES, TopicGraph
-from kncl_env.world.overlap import unproved_of
+from kncl_env.world.overlap import SHARES, copies_of, unproved_of
+from kncl_env.world.scripts import OVERLAP_WORDS
 from kncl_env.world.splits import SPLITS, Passage, cut_passages, split_article
 from kncl_env.world.stages import Say
 from kncl_env.world.tables import PassageWriter, read_places
+from kncl_env.world.target.aside import (
+    ASIDE,
+    SAMPLE,
+    Aside,
+    check_sizes,
+    choose_region,
+    set_aside,
+)
+from kncl_env.world.target.language import READ, check_language
 from kncl_env.world.topics import check_target, has_held_out, regions_of
 from train_lm.files import Json, read_json, write_json
 from train_lm.token_files import TRAIN
@@ -100,6 +110,32 @@ class Draft:
         """(P,) index into `SPLITS` of each passage."""
         return self._places[1]
 
+    @cached_property
+    def cut(self) -> Cut:
+        """The corpus as it was cut, with a target set aside where there is one."""
+        found = self.aside
+        return Cut(self.scratch, None if found is None else found.split)
+
+    @cached_property
+    def aside(self) -> Aside | None:
+        """What of the cut is a distant world's target; None in another world."""
+        return Aside.load(self.scratch) if (self.scratch / ASIDE).is_file() else None
+
+    @cached_property
+    def target(self) -> Ints:
+        """Topics whose text is set aside, ascending; none but in a distant world."""
+        return np.zeros(0, dtype=np.int64) if self.aside is None else self.aside.topics
+
+    @cached_property
+    def told(self) -> NDArray[np.bool_]:
+        """(P,) passages that tell where topics lie: training text, a target's visible sample."""
+        return (self.split == TRAIN) | (np.isin(self.topic, self.target) & (self.split == SAMPLE))
+
+    @cached_property
+    def unseen(self) -> Ints:
+        """Target topics of which nothing is visible, ascending."""
+        return np.setdiff1d(self.target, self.topic[self.told])
+
     def usable(self) -> NDArray[np.bool_]:
         """(N,) topics that can be a target: with text in every held-out split, and no junk."""
         return has_held_out(self.topic, self.split, self.n_topics) & ~self.is_noise
@@ -159,8 +195,22 @@ def read_articles(corpus: Corpus, config: BuildConfig, scratch: Path, say: Say) 
     return {"sha256": reading.sha256, "counts": corpus.counts}
 
 
+def set_target_aside(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say) -> Json:
+    """Choose a distant world's target, and split its text: nothing of it is trained on."""
+    cut, regions = Cut(draft.scratch), regions_of(draft.labels)
+    region = choose_region(
+        config, regions, cut, lambda: draft.graph(lambda _: None), draft.is_noise, corpus.source
+    )
+    topics = regions[region]
+    set_aside(config, cut, topics, draft.titles, draft.is_noise, region).save(draft.scratch)
+    say(f"  target: {region}, {len(topics):,} topics, none of whose text is trained on")
+    return {"region": region, "topics": len(topics)}
+
+
 def prove_apart(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say) -> Json:
     """Find held-out passages that another split gives away; refuses a target that cannot be one."""
+    if draft.aside is not None:
+        return _prove_distant(draft, draft.aside, say)
     cut = Cut(draft.scratch)
     doomed: list[int] = []
     for passage, reason in unproved_of(cut.split, cut.texts, draft.scratch):
@@ -184,9 +234,53 @@ def prove_apart(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say) -> 
     return {"dropped": len(doomed)}
 
 
+def _prove_distant(draft: Draft, aside: Aside, say: Say) -> Json:
+    """Leave out copies of the target's text, all of it, then what gives held-out text away.
+
+    Of two passages of the target that share a run, the visible one stays: what is hidden must not
+    choose what can be seen.
+    """
+    cut = draft.cut
+    of_target = aside.of_target(cut.topic)
+    own, others = np.flatnonzero(of_target), np.flatnonzero(~of_target)
+    copies = copies_of(own, others, cut.texts, draft.scratch)
+    trained = copies[cut.split[copies] == TRAIN]
+    found: Json = {
+        "copies_passages": len(trained),
+        "copies_bytes": int(cut.sizes()[trained].sum()),
+        "copies_held_out_elsewhere": len(copies) - len(trained),
+    }
+    if len(trained):
+        title = first_of(draft.scratch / ARTICLES, int(cut.topic[trained[0]])).title
+        share = found["copies_bytes"] / max(1, int(cut.sizes()[cut.split == TRAIN].sum()))
+        example = f"of {title!r}: {_begin(cut.text(int(trained[0])))}"
+        say(
+            f"{len(trained):,} training passages left out, {100 * share:.1f} % of the text, that "
+            f"share a run of {OVERLAP_WORDS} words with the target's text, the first {example}"
+        )
+        found["copies_example"] = example
+    kept = np.delete(np.arange(len(cut)), copies)
+    alone = unproved_of(cut.split[kept], lambda rows: cut.texts(kept[rows]), draft.scratch)
+    visible = of_target & (cut.split == SAMPLE)
+    doomed = [int(kept[row]) for row, why in alone if not (visible[kept[row]] and SHARES in why)]
+    if doomed:
+        say(f"{len(doomed):,} held-out passages left out that another split gives away")
+    dropped = np.sort(np.concatenate([copies, np.array(doomed, dtype=np.int64)]))
+    np.save(draft.scratch / DOOMED, dropped)
+    kept = np.delete(np.arange(len(cut)), dropped)
+    found |= check_sizes(cut, aside, kept)
+    training = kept[cut.split[kept] == TRAIN]
+    every = -(-int(cut.sizes()[training].sum()) // READ)  # so many characters, evenly chosen
+    seen = cut.texts(np.flatnonzero(visible & np.isin(np.arange(len(cut)), kept)))
+    found["sample_words_known"] = round(
+        check_language(seen, cut.texts(training[::every]), aside.region), 4
+    )
+    return {"dropped": len(doomed) + found["copies_held_out_elsewhere"], "target": found}
+
+
 def write_passages(config: BuildConfig, draft: Draft) -> Json:
     """Write the passages that stay, with junk among them in the noisy scenario."""
-    cut = Cut(draft.scratch)
+    cut = draft.cut
     junk = _noise(config, cut, draft) if config.scenario == "noisy" else ()
     kept = np.delete(np.arange(len(cut)), np.load(draft.scratch / DOOMED))
     is_noise, digest = draft.is_noise, new_hash()

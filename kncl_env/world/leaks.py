@@ -14,6 +14,8 @@ from kncl_env.world.world import World
 from train_lm.files import hash_file
 from train_lm.token_files import TRAIN
 
+SEEN = {"reward": "sample"}  # what a card calls a target's text of this split
+
 PARTS = ("graph", "topic_vectors", "embedder", "tokenizer", "train_tokens_of", "index")
 
 
@@ -32,7 +34,7 @@ def faults(world: World) -> list[str]:
 
     Checks that texts, links and index are those that the card was written for, that the card counts
     what is there, that the index and the splits agree, and that no held-out passage shares a run of
-    words with another split.
+    words with another split; of a distant world, that its target has no training text, either.
     """
     found: list[str] = []
     world = _AsFound(world.path, world.card)
@@ -75,6 +77,7 @@ def faults(world: World) -> list[str]:
         found.append(f"leak: {p.split} passage {i} of {titles[p.topic]!r} {reason}: {start} …")
     if not broken:
         found += _card_faults(world, n_bytes)
+        found += _target_faults(world) if world.is_distant else []
         found += _index_faults(world)
     return found
 
@@ -107,6 +110,30 @@ def _card_faults(world: World, n_bytes: int) -> list[str]:
         if name is not None and name not in world.regions
     ]
     return found
+
+
+def _target_faults(world: World) -> list[str]:
+    """Where a distant world has its target's text, and what the card says of it."""
+    region = world.target_region
+    if region is None or region not in world.regions:
+        return []  # which was said
+    topics = world.regions[region]
+    own = np.isin(world.passage_topic, topics)
+    found = [
+        f"leak: training passage {i} is of {world.titles[world.passage_topic[i]]!r}, a topic of "
+        f"the target {region}"
+        for i in np.flatnonzero(own & (world.passage_split == TRAIN)).tolist()
+    ]
+    counts = np.bincount(world.passage_split[own], minlength=len(SPLITS)).tolist()
+    counted = {"topics": len(topics)}
+    counted |= {f"{SEEN.get(s, s)}_passages": n for s, n in zip(SPLITS, counts, strict=True)}
+    stated = world.card.get("target", {})
+    return found + [
+        f"expected {n:,} as {name} of the target in world.json, got {stated.get(name)}: the card "
+        "was edited"
+        for name, n in counted.items()
+        if name != "train_passages" and stated.get(name) != n
+    ]
 
 
 def _index_faults(world: World) -> list[str]:

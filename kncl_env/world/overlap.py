@@ -29,6 +29,7 @@ TOGETHER = 2**19  # [runs] that are handed on at a time
 BITS_PER_RUN = 16  # of the filter: one training run in 16 passes it for nothing
 MOST_BITS = 2**32  # [bits] of the filter: 512 MiB
 OWNED = np.dtype([("run", "<u8"), ("owner", "<u4")])
+SHARES = "shares a run"  # begins what is said of a passage that another split gives away
 
 # How to read the texts of some passages, in order; asked for once for each kind of split.
 Texts = Callable[[NDArray[np.int64]], Iterable[str]]
@@ -38,6 +39,35 @@ def unproved(passages: Sequence[Passage], scratch: Path | None = None) -> list[t
     """As `unproved_of`, of passages in memory."""
     split = np.array([SPLITS.index(p.split) for p in passages], dtype=np.int8)
     return list(unproved_of(split, lambda rows: (passages[i].text for i in rows), scratch))
+
+
+def copies_of(
+    wanted: NDArray[np.int64], others: NDArray[np.int64], texts: Texts, scratch: Path | None = None
+) -> NDArray[np.int64]:
+    """Those of the other passages that share a run of words with any of the wanted ones, ascending.
+
+    Args:
+        wanted, others: Numbers of passages, ascending.
+        texts: Reads passages by their ascending numbers.
+        scratch: Where files without a name may stand; the system's place for such, if None.
+    """
+    copies = np.zeros(len(others), dtype=bool)
+    with _Rooms(np.dtype("<u8"), scratch) as known, _Rooms(OWNED, scratch) as found:
+        for runs, _ in _in_groups(map(word_runs, texts(wanted))):
+            known.add(runs)
+        sieve, first = _sieve(known), 0
+        for runs, counts in _in_groups(map(all_runs, texts(others))):
+            passes = _passes(sieve, runs)
+            owner = np.repeat(np.arange(first, first + len(counts)), counts)[passes]
+            owned = np.empty(len(owner), dtype=OWNED)
+            owned["run"], owned["owner"] = runs[passes], owner
+            found.add(owned)
+            first += len(counts)
+        del sieve
+        for room in range(1 << ROOM_BITS):
+            own = found.read(room)
+            copies[own["owner"][np.isin(own["run"], known.read(room))]] = True
+    return others[copies]
 
 
 def unproved_of(
@@ -73,7 +103,7 @@ def unproved_of(
             )
         elif shared[row]:
             first = next(name for i, name in enumerate(SPLITS) if shared[row] >> i & 1)
-            yield passage, f"shares a run of {OVERLAP_WORDS} words with {first}"
+            yield passage, f"{SHARES} of {OVERLAP_WORDS} words with {first}"
 
 
 def _spool_held_out(texts: Iterable[str], wanted: _Rooms) -> NDArray[np.int32]:
@@ -123,7 +153,7 @@ class _Rooms:
             file.close()
 
     def add(self, rows: NDArray[Any]) -> None:
-        runs = rows["run"] if rows.dtype.names else rows
+        runs = _runs_in(rows)
         room = (runs >> np.uint64(64 - ROOM_BITS)).astype(np.int64)
         rows = rows[np.argsort(room, kind="stable")]
         ends = np.cumsum(np.bincount(room, minlength=len(self._files)))
@@ -138,6 +168,11 @@ class _Rooms:
         return np.frombuffer(file.read(), dtype=self.kind)
 
 
+def _runs_in(rows: NDArray[Any]) -> Hashes:
+    """Runs of rows with or without owners."""
+    return rows["run"] if rows.dtype.names else rows
+
+
 def _sieve(wanted: _Rooms) -> NDArray[np.uint8]:
     """A row of bits, set where the hash of a held-out run points to."""
     size = 2**16
@@ -145,7 +180,7 @@ def _sieve(wanted: _Rooms) -> NDArray[np.uint8]:
         size *= 2
     sieve = np.zeros(size // 8, dtype=np.uint8)
     for room in range(1 << ROOM_BITS):
-        byte, bit = _bit_of(wanted.read(room)["run"], size)
+        byte, bit = _bit_of(_runs_in(wanted.read(room)), size)
         np.bitwise_or.at(sieve, byte, bit)
     return sieve
 

@@ -131,6 +131,8 @@ def _show_world(world: World) -> None:
     say(f"licence: {card['licence']}")
     if world.target_region:
         say(f"target: {world.target_region}, {len(world.target_topics())} topics")
+    for line in told_target(world):
+        say(line)
     for name, value in card["counts"].items():
         say(f"  {name.replace('_', ' ')}: {value:,}")
     say(f"vectors: {_embedder(world)}")
@@ -153,6 +155,26 @@ def _show_world(world: World) -> None:
         )
     central = (-world.graph.pagerank).argsort(kind="stable")[:10]
     say(f"most central: {_titles(world, central)}")
+
+
+def told_target(world: World) -> list[str]:
+    """What a distant world shows of its target, and what it hides."""
+    if not world.is_distant:
+        return []
+    found = {name: n for name, n in world.card.get("target", {}).items() if type(n) is int}
+
+    def kb(name: str) -> str:
+        return f"{found.get(name, 0) / 1000:,.0f} kB"
+
+    return [
+        f"  visible: {kb('sample_bytes')} of {found.get('topics_seen', 0):,} of its topics; of all "
+        f"of them titles and links ({found.get('links_from', 0):,} lead from them, "
+        f"{found.get('links_to', 0):,} to them)",
+        f"  hidden: {kb('select_bytes')} for select, {kb('test_bytes')} for test; none of its text "
+        "is trained on",
+        f"  copies of its text left out of what is trained on: {found.get('copies_passages', 0):,} "
+        f"passages, {kb('copies_bytes')}",
+    ]
 
 
 def _embedder(world: World) -> str:

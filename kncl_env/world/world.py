@@ -36,7 +36,8 @@ from kncl_env.world.tables import PassageTable, read_topics
 from kncl_env.world.text.spaces import load_space
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
 from train_lm.checked.arrays import load_array, load_arrays, reason
-from train_lm.checked.digests import first_time, verify
+from train_lm.checked.digests import Verified, first_time
+from train_lm.crew.folders import located
 from train_lm.token_files import STARTS, TOKENS, TRAIN, TokenFiles
 from train_lm.windows import TokenStore
 
@@ -64,8 +65,15 @@ class World:
 
     @classmethod
     def open(cls, path: str | Path) -> World:
-        path = Path(path)
+        path = located(path)
         return cls(path, read_card(path))
+
+    def with_graph(self, graph: TopicGraph) -> World:
+        """The same world with other links between its topics, in memory alone."""
+        twin = World(self.path, self.card)
+        twin.__dict__.update(self.__dict__)
+        twin.__dict__["graph"] = graph
+        return twin
 
     def __repr__(self) -> str:
         return f"World({self.card['source']}, {self.n_topics} topics, {self.hash[:12]})"
@@ -103,12 +111,16 @@ class World:
             f"expected {name} of world {self.path} whole, got {reason(error)}: rebuild it"
         )
 
+    @cached_property
+    def _verified(self) -> Verified:
+        return Verified(self.path, self.card["files"])
+
     def _whole(self, name: str) -> Path:
         """A file of the world, if it is the one that was built."""
         file = self.path / name
         if not file.is_file():
             raise ValueError(f"expected {name} in world {self.path}, found none: rebuild it")
-        if not verify(file, self.card["files"].get(name, "")):
+        if name not in self._verified:
             raise ValueError(
                 f"expected {name} of world {self.path} whole, got other bytes than were built: "
                 "it is damaged or was changed since, rebuild it"
@@ -338,16 +350,34 @@ class World:
         return has_held_out(self.passage_topic, self.passage_split, self.n_topics)
 
     @property
+    def is_distant(self) -> bool:
+        """Whether none of the target's text is trained on."""
+        return bool(self.card["scenario"]["name"] == "distant")
+
+    @property
     def target_region(self) -> str | None:
         """The region whose held-out text is the target; None where every topic counts alike."""
         return self.card["scenario"]["region"]
 
     def target_topics(self, region: str | None = None) -> NDArray[np.int64]:
-        """Topics of the target mix, each with the same weight: those with held-out text.
+        """Topics of the target mix, each with the same weight: those with held-out text; in a
+        distant world all of the target, since what is hidden must not tell which has some.
 
         Args:
             region: Another region than the scenario's, for example to practise on.
+
+        Raises:
+            ValueError: No such region, or another one than the target of a distant world.
         """
+        if self.is_distant:
+            if region not in (None, self.target_region):
+                raise ValueError(
+                    f"expected no other region than {self.target_region} in the distant world "
+                    f"{self.path}, got {region!r}: the text of others is trained on, build a world "
+                    f"for it (kncl-env build --scenario distant --region {region})"
+                )
+            region, every = self.target_region, np.ones(self.n_topics, dtype=bool)
+            return target_of(self.regions, every & ~self.topic_is_noise, region, self.path)
         usable = self.has_held_out & ~self.topic_is_noise
         return target_of(self.regions, usable, region or self.target_region, self.path)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -27,12 +28,15 @@ class Turn:
         over: Whether the episode is over.
         info: As of `env.step`.
         observation: What is seen after it.
+        extra_flops: What the arm spent on it beside the budget: probes, reference models, trial
+            runs [FLOPs]. What it spent when it began counts with its first step.
     """
 
     reward: float
     over: bool
     info: Json
     observation: Observation
+    extra_flops: float = 0.0
 
 
 class Player(Protocol):
@@ -63,12 +67,14 @@ class Arm:
         begin: Gives a player for one episode.
         taste: What passages it reads; None for all.
         origin: Digest of the weights or of the source that it plays by.
+        search_flops: What was spent once for all its episodes, such as a policy's training [FLOPs].
     """
 
     name: str
     begin: Begin
     taste: Taste | None = None
     origin: str = ""
+    search_flops: float = 0.0
 
     @property
     def digest(self) -> str:
@@ -80,6 +86,48 @@ class Arm:
     def options(self) -> Json:
         """For `reset`."""
         return {"taste": self.taste}
+
+
+# What arms are told apart by, in the order in which they are listed.
+FAMILIES = (
+    "independent",
+    "frontier rule",
+    "selection",
+    "mixture",
+    "bandit",
+    "search",
+    "learned",
+    "reference",
+    "control",
+)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An arm that has a name of its own.
+
+    Attributes:
+        begin: Gives a player for one episode.
+        family: One of `FAMILIES`.
+        variant: Which of the forms that its name could stand for, in one sentence.
+        source: Where it is from, such as a paper; empty where it is our own or nobody's.
+        of_file: The same with a file of the user's, named as `ARM@FILE`; None where it takes none.
+
+    Raises:
+        ValueError: A family of another name, or no sentence.
+    """
+
+    begin: Begin
+    family: str
+    variant: str
+    source: str = ""
+    of_file: Callable[[Path], Begin] | None = None
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"expected a family among {', '.join(FAMILIES)}, got {self.family!r}")
+        if not self.variant.strip():
+            raise ValueError("expected a sentence that says which variant an arm is, got none")
 
 
 class Stateless:
@@ -107,16 +155,19 @@ class _Chooser(Stateless):
 
 def expands(choose: Choose) -> Begin:
     """An arm that plays by the rules: it picks an action of the environment."""
-    return lambda env, rng: _Chooser(choose, env, rng)
+
+    def begin(env: TopicExpansionEnv, rng: Rng) -> Player:
+        return _Chooser(choose, env, rng)
+
+    return written_with(begin, choose)
 
 
 Groups = Callable[[TopicExpansionEnv], list[Ints]]
 
 
 class _Drawer(Stateless):
-    def __init__(self, groups: Groups, env: TopicExpansionEnv, rng: Rng) -> None:
+    def __init__(self, pools: Sequence[Ints], env: TopicExpansionEnv, rng: Rng) -> None:
         self.env, self.rng = env, rng
-        pools = [env.stage.store.windows_of(group) for group in groups(env)]
         self.pools = [pool for pool in pools if len(pool)]
         if not self.pools:
             raise ValueError(
@@ -137,4 +188,23 @@ def draws(groups: Groups) -> Begin:
 
     Groups too short for a window of their own are passed over.
     """
-    return lambda env, rng: _Drawer(groups, env, rng)
+
+    def begin(env: TopicExpansionEnv, rng: Rng) -> Player:
+        return _Drawer([env.stage.store.windows_of(group) for group in groups(env)], env, rng)
+
+    return written_with(begin, groups)
+
+
+def draws_windows(pools: Groups) -> Begin:
+    """The same of groups that are windows already."""
+
+    def begin(env: TopicExpansionEnv, rng: Rng) -> Player:
+        return _Drawer(pools(env), env, rng)
+
+    return written_with(begin, pools)
+
+
+def written_with(begin: Begin, part: Callable[..., object]) -> Begin:
+    """`begin`, made out of a part whose source it is told apart by."""
+    begin.__module__ = part.__module__
+    return begin

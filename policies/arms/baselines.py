@@ -8,21 +8,33 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
-from policies.arms.arm import Begin, Ints, Rng, draws, expands
+from kncl_env.world.world import World
+from policies.arms.arm import Begin, Ints, Listed, Rng, draws, draws_windows, expands
+from policies.arms.shared import windows_by_topic
 
 _COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
 
 
 def _every_topic(env: TopicExpansionEnv) -> list[Ints]:
-    return _own_passages(env, range(len(env.stage.table)))
+    return windows_by_topic(env)
 
 
 def _all_text(env: TopicExpansionEnv) -> list[Ints]:
-    return [np.concatenate(_every_topic(env))]
+    return [np.concatenate(windows_by_topic(env))]
 
 
 def _target_topics(env: TopicExpansionEnv) -> list[Ints]:
+    check_target_text(["target-text"], env.stage.world)
     return _own_passages(env, env.stage.target.tolist())
+
+
+def check_target_text(names: Iterable[str], world: World) -> None:
+    """Raises: ValueError where the arm that reads the target's own text is to play without it."""
+    if "target-text" in names and world.is_distant:
+        raise ValueError(
+            "expected arms for a distant world, got target-text, which reads the target's own "
+            "text: none of it is trained on here, leave it out"
+        )
 
 
 def _own_passages(env: TopicExpansionEnv, topics: Iterable[int]) -> list[Ints]:
@@ -52,20 +64,69 @@ def _by_score(weights: dict[str, float]) -> Begin:
     return expands(choose)
 
 
-BASELINES: dict[str, Begin] = {
-    # Independent draws, no graph.
-    "uniform": draws(_every_topic),
-    "proportional": draws(_all_text),
-    # Not a competitor: it is told the target and spends everything there.
-    "oracle": draws(_target_topics),
-    # On the frontier.
-    "random": expands(_random),
-    "breadth-first": expands(_breadth_first),
-    "nearest": _by_score({"similarity_nucleus": 1.0}),
-    "degree": _by_score({"in_degree_rank": 1.0}),
-    "goal": _by_score({"goal_similarity": 1.0}),
-    # What brings most of the goal's topics closest to something read: greedy facility location.
-    "coverage": _by_score({"goal_gain": 1.0}),
-    # Close to the goal, unlike what was read: the best hand-made rule so far.
-    "rule": _by_score({"goal_similarity": 1.0, "similarity_expanded": -0.5}),
+_INDEPENDENT = {
+    "uniform": Listed(
+        draws_windows(_every_topic),
+        "independent",
+        "Every topic alike, and of a topic the windows read least often.",
+    ),
+    "proportional": Listed(
+        draws_windows(_all_text),
+        "independent",
+        "All windows alike, so that a topic counts by its size.",
+    ),
 }
+
+_FRONTIER = {
+    "random": Listed(expands(_random), "frontier rule", "One of the candidates by lot."),
+    "breadth-first": Listed(
+        expands(_breadth_first),
+        "frontier rule",
+        "The candidate next to the member of the nucleus that has waited longest.",
+    ),
+    "nearest": Listed(
+        _by_score({"similarity_nucleus": 1.0}),
+        "frontier rule",
+        "The candidate closest to the centroid of the nucleus.",
+    ),
+    "degree": Listed(
+        _by_score({"in_degree_rank": 1.0}),
+        "frontier rule",
+        "The candidate that most topics link to.",
+    ),
+    "least-degree": Listed(
+        _by_score({"in_degree_rank": -1.0}),
+        "frontier rule",
+        "The candidate that fewest topics link to.",
+    ),
+    "goal": Listed(
+        _by_score({"goal_similarity": 1.0}),
+        "frontier rule",
+        "The candidate closest to the centroid of the goal.",
+    ),
+    "coverage": Listed(
+        _by_score({"goal_gain": 1.0}),
+        "frontier rule",
+        "What brings most of the goal's topics closest to something read: greedy facility "
+        "location.",
+        "Nemhauser, Wolsey & Fisher 1978",
+    ),
+    # The best hand-made rule so far.
+    "rule": Listed(
+        _by_score({"goal_similarity": 1.0, "similarity_expanded": -0.5}),
+        "frontier rule",
+        "Close to the goal, and half as much unlike the closest topic expanded so far.",
+    ),
+}
+
+_REFERENCE = {
+    # Not a competitor: it spends everything on the target's own training text. It needs no secret,
+    # the goal's topics are known; where that text is withheld (`distant`), there is no such arm.
+    "target-text": Listed(
+        draws(_target_topics),
+        "reference",
+        "Reads the target's own training text, every target topic alike.",
+    ),
+}
+
+BASELINES: dict[str, Listed] = {**_INDEPENDENT, **_REFERENCE, **_FRONTIER}

@@ -1,6 +1,7 @@
 """Finds an arm by what a user types: a baseline's name, a policy, an arm of the user's own.
 
-uniform                   a baseline
+uniform                   one of `ARMS`
+markov@people.jsonl       one of those that take a file
 runs/learned              a policy's directory
 my_package.arms:MyArm     an arm of one's own: anything with `begin(env, rng) -> Player`
 my-arm                    the same, announced by an installed package in the group `kncl.arms`
@@ -14,7 +15,8 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,40 @@ from typing import Any
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from kncl_env.taste import load_taste
-from policies.arms import baselines
-from policies.arms.arm import Arm, Rng, expands
+from policies.arms import temperature, walks
+from policies.arms.arm import Arm, Listed, Rng, expands
+from policies.arms.bandits.listed import BANDITS
 from policies.arms.baselines import BASELINES
+from policies.arms.selection import (
+    by_loss,
+    d_optimal,
+    dsir,
+    moore_lewis,
+    nearest,
+    target_aligned,
+)
 from policies.arms.spaces import in_space, space_of
 from policies.curiosity import CuriosityPolicy
-from train_lm.files import hash_file
+from train_lm.crew.folders import located
+from train_lm.files import hash_file, hash_json
+
+# Every arm that has a name of its own; each family's files say which theirs are.
+ARMS: dict[str, Listed] = {
+    **BASELINES,
+    **temperature.ARMS,
+    **walks.ARMS,
+    **by_loss.ARMS,
+    **dsir.ARMS,
+    **moore_lewis.ARMS,
+    **nearest.ARMS,
+    **target_aligned.ARMS,
+    **d_optimal.ARMS,
+    **BANDITS,
+}
 
 GROUP = "kncl.arms"
+OWN = "policies.arms."  # modules whose source an arm of `ARMS` is told apart by
+CONTRACT = "policies.arms.arm"  # the one that says what an arm is: no part of any
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -48,14 +76,15 @@ def arm_of(spec: str) -> Arm:
     if arm is None:
         raise ValueError(
             f"expected a policy directory, an import path (my_package.arms:MyArm) or one of "
-            f"{', '.join([*BASELINES, *_announced()])}, alone or with the taste of another place "
+            f"{', '.join([*ARMS, *_announced()])}, alone or with the taste of another place "
             f"(random+POLICY), got {spec!r}"
         )
-    taste = CuriosityPolicy.load(place).taste if Path(place).is_dir() else load_taste(Path(place))
+    lent = located(place)
+    taste = CuriosityPolicy.load(lent).taste if lent.is_dir() else load_taste(lent)
     if taste is None:
         raise ValueError(f"expected a policy with a taste in {place}, got one that reads anything")
     name = f"{arm.name}+{Path(_name_of(place)).stem}"
-    begin = in_space(arm.begin, name, space_of(Path(place)))
+    begin = in_space(arm.begin, name, space_of(lent))
     return Arm(name, begin, taste, arm.origin)
 
 
@@ -78,28 +107,65 @@ def check_arms(specs: Sequence[str]) -> list[Arm]:
 
 def place_of(spec: str) -> Path:
     """The policy directory, or the file, that an arm is read from; nothing's, for a plain name."""
-    return Path(spec if Path(spec).is_dir() else spec.partition("+")[2] or spec)
+    return Path(spec if located(spec).is_dir() else re.split("[+@]", spec, maxsplit=1)[-1])
+
+
+def source_of(listed: Listed) -> str:
+    """Digest of the source of an arm: what an edited one played is not taken for its own."""
+    return _digest_of(listed.begin.__module__)
+
+
+@cache
+def _digest_of(module: str) -> str:
+    digests = [hash_file(file) for file in sorted(set(_files(module, set())))]
+    return digests[0] if len(digests) == 1 else hash_json(digests)
+
+
+def _files(module: str, seen: set[str]) -> Iterator[Path]:
+    """Files of a module and of all modules of arms that it takes something from."""
+    seen.add(module)
+    found = importlib.import_module(module)
+    assert found.__file__ is not None
+    yield Path(found.__file__)
+    for value in vars(found).values():
+        other = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+        if isinstance(other, str) and other.startswith(OWN) and other not in {*seen, CONTRACT}:
+            yield from _files(other, seen)
 
 
 def _alone(spec: str) -> Arm | None:
-    if spec in BASELINES:
-        # The source belongs to it: what an edited baseline played is not taken for its own.
-        return Arm(spec, BASELINES[spec], origin=hash_file(Path(baselines.__file__)))
-    if Path(spec).is_dir():
+    if spec in ARMS:
+        return Arm(spec, ARMS[spec].begin, origin=source_of(ARMS[spec]))
+    if located(spec).is_dir():
         return _policy(spec)
+    name, at, place = spec.partition("@")
+    lends = "+" in place and not located(place).exists()  # then this is the arm and a taste's place
+    if at and name in ARMS and not lends:
+        return _of_file(name, located(place))
     if _IMPORT_PATH.fullmatch(spec):
         return _imported(spec, spec.partition(":")[2].rpartition(".")[2])
     announced = _announced()
     return _imported(announced[spec], spec) if spec in announced else None
 
 
+def _of_file(name: str, file: Path) -> Arm:
+    """An arm that goes by a file. Raises: ValueError or OSError: It takes none, or not this one."""
+    listed = ARMS[name]
+    if listed.of_file is None:
+        takes = ", ".join(f"{n}@FILE" for n, arm in ARMS.items() if arm.of_file) or "none"
+        raise ValueError(f"expected an arm that takes a file ({takes}), got {name}@{file}")
+    origin = hash_json([source_of(listed), hash_file(file)])
+    return Arm(f"{name}@{file.stem}", listed.of_file(file), origin=origin)
+
+
 def _policy(place: str) -> Arm:
-    policy = CuriosityPolicy.load(place)
+    here = located(place)
+    policy = CuriosityPolicy.load(here)
 
     def choose(env: TopicExpansionEnv, seen: Observation, rng: Rng) -> int:
         return policy.predict(seen, action_masks=env.action_masks())[0]
 
-    weights = hash_file(Path(place) / "policy.safetensors")
+    weights = hash_file(here / "policy.safetensors")
     name = _name_of(place)
     return Arm(name, in_space(expands(choose), name, space_of(policy)), policy.taste, weights)
 

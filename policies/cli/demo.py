@@ -14,7 +14,7 @@ SETTINGS = (
     *("--nucleus-topics", "80", "--nucleus-updates", "400", "--steps", "30"),
     *("--updates-per-step", "5", "--breadth", "128", "--slots", "32"),
 )
-ARMS = "uniform,random,rule,oracle"
+ARMS = "uniform,random,rule,target-text"
 
 
 Command = Callable[[list[str]], int]

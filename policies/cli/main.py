@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kncl_env.world.sources.wiki.options import add_manners, etiquette_of
+from policies.cli.arms import arms_parser
+from policies.cli.benchmark import benchmark_parser, regret_parser
 from policies.cli.demo import demo
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from policies.cli.stream import neighbourhoods_parser, stream_parser
 from policies.cli.training import record_parser, surrogate_parser, taste_parser, train_parser
 from policies.cli.walkers import predict_parser, pretrain_parser, walk_parser
+from policies.verdict.controls_section import CONTROLS
 from train_lm.command_line import (
     GOES_ON,
     Verbs,
@@ -24,6 +28,7 @@ from train_lm.command_line import (
     say,
     say_lines,
 )
+from train_lm.crew.options import add_hands, hands_of
 from train_lm.outputs import alone
 from train_lm.plain_text import visible
 
@@ -35,9 +40,9 @@ if TYPE_CHECKING:
     from policies.play.closed_loop import Line
 
 ARMS = (
-    "by comma: baselines (uniform, proportional, random, breadth-first, nearest, degree, goal, "
-    "rule, coverage, oracle), policy directories, arms of your own by import path "
-    "(my_package.arms:MyArm), and any of them with the taste of another place (random+POLICY)"
+    "by comma: names that `kncl-policy arms` lists (uniform, random, coverage, dsir, ...), policy "
+    "directories, arms of your own by import path (my_package.arms:MyArm), and any of them with "
+    "the taste of another place (random+POLICY)"
 )
 
 
@@ -55,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "pretrain on rabbit holes, train by reward, evaluate against baselines.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    arms_parser(verbs)
     pretrain_parser(verbs)
     predict_parser(verbs)
     record_parser(verbs)
@@ -66,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     stream_parser(verbs)
     neighbourhoods_parser(verbs)
     walk_parser(verbs)
+    benchmark_parser(verbs)
+    regret_parser(verbs)
     _demo_parser(verbs)
     return parser
 
@@ -77,7 +85,8 @@ def _evaluate_parser(verbs: Verbs) -> None:
         description="Play arms with paired seeds and write scores.json, curves.csv, report.html "
         "and what each episode read. The same command goes on where it was stopped.",
         epilog="Example: kncl-policy evaluate --world worlds/wiki "
-        "--policies uniform,random,rule,runs/learned --seeds 8 --out runs/wiki-run",
+        "--policies uniform,random,rule --trainings learned=runs/l1,runs/l2,runs/l3 --controls "
+        "--inits 8 --seeds 9 --out runs/wiki-run",
     )
     add_world(verb)
     verb.add_argument(
@@ -102,6 +111,61 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help="initial learners that the seeds are spread over (1)",
     )
     verb.add_argument(
+        "--trainings",
+        type=_trainings,
+        action="append",
+        default=[],
+        metavar="NAME=A,B,C",
+        help="trainings of one policy, an arm of that name that they share the seeds of; its "
+        "interval and its test take the trainings for clusters; may be given again (none)",
+    )
+    verb.add_argument(
+        "--subject",
+        metavar="ARM",
+        help="arm that the report is about and that controls are of; fixed before the first "
+        "episode (the last learned policy)",
+    )
+    verb.add_argument(
+        "--controls",
+        nargs="?",
+        type=comma_separated,
+        const=[*CONTROLS],
+        default=[],
+        metavar="A,B",
+        help=f"play controls of the subject: {', '.join(CONTROLS)}; all of them, if none is named "
+        "(none)",
+    )
+    verb.add_argument(
+        "--search-cap",
+        type=int,
+        default=32,
+        metavar="N",
+        help="random curricula that the control equal-search tries, at most; it tries as many as "
+        "the subject's training took episodes (32)",
+    )
+    _add_measuring(verb)
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
+    )
+    add_learners(verb)
+    add_hands(verb, "episodes")
+    verb.add_argument(
+        "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
+    )
+    verb.set_defaults(action=_evaluate, **{GOES_ON: True})
+    add_settings(verb)
+
+
+def _trainings(text: str) -> tuple[str, list[str]]:
+    """`NAME=A,B,C`, as it is typed."""
+    name, found, places = text.partition("=")
+    if not found or not name.strip():
+        raise argparse.ArgumentTypeError(f"expected NAME=A,B,C, got {text!r}")
+    return name.strip(), comma_separated(places)
+
+
+def _add_measuring(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
         "--curve-points",
         type=int,
         default=13,
@@ -109,14 +173,15 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help="measurements of a learning curve, more of them at its beginning (13)",
     )
     verb.add_argument(
-        "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
+        "--knowledge",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="N",
+        help="ask the learner at N moments of a curve which links of the world it knows (not at "
+        "all; 3 where N is left out)",
     )
-    add_learners(verb)
-    verb.add_argument(
-        "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
-    )
-    verb.set_defaults(action=_evaluate, **{GOES_ON: True})
-    add_settings(verb)
 
 
 def _run_parser(verbs: Verbs) -> None:
@@ -188,30 +253,41 @@ def _evaluate(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
+    from kncl_env.knowledge.meter import KnowledgeMeter
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
-    from policies.arms.registry import check_arms, place_of
+    from policies.arms.registry import place_of
     from policies.play.curves import CurveMeter
     from policies.play.evaluation import COMMAND, check_nothing_lost, evaluate
-    from policies.play.plan import Plan
+    from policies.play.plan import Plan, usual_subject
     from policies.verdict.table import table
 
     torch.set_num_threads(1)
     settings = settings_of(args)
-    arms = check_arms(args.policies)
-    pairs = zip(args.policies, arms, strict=True)
-    learned = [arm.name for name, arm in pairs if Path(name).is_dir()]
-    subject = learned[-1] if learned else None
-    meter = CurveMeter(args.curve_points)
-    plan = Plan(args.policies, args.seeds, args.inits, args.learners, subject, meter)
+    asked = KnowledgeMeter(args.knowledge) if args.knowledge else None
+    plan = Plan(
+        args.policies,
+        args.seeds,
+        args.inits,
+        args.learners,
+        meter=CurveMeter(args.curve_points, knowledge=asked),
+        trainings=dict(args.trainings),
+        searched=args.search_cap,
+        hands=hands_of(args),
+    )
+    plan = replace(plan, subject=args.subject or usual_subject(plan))
+    plan = replace(plan, controls=args.controls)
+    cast = plan.cast()
     with alone(args.out) as hold:
         world = World.open(args.world)
-        hold.begin_run(COMMAND, args.force, [args.world, *map(place_of, plan.arms)])
-        check_nothing_lost(args.out, [arm.name for arm in arms], plan.seeds)
+        places = [place_of(spec) for one in cast for spec in one.specs]
+        hold.begin_run(COMMAND, args.force, [args.world, *places])
+        check_nothing_lost(args.out, [*(one.name for one in cast), *plan.controls], plan.seeds)
         for i in range(plan.inits):  # the nucleus phase has a progress bar of its own
             open_stage(world, settings.with_learner_seed(settings.learner.seed + i))
         with Progress(transient=True) as bar:
-            task = bar.add_task("episodes", total=len(plan.arms) * plan.seeds)
+            arms = len(cast) + len(plan.controls)
+            task = bar.add_task("episodes", total=arms * plan.seeds)
             summary = evaluate(world, settings, plan, args.out, lambda _: bar.advance(task))
     say_lines(table(summary))
     say(f"report: {args.out / 'report.html'}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from policies.cli.settings import add_settings, add_world, settings_of
 from policies.stream.methods import OF_LEARNERS
 from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
+from train_lm.crew.options import add_hands, hands_of
 from train_lm.outputs import alone
 
 METHODS = (
@@ -97,9 +98,7 @@ def stream_parser(verbs: Verbs) -> None:
         metavar="N",
         help="seeds of learner, order of neighbourhoods and of text (5)",
     )
-    verb.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes that play cells (1)"
-    )
+    add_hands(verb, "cells")
     verb.add_argument(
         "--keep",
         action="store_true",
@@ -125,7 +124,7 @@ def _stream(args: argparse.Namespace) -> int:
 
     settings = settings_of(args)
     layout = Layout(args.neighbourhoods, args.size, args.stage_updates, args.windows)
-    plan = StreamPlan(args.methods, args.rates, args.seeds, args.rate, args.workers, args.keep)
+    plan = StreamPlan(args.methods, args.rates, args.seeds, args.rate, hands_of(args), args.keep)
     with alone(args.out) as hold:
         world = World.open(args.world)
         hold.begin_run(COMMAND, args.force, [args.world])
@@ -155,7 +154,7 @@ def neighbourhoods_parser(verbs: Verbs) -> None:
         "plain peft opens, tasks.jsonl, scores.json and report.html. The same command goes on "
         "where it was stopped.",
         epilog="Example: kncl-policy neighbourhoods --world worlds/wiki --neighbourhoods 4 "
-        "--workers 2 --timed --out runs/parallel",
+        "--processes 2 --timed --out runs/parallel",
     )
     add_world(verb)
     add_layout(verb, neighbourhoods=4)
@@ -174,9 +173,7 @@ def neighbourhoods_parser(verbs: Verbs) -> None:
         help="learning rate of a whole model; adapters take ten times as much (a third of "
         "--learning-rate, which is the nucleus phase's)",
     )
-    verb.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="processes that train (2)"
-    )
+    add_hands(verb, "adapters", processes=2)
     verb.add_argument(
         "--timed",
         action="store_true",
@@ -203,7 +200,7 @@ def _neighbourhoods(args: argparse.Namespace) -> int:
 
     settings = settings_of(args)
     layout = Layout(args.neighbourhoods, args.size, args.stage_updates, args.windows)
-    plan = ParallelPlan(args.seeds, args.rank, args.rate, args.workers, args.timed)
+    plan = ParallelPlan(args.seeds, args.rank, args.rate, hands_of(args), args.timed)
     with alone(args.out) as hold:
         world = World.open(args.world)
         hold.begin_run(COMMAND, args.force, [args.world])

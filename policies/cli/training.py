@@ -10,6 +10,7 @@ from pathlib import Path
 
 from policies.cli.settings import add_learners, add_settings, add_world, settings_of
 from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
+from train_lm.crew.options import add_hands, hands_of
 from train_lm.outputs import alone, holds_json
 from train_lm.plain_text import in_json
 
@@ -45,6 +46,7 @@ def record_parser(verbs: Verbs) -> None:
         help="topics probed at each step beside the environment's own (32)",
     )
     add_learners(verb)
+    add_hands(verb, "episodes")
     verb.add_argument("--seed", type=int, default=0, help="number of the first episode's seed (0)")
     verb.set_defaults(action=_record, **{GOES_ON: True})
     add_settings(verb)
@@ -100,6 +102,7 @@ def taste_parser(verbs: Verbs) -> None:
         "--policy", default="random", help="arm that chooses the topics of the trials (random)"
     )
     add_learners(verb)
+    add_hands(verb, "episodes")
     verb.add_argument("--seed", type=int, default=0, help="seed of everything (0)")
     verb.add_argument(
         "--force",
@@ -131,6 +134,7 @@ def train_parser(verbs: Verbs) -> None:
         "--episodes", type=int, default=4, metavar="N", help="episodes per rollout (4)"
     )
     add_learners(verb)
+    add_hands(verb, "episodes")
     verb.add_argument(
         "--policy-learning-rate", type=float, default=3e-4, help="of the policy, at first (3e-4)"
     )
@@ -185,7 +189,9 @@ def _record(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)
     settings = settings_of(args)
-    plan = RecordingPlan(args.policies, args.episodes, args.seed, args.extra_probes, args.learners)
+    plan = RecordingPlan(
+        args.policies, args.episodes, args.seed, args.extra_probes, args.learners, hands_of(args)
+    )
     for arm in plan.arms:
         arm_of(arm)
     world = World.open(args.world)
@@ -238,7 +244,9 @@ def _taste(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)
     settings = settings_of(args)
-    plan = TastingPlan(args.episodes, args.trials, args.policy, args.seed, args.learners)
+    plan = TastingPlan(
+        args.episodes, args.trials, args.policy, args.seed, args.learners, hands_of(args)
+    )
     arm_of(args.policy)
     with alone(args.out) as hold:
         mine = partial(holds_json, format=TASTE_FORMAT)
@@ -272,6 +280,7 @@ def _train(args: argparse.Namespace) -> int:
     from policies.learn.potentials import parse_potentials
     from policies.learn.ppo import MADE_BY, PPOConfig
     from policies.learn.training import TrainingPlan, train_policy
+    from policies.play.spending import tokens_of_taste
 
     torch.set_num_threads(1)
     config = PPOConfig(
@@ -286,7 +295,16 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     taste = load_taste(args.taste) if args.taste else None
-    plan = TrainingPlan(config, args.init, taste, args.practice, args.practice_iterations)
+    paid = tokens_of_taste(args.taste) if args.taste else 0
+    plan = TrainingPlan(
+        config,
+        args.init,
+        taste,
+        args.practice,
+        args.practice_iterations,
+        taste_tokens=paid,
+        hands=hands_of(args),
+    )
     settings = settings_of(args)
     world = World.open(args.world)
     if args.init:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from kncl_env.world.world import World
 from policies.arms.spaces import learned_in
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.verdict.accounting import SPENT, network_spent
 from rabbit_holes.demonstrations import (
     GOALS,
     Demonstrations,
@@ -117,6 +118,8 @@ def pretrain(
     train, select = lessons["train"], lessons["select"]
     cloning = CloningConfig(epochs=config.epochs, seed=config.seed)
     history = clone(network, train.clicks, select.clicks, cloning, on_epoch)
+    size = sum(p.numel() for p in network.parameters())
+    spent = network_spent("cloning", size, len(train.clicks.rows), len(history))
     return CuriosityPolicy(
         network,
         {
@@ -127,6 +130,7 @@ def pretrain(
             "select_loss": min(of_select for _, of_select in history),
             "goals": [*config.goals],
             **learned_in(world),
+            SPENT: [spent.to_json()],
         },
     )
 

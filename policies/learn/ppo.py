@@ -10,7 +10,7 @@ import copy
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
+from policies.verdict.accounting import SPENT
 from train_lm.checked.arrays import reason
 from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics
 from train_lm.files import Json, append_line, hash_json, naming
@@ -269,12 +270,14 @@ class Start:
         taste: That of the episodes that are played; the trained policy keeps it.
         provenance: How the episodes came to be, ready for JSON; the run is claimed with it and the
             trained policy keeps it.
+        spent: What the policy will have cost, ready for JSON; the trained policy keeps it.
     """
 
     init: CuriosityPolicy | None = None
     anchor: CuriosityNetwork | None = None
     taste: Taste | None = None
     provenance: Mapping[str, object] = field(default_factory=dict)
+    spent: Sequence[Json] = ()
 
 
 FRESH = Start()
@@ -342,6 +345,8 @@ def train_ppo(
         _save_checkpoint(out, policy, env, iteration + 1)
         on_iteration(figures)
     provenance = {**started, "iterations": config.iterations}
+    if start.spent:
+        provenance[SPENT] = [*start.spent]
     trained = CuriosityPolicy(policy.network, provenance, taste=start.taste)
     trained.save(out)
     return trained

@@ -34,6 +34,7 @@ from policies.play.journal import Journal
 from policies.play.seeds import TASTE_TRIALS, TASTING
 from train_lm.checked.digests import sealed
 from train_lm.checked.records import Fields, is_number
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import Json, write_json
 from train_lm.outputs import alone
 
@@ -62,6 +63,7 @@ class TastingPlan:
         arm: Chooses the topics of the trials, as `arm_of` takes it; its own taste is left aside.
         seed: Of everything.
         learners: Episodes played side by side.
+        hands: Who plays; nothing depends on it.
     """
 
     episodes: int = 32
@@ -69,6 +71,7 @@ class TastingPlan:
     arm: str = "random"
     seed: int = 0
     learners: int = 4
+    hands: Hands = ALONE
 
     def __post_init__(self) -> None:
         if self.episodes < FOLDS or self.trials < 1:
@@ -138,6 +141,7 @@ def _learned(
         ],
         journal,
         learners=plan.learners,
+        hands=plan.hands,
         compile=compiled,
         on_record=lambda _: on_episode(),
     )
@@ -161,6 +165,7 @@ def _learned(
         ],
         journal,
         learners=plan.learners,
+        hands=plan.hands,
         compile=compiled,
         on_record=lambda _: on_episode(),
     )

@@ -18,8 +18,17 @@ from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
 from policies.arms.spaces import learned_in
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.learn.far_env import FarVecEnv
 from policies.learn.ppo import MADE_BY, PPOConfig, Start, starting_network, train_ppo
 from policies.learn.vec_env import View, make_practice_env, make_vec_env
+from policies.verdict.accounting import (
+    FORWARD,
+    Spent,
+    episodes_spent,
+    network_spent,
+    search_of,
+)
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import hash_file
 from train_lm.outputs import alone
 
@@ -40,8 +49,10 @@ class TrainingPlan:
         ppo: Of the training with real learners; its potentials shape the reward.
         init: Directory of a policy to start from.
         taste: What every episode reads; the policy keeps it. That of `init`, if None.
+        taste_tokens: That learning this taste took, as its file says.
         practice: File of a surrogate of the learner to begin in.
         practice_iterations: Rollouts there.
+        hands: Who plays with real learners; nothing depends on it.
     """
 
     ppo: PPOConfig
@@ -49,6 +60,8 @@ class TrainingPlan:
     taste: Taste | None = None
     practice: Path | None = None
     practice_iterations: int = 100
+    taste_tokens: int = 0
+    hands: Hands = ALONE
 
     def __post_init__(self) -> None:
         if self.practice is not None and self.practice_iterations < 1:
@@ -106,7 +119,7 @@ class _Training:
     def __init__(
         self, stage: Stage, plan: TrainingPlan, init: CuriosityPolicy | None, tell: Tell
     ) -> None:
-        self.stage, self.tell = stage, tell
+        self.stage, self.tell, self.plan, self.hands = stage, tell, plan, plan.hands
         self.taste = plan.taste or (init.taste if init else None)
         self.provenance = {
             "made_by": "ppo",
@@ -131,10 +144,13 @@ class _Training:
         anchor: CuriosityNetwork | None = None,
     ) -> CuriosityPolicy:
         stage = self.stage
+        spent = self._spent(config, init, practice)
         view = View(dict(config.potentials), config.gamma, self.taste)
         env = (
             make_practice_env(practice, stage, config.learners, view)
             if practice is not None
+            else FarVecEnv(stage, config.learners, view, self.compile, self.hands)
+            if self.hands.several
             else make_vec_env(stage, config.learners, view, self.compile)
         )
         try:
@@ -143,9 +159,31 @@ class _Training:
                 stage.settings.rules.steps,
                 out,
                 config,
-                Start(init, anchor, self.taste, self.provenance),
+                Start(init, anchor, self.taste, self.provenance, [one.to_json() for one in spent]),
                 stage.world.passage_is_noise[stage.store.document],
                 lambda figures: self.tell(part, config.iterations, figures),
             )
         finally:
             env.close()
+
+    def _spent(
+        self, config: PPOConfig, init: CuriosityPolicy | None, practice: Surrogate | None
+    ) -> list[Spent]:
+        """What the policy will have cost once it is trained, from its beginnings on."""
+        found = [*search_of(init.provenance)] if init is not None else []
+        settings, plan = self.stage.settings, self.plan
+        # What practice has paid for is in what it left.
+        first = practice is not None or plan.practice is None
+        if first and plan.taste_tokens:
+            found.append(Spent("learning a taste", tokens=plan.taste_tokens))
+        episodes = config.iterations * config.episodes
+        if practice is not None:
+            recorded = sum(int(practice.error.get(n, 0)) for n in ("fitted_on", "measured_on"))
+            found.append(episodes_spent("episodes recorded for a surrogate", recorded, settings))
+        else:
+            found.append(episodes_spent("episodes of PPO", episodes, settings))
+        shape = init.network.config if init is not None else CuriosityConfig(seed=config.seed)
+        size = sum(p.numel() for p in CuriosityNetwork(shape).parameters())
+        rows = episodes * settings.rules.steps * settings.rules.slots
+        what = "the policy's network" if practice is None else "the policy's network, in practice"
+        return [*found, network_spent(what, size, rows, config.epochs + FORWARD)]

@@ -143,6 +143,7 @@ class _Loop:
             "topic": topic,
             "title": turn.info["title"],
             **_of_memory(turn.info["memory"]),
+            **({"arm_flops": turn.extra_flops} if turn.extra_flops else {}),
         }
 
     def _entropy(self) -> float | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.forgetting import LossMatrix
+from kncl_env.knowledge.meter import KnowledgeCurve, KnowledgeMeter
 from kncl_env.memory import stored
 from policies.arms.arm import Turn
+from policies.play.guard import Guarded, fingerprint
+from policies.play.journal import LacksError
 from train_lm.checked.records import Fields, is_whole
 from train_lm.files import Json
 
@@ -27,6 +30,15 @@ class Curve:
         noise_share: Junk's share of the windows; None where the world has no junk.
         flops_per_token: Of the learner's training.
         kept: What became of watched topics, step by step; None where none was watched.
+        extra_flops: What the arm spent beside the budget, on probes, reference models and trial
+            runs [FLOPs], as it says itself.
+        start: Tells the weights before the first step from others; empty where nobody looked.
+        trained: Tokens that the learner was trained on, counted by itself; 0 where nobody did.
+        worked: Tokens of training in all, those of copies that were thrown away, too.
+        looked: Tokens that it was measured on while the arm acted: by the game for reward and
+            candidates, and by the arm.
+        windows: Read in each step; empty where the meter was not asked to keep them.
+        knowledge: Which links the learner knew, at some moments; None where it was not asked.
     """
 
     tokens: list[int]
@@ -38,10 +50,22 @@ class Curve:
     noise_share: float | None
     flops_per_token: float
     kept: LossMatrix | None = None
+    extra_flops: float = 0.0
+    start: str = ""
+    trained: int = 0
+    worked: int = 0
+    looked: int = 0
+    windows: list[list[int]] = field(default_factory=list)
+    knowledge: KnowledgeCurve | None = None
 
     def to_json(self) -> Json:
-        line = asdict(replace(self, kept=None))
-        del line["kept"]  # a line is as it always was where none was watched
+        line = asdict(replace(self, kept=None, knowledge=None))
+        del line["kept"], line["knowledge"]  # a line is as it always was where none was watched
+        for name in ("extra_flops", "start", "trained", "worked", "looked", "windows"):
+            if not line[name]:  # ... and nothing of this is known
+                del line[name]
+        if self.knowledge is not None:
+            line["knowledge"] = self.knowledge.to_json()
         return line if self.kept is None else {**line, "kept": self.kept.to_json()}
 
 
@@ -57,6 +81,8 @@ class CurveMeter:
     Attributes:
         points: Measurements of an episode, both ends included; those that fall on one step are one.
         windows: Of `select`, at each.
+        keep_read: Whether the windows of each step are kept, for controls to be made of them.
+        knowledge: When the learner is asked which links it knows; never, if None.
 
     Raises:
         ValueError: Fewer than two points, or no window.
@@ -64,6 +90,8 @@ class CurveMeter:
 
     points: int = 13
     windows: int = 128
+    keep_read: bool = False
+    knowledge: KnowledgeMeter | None = None
 
     def __post_init__(self) -> None:
         if self.points < 2 or self.windows < 1:
@@ -77,16 +105,20 @@ class CurveMeter:
         shares = np.linspace(0, 1, self.points) ** 2
         return frozenset((steps * shares).round().astype(int).tolist())
 
+    def to_json(self) -> Json:
+        """As a run's config has it: without what is not measured, and what changes no figure."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in known.items() if name != "keep_read"}
+
     def begin(self, env: TopicExpansionEnv) -> _CurveWatch:
         return _CurveWatch(env, self)
 
     def from_json(self, line: Json) -> Curve:
         found = Fields.of(line, "the line of an episode")
-        passages = line.get("passages")
-        if not isinstance(passages, list) or not all(
-            isinstance(step, list) and all(map(is_whole(), step)) for step in passages
-        ):
-            raise found.wrong("passages", "passages read at each step")
+        passages = _steps(found, "passages")
+        windows = _steps(found, "windows") if "windows" in found else []
+        if self.keep_read and not windows:
+            raise LacksError("the line of an episode lacks the windows that it read")
         curve = Curve(
             tokens=found.wholes("tokens"),
             loss=found.numbers("loss"),
@@ -97,6 +129,16 @@ class CurveMeter:
             noise_share=found.or_none("noise_share", lambda name: found.number(name, 0, 1)),
             flops_per_token=found.number("flops_per_token", least=0),
             kept=LossMatrix.from_json(found.inner("kept")) if "kept" in found else None,
+            extra_flops=found.number("extra_flops", least=0) if "extra_flops" in found else 0.0,
+            start=found.text("start") if "start" in found else "",
+            windows=windows,
+            **{
+                name: found.whole(name) if name in found else 0
+                for name in ("trained", "worked", "looked")
+            },
+            knowledge=KnowledgeCurve.from_json(found.inner("knowledge"))
+            if "knowledge" in found
+            else None,
         )
         if len(passages) != len(curve.topics):
             raise found.wrong("passages", f"those of {len(curve.topics)} steps")
@@ -105,12 +147,27 @@ class CurveMeter:
         return curve
 
 
+def _steps(found: Fields, name: str) -> list[list[int]]:
+    value = found.values.get(name)
+    if not isinstance(value, list) or not all(
+        isinstance(step, list) and all(map(is_whole(), step)) for step in value
+    ):
+        raise found.wrong(name, f"{name} read at each step")
+    return value
+
+
 class _CurveWatch:
     def __init__(self, env: TopicExpansionEnv, meter: CurveMeter) -> None:
         self.env = env
-        self.windows = meter.windows
+        self.windows, self.keep_read = meter.windows, meter.keep_read
+        self.start = fingerprint(env)
+        self.read: list[list[int]] = []
         self.moments = meter.moments(env.rules.steps)
+        asks = meter.knowledge
+        self.asked = asks.begin(env.stage) if asks is not None else None
+        self.asked_at = asks.moments(self.moments) if asks is not None else frozenset()
         self.junk = 0
+        self.spent = 0.0  # beside the budget [FLOPs]
         self.before = env.learner.held_out_loss("test")
         self.tokens: list[int] = []
         self.loss: list[float] = []
@@ -119,13 +176,17 @@ class _CurveWatch:
         self._measure(0)
 
     def after(self, turn: Turn) -> None:
-        read = self.env.stage.store.document[stored(turn.info["windows"])]
+        windows = stored(turn.info["windows"])
+        read = self.env.stage.store.document[windows]
+        if self.keep_read:
+            self.read.append(windows.tolist())
         self.topics.append(int(turn.info["topic"]))
         self.passages.append(np.unique(read).tolist())
+        self.spent += turn.extra_flops
         self.junk += int(self.env.stage.world.passage_is_noise[read].sum())
         # The last one is measured wherever it comes: a frontier can end before the budget.
         if len(self.topics) in self.moments or turn.over:
-            self._measure(turn.info["tokens"])
+            self._measure(turn.info["tokens"], turn.over)
 
     def finish(self) -> Curve:
         assert self.env.episode is not None
@@ -141,8 +202,25 @@ class _CurveWatch:
             noise_share=self.junk / windows if noisy else None,
             flops_per_token=self.env.learner.flops_per_token,
             kept=self.env.episode.watched.matrix(self.env.stage.world.titles),
+            extra_flops=self.spent,
+            start=self.start,
+            windows=self.read,
+            knowledge=None if self.asked is None else self.asked.curve(),
+            **self._counted(),
         )
 
-    def _measure(self, tokens: int) -> None:
+    def _counted(self) -> dict[str, int]:
+        """What a guarded learner counted itself, in tokens."""
+        learner, context = self.env.learner, self.env.settings.learner.context
+        if not isinstance(learner, Guarded):
+            return {}
+        return {
+            name: getattr(learner, windows) * context
+            for name, windows in (("trained",) * 2, ("worked",) * 2, ("looked", "measured"))
+        }
+
+    def _measure(self, tokens: int, over: bool = False) -> None:
         self.tokens.append(tokens)
         self.loss.append(self.env.learner.held_out_loss("select", self.windows))
+        if self.asked is not None and (over or len(self.topics) in self.asked_at):
+            self.asked.ask(self.env.learner, tokens)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Generic, Protocol, TypeVar
@@ -17,15 +17,18 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.settings import Settings
-from kncl_env.stage import open_stage
+from kncl_env.stage import Stage, open_stage
 from kncl_env.taste import Taste
-from kncl_env.vector import side_by_side
+from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world.world import World
 from policies.arms.arm import Arm, Turn
-from policies.arms.registry import arm_of
-from policies.play.journal import REMEDY, Journal, Key, key_of
+from policies.arms.registry import arm_of, place_of
+from policies.play.guard import Guarded, lent
+from policies.play.journal import REMEDY, Journal, Key, LacksError, key_of
 from train_lm.checked.records import Fields
-from train_lm.files import Json
+from train_lm.crew.folders import Folder
+from train_lm.crew.hands import ALONE, Hands
+from train_lm.files import Json, hash_json
 
 
 class Measured(Protocol):
@@ -58,6 +61,19 @@ class Meter(Protocol[M_co]):
         """What `to_json` of its result gave."""
 
 
+class Made(Protocol):
+    """An arm as data: what it is made of, such as the record of another one's episode."""
+
+    def arm(self) -> Arm: ...
+
+    def stage(self, stage: Stage) -> Stage:
+        """What it plays on, given what the others play on."""
+
+    @property
+    def place(self) -> str:
+        """Tells the stages of two apart; empty where it plays where the others do."""
+
+
 @dataclass(frozen=True)
 class EpisodeTask(Generic[M]):
     """One episode to play.
@@ -70,6 +86,8 @@ class EpisodeTask(Generic[M]):
         choices: Joins the seed in the generator of the arm's own choices.
         meter: What is measured.
         taste: In the place of the arm's own, if any.
+        name: What the arm is called in tables, in the place of its own name, if any.
+        made: What the arm is made of, where it is no arm that `arm_of` knows.
     """
 
     world: str
@@ -79,6 +97,8 @@ class EpisodeTask(Generic[M]):
     choices: int
     meter: Meter[M]
     taste: Taste | None = None
+    name: str = ""
+    made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -120,15 +140,17 @@ class Playing:
     """
 
     def __init__(self, env: TopicExpansionEnv, arm: Arm, seed: int, choices: int) -> None:
-        self.env = env
+        self.env, self.name = env, arm.name
         self.rng = np.random.default_rng([seed, choices])
         self.observation, _ = env.reset(seed=seed, options=arm.options)
-        self.player = arm.begin(env, self.rng)
+        with lent(env, arm.name):
+            self.player = arm.begin(env, self.rng)
         self.over = False
 
     def step(self) -> Turn:
         """One step, until it is over."""
-        turn = self.player.act(self.observation)
+        with lent(self.env, self.name):
+            turn = self.player.act(self.observation)
         self.observation, self.over = turn.observation, turn.over
         return turn
 
@@ -152,6 +174,7 @@ def play_all(
     *,
     learners: int = 4,
     compile: bool = False,
+    hands: Hands = ALONE,
     on_record: Callable[[EpisodeRecord[M]], None] = lambda _: None,
 ) -> list[EpisodeRecord[M]]:
     """Play the tasks that the journal does not hold yet; returns all records, in their order.
@@ -161,6 +184,7 @@ def play_all(
         journal: Each record is appended as its episode ends.
         learners: Episodes played side by side, their learners in one bank.
         compile: Whether the learners' program is compiled.
+        hands: Who plays; the records are the same.
         on_record: Told each record, those found in the journal first.
     """
     if learners < 1:
@@ -171,12 +195,19 @@ def play_all(
         if key in journal.lines:
             try:
                 records[key] = EpisodeRecord.from_json(journal.lines[key], task.meter)
+            except LacksError:
+                continue
             except ValueError as error:
                 who = f"{task.arm}, seed {task.seed}"
                 raise ValueError(f"{journal.file}, episode of {who}: {error}: {REMEDY}") from None
             on_record(records[key])
-    waiting = {key: task for key, task in keyed if key not in records}  # each once
-    for wave in _waves(world, [*waiting.values()], learners, compile):
+    waiting = [*{key: task for key, task in keyed if key not in records}.values()]  # each once
+    waves = (
+        _waves_elsewhere(world, waiting, learners, compile, hands)
+        if hands.several
+        else _waves(world, waiting, learners, compile)
+    )
+    for wave in waves:
         for record in wave:
             line = record.to_json()
             journal.append(line)
@@ -188,25 +219,97 @@ def play_all(
 def _waves(
     world: World, waiting: Sequence[EpisodeTask[M]], learners: int, compile: bool
 ) -> Iterable[list[EpisodeRecord[M]]]:
-    # A bank is built for one initial learner.
-    for settings, same in groupby(waiting, key=lambda task: task.settings):
+    # A bank is built for one initial learner on one stage.
+    for _, same in groupby(waiting, key=_bank):
         tasks = list(same)
-        stage = open_stage(world, settings)
-        together = side_by_side(stage, min(learners, len(tasks)), compile=compile)
-        with closing(together):
+        stage = _stage(open_stage(world, tasks[0].settings), tasks[0])
+        with closing(_guarded(stage, min(learners, len(tasks)), compile)) as together:
             for i in range(0, len(tasks), len(together)):
-                wave = tasks[i : i + len(together)]
-                yield together.run(
-                    [
-                        partial(play, env, _arm(task), task.seed, task.choices, task.meter)
-                        for env, task in zip(together.envs, wave, strict=False)
-                    ]
-                )
+                yield _together(together, tasks[i : i + len(together)])
+
+
+def _together(together: SideBySide, wave: Sequence[EpisodeTask[M]]) -> list[EpisodeRecord[M]]:
+    return together.run(
+        [
+            partial(play, env, _arm(task), task.seed, task.choices, task.meter)
+            for env, task in zip(together.envs, wave, strict=False)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Wave(Generic[M]):
+    """Episodes of one initial learner that a worker plays side by side."""
+
+    tasks: tuple[EpisodeTask[M], ...]
+    compile: bool
+
+
+def _waves_elsewhere(
+    world: World, waiting: Sequence[EpisodeTask[M]], learners: int, compile: bool, hands: Hands
+) -> Iterable[list[EpisodeRecord[M]]]:
+    if not waiting:
+        return
+    needed = []
+    for place in {place_of(task.arm) for task in waiting}:
+        if place.exists():
+            digest = hash_json(Folder.of(place, "").content)[:32]
+            needed.append(Folder.of(place, f"arms/{digest}/{place.resolve().name}"))
+    waves = []
+    size = min(learners, -(-len(waiting) // hands.at_once()))
+    for _, same in groupby(waiting, key=_bank):
+        tasks = tuple(same)
+        # The nucleus phase is done here, once, and not by each of them.
+        needed += folders_of(open_stage(world, tasks[0].settings))
+        waves += [_Wave(tasks[i : i + size], compile) for i in range(0, len(tasks), size)]
+    for _, records in hands.played(waves, _play_wave, [*dict.fromkeys(needed)]):
+        yield records
+
+
+# What a worker keeps for its next wave: a bank.
+_KEPT: dict[tuple[object, ...], SideBySide] = {}
+
+
+def _play_wave(wave: _Wave[M]) -> list[EpisodeRecord[M]]:
+    import torch
+
+    torch.set_num_threads(1)
+    first = wave.tasks[0]
+    key = (first.world, *_bank(first), len(wave.tasks), wave.compile)
+    if key not in _KEPT:
+        for other in [*_KEPT]:
+            _KEPT.pop(other).close()
+        stage = open_stage(World.open(first.world), first.settings, progress=False)
+        _KEPT[key] = _guarded(_stage(stage, first), len(wave.tasks), wave.compile)
+    return _together(_KEPT[key], wave.tasks)
+
+
+def folders_of(stage: Stage) -> list[Folder]:
+    """What has to be where a stage is opened again: its world, and the nucleus phase."""
+    assert stage.cached is not None, "a stage of a world has a cache"
+    return [
+        Folder.of(stage.world.path, f"worlds/{stage.world.hash[:32]}"),
+        Folder.of(stage.cached, stage.cached.name, cached=True),
+    ]
+
+
+def _bank(task: EpisodeTask[M]) -> tuple[Settings, str]:
+    """What episodes have in common that can be played by one bank."""
+    return task.settings, "" if task.made is None else task.made.place
+
+
+def _stage(stage: Stage, task: EpisodeTask[M]) -> Stage:
+    return stage if task.made is None else task.made.stage(stage)
+
+
+def _guarded(stage: Stage, n: int, compile: bool) -> SideBySide:
+    return side_by_side(stage, n, compile=compile, watch=partial(Guarded, stage=stage))
 
 
 def _arm(task: EpisodeTask[M]) -> Arm:
-    arm = arm_of(task.arm)
-    return arm if task.taste is None else Arm(arm.name, arm.begin, task.taste, arm.origin)
+    arm = arm_of(task.arm) if task.made is None else task.made.arm()
+    taste, name = task.taste or arm.taste, task.name or arm.name
+    return replace(arm, name=name, taste=taste)
 
 
 def _key(task: EpisodeTask[M]) -> Key:

@@ -27,6 +27,10 @@ Key = tuple[str, ...]
 Line = Json
 
 
+class LacksError(ValueError):
+    """A line is whole, but holds less than is asked for: its episode is played again."""
+
+
 class Journal:
     """Lines by key, each written once.
 
@@ -57,9 +61,15 @@ class Journal:
             self._rewrite()
 
     def append(self, line: Line) -> None:
-        """Add a line; it counts from the moment that it is whole."""
+        """Add a line, or put it in the place of the one of its key; it counts from the moment
+        that it is whole.
+        """
+        again = key_of(line) in self.lines
         self.lines[key_of(line)] = line
-        append_line(self.file, _written(line, len(self.lines) + 1))
+        if again:
+            self._rewrite()
+        else:
+            append_line(self.file, _written(line, len(self.lines) + 1))
 
     def _begin(self) -> None:
         # What a kill, or a power cut, may have left of our own first line is written again.

@@ -24,6 +24,7 @@ from policies.play.episodes import EpisodeRecord, EpisodeTask, play_all
 from policies.play.journal import Journal, read_lines
 from policies.play.seeds import RECORDING
 from train_lm.checked.records import Fields, is_number
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import Json
 from train_lm.outputs import alone
 
@@ -136,6 +137,7 @@ class RecordingPlan:
         start: Number of the first episode.
         probes: See `StepMeter`.
         learners: Episodes played side by side.
+        hands: Who plays; nothing depends on it.
     """
 
     arms: Sequence[str]
@@ -143,6 +145,7 @@ class RecordingPlan:
     start: int = 0
     probes: int = 32
     learners: int = 4
+    hands: Hands = ALONE
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("start", 0), ("probes", 0), ("learners", 1)):
@@ -196,6 +199,7 @@ def _recorded(
         tasks,
         journal,
         learners=plan.learners,
+        hands=plan.hands,
         compile=worth_compiling(updates),
         on_record=on_episode,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from kncl_env.forgetting import LossMatrix, figures
+from kncl_env.knowledge.meter import KnowledgeCurve, together
 from kncl_env.picture import positions, thinned_edges
 from kncl_env.settings import Settings
 from kncl_env.stage import seed_topics
@@ -16,11 +18,15 @@ from kncl_env.world.nucleation import NucleusReport
 from kncl_env.world.world import World
 from policies.play.curves import Curve
 from policies.play.episodes import EpisodeRecord
-from policies.play.plan import Plan, command_of
+from policies.play.plan import Cast, Plan, command_of
+from policies.verdict.accounting import Bill, Spent, break_even, cost_of
+from policies.verdict.appendix import write_appendix
+from policies.verdict.figures import looks_of
 from policies.verdict.growth_map import Growth
-from policies.verdict.report import RunInfo, write_report
-from policies.verdict.scores import ArmRun, summarise
-from policies.verdict.summary import Summary
+from policies.verdict.knowledge_section import knowledge_section
+from policies.verdict.report import Beside, RunInfo, write_report
+from policies.verdict.scores import ArmRun, summarise, tokens_to_reach
+from policies.verdict.summary import CLUSTERS, HEADLINE, TEST, Summary
 from train_lm.curriculum import write_curriculum
 from train_lm.files import Json, replacing, write_json
 from train_lm.plain_text import in_csv, in_file_name
@@ -29,26 +35,45 @@ from train_lm.provenance import commit, version
 KEPT = ("accuracy", "backward_transfer", "forgetting", "learning_accuracy")
 
 
+@dataclass(frozen=True)
+class Played:
+    """What an evaluation has played.
+
+    Attributes:
+        cast: The arms, controls aside.
+        records: Of all episodes, those of controls as well.
+        spent: What was spent once on each arm, by name.
+        notes: What a reader has to know, one sentence each.
+    """
+
+    cast: Sequence[Cast]
+    records: Sequence[EpisodeRecord[Curve]]
+    spent: Mapping[str, tuple[Spent, ...]]
+    notes: Sequence[str] = ()
+
+
 def write_results(
-    world: World,
-    settings: Settings,
-    plan: Plan,
-    records: Sequence[EpisodeRecord[Curve]],
-    out: Path,
+    world: World, settings: Settings, plan: Plan, played: Played, out: Path
 ) -> Summary:
-    """Write `scores.json`, `curves.csv`, `report.html` and the curricula; returns the summary."""
-    runs = [_arm_run(record) for record in records]
+    """Write `scores.json`, `curves.csv`, `report.html`, `report.md` and the curricula; returns the
+    summary.
+    """
+    records = played.records
+    runs = _arm_runs(played)
     names = list(dict.fromkeys(record.arm for record in records))
-    oracle = "oracle" if "oracle" in names else None
+    target_text = "target-text" if "target-text" in names else None
     rival = "random" if "random" in names else None
     summary = summarise(
-        runs, "uniform", oracle, rival, subject=plan.subject, rng=np.random.default_rng(0)
+        runs, "uniform", target_text, rival, subject=plan.subject, rng=np.random.default_rng(0)
     )
+    summary = replace(summary, notes=(*summary.notes, *played.notes))
+    costs = _costs(played, summary)
     info = _run_info(world, settings, plan, records, out)
     write_json(
         out / "scores.json",
         {
             **summary.to_json(),
+            "cost": {arm: cost.to_json() for arm, cost in costs.items()},
             "world": world.hash,
             "settings": settings.to_json(),
             "nucleus": _nucleus(world, settings).to_json(),
@@ -56,27 +81,61 @@ def write_results(
             "commit": info.commit,
             "command": info.command,
             **_memory_figures(records),
+            **_knowledge_figures(known_links(records)),
         },
     )
     _write_curves(records, settings.tokens_per_step, out / "curves.csv")
     _write_curricula(world, settings, records, out / "curricula")
-    growth = _growth(world, settings, records)
-    page = out / "report.html"
-    write_report(page, summary, runs, info, growth, subject=plan.subject, kept=_kept(records))
+    known = knowledge_section(known_links(records), looks_of(summary), info.learner)
+    beside = Beside(
+        growth=_growth(world, settings, records),
+        kept=_kept(records),
+        costs=costs,
+        sections=[known] if known else [],
+    )
+    write_report(out / "report.html", summary, runs, info, beside, subject=plan.subject)
+    write_appendix(out / "report.md", summary, info, costs, subject=plan.subject)
     return summary
 
 
-def _arm_run(record: EpisodeRecord[Curve]) -> ArmRun:
-    curve = record.measured
-    return ArmRun(
-        arm=record.arm,
-        seed=record.seed,
-        tokens=np.array(curve.tokens, dtype=float),
-        loss=np.array(curve.loss),
-        test_before=curve.test_before,
-        test_after=curve.test_after,
-        noise_share=float("nan") if curve.noise_share is None else curve.noise_share,
-    )
+def _arm_runs(played: Played) -> list[ArmRun]:
+    families = {one.name: one.family for one in played.cast}
+    return [
+        ArmRun(
+            arm=record.arm,
+            seed=record.seed,
+            tokens=np.array(curve.tokens, dtype=float),
+            loss=np.array(curve.loss),
+            test_before=curve.test_before,
+            test_after=curve.test_after,
+            noise_share=float("nan") if curve.noise_share is None else curve.noise_share,
+            family=(family := families.get(record.arm, "control")),
+            training=record.digest if family == "learned" else "",
+            learner_seed=record.learner_seed,
+        )
+        for record in played.records
+        for curve in (record.measured,)
+    ]
+
+
+def _costs(played: Played, summary: Summary) -> dict[str, Bill]:
+    """What each arm costs, and after how many runs it has paid."""
+    found = {
+        arm: cost_of(
+            [r.measured for r in played.records if r.arm == arm], played.spent.get(arm, ())
+        )
+        for arm in summary.arms
+    }
+    reference = found[summary.reference]
+    needs = [
+        tokens_to_reach(curve.tokens, curve.loss, curve.loss[-1]) / curve.tokens[-1]
+        for curve in (r.measured for r in played.records if r.arm == summary.reference)
+    ]
+    share = float(np.mean(needs))
+    return {
+        arm: Bill(cost, break_even(cost, reference, summary.arms[arm].speed_up, share))
+        for arm, cost in found.items()
+    }
 
 
 def _run_info(
@@ -98,11 +157,17 @@ def _run_info(
         command=command_of(world, settings, plan, out),
         details={
             "Learners": f"{plan.inits} initial learner(s); seeds vary slots and the order of text",
+            **({"Trainings": trainings} if (trainings := _trainings(plan)) else {}),
+            "Measured by": f"{TEST}; {CLUSTERS}. Headline: {HEADLINE}",
             "Citation": str(world.card["citation"]) or "none asked for",
             "Nucleus": "; ".join(_nucleus(world, settings).lines()),
             "Settings": ", ".join(f"{k}={v}" for k, v in settings.to_json().items()),
         },
     )
+
+
+def _trainings(plan: Plan) -> str:
+    return "; ".join(f"{name}: {', '.join(places)}" for name, places in plan.trainings.items())
 
 
 def _nucleus(world: World, settings: Settings) -> NucleusReport:
@@ -178,3 +243,25 @@ def _scenario(world: World) -> str:
     scenario = world.card["scenario"]
     name = str(scenario["name"])
     return f"{name}: {scenario['region']}" if scenario["region"] else name
+
+
+def known_links(records: Sequence[EpisodeRecord[Curve]]) -> dict[str, KnowledgeCurve]:
+    """Which links the learners of each arm knew, all seeds together; none where none was asked."""
+    found: dict[str, list[KnowledgeCurve]] = {}
+    for record in records:
+        if record.measured.knowledge is not None:
+            found.setdefault(record.arm, []).append(record.measured.knowledge)
+    return {arm: together(curves) for arm, curves in found.items()}
+
+
+def _knowledge_figures(known: Mapping[str, KnowledgeCurve]) -> Json:
+    """Of each arm, at each moment: what of the links in question its learners knew."""
+    found = {
+        arm: {
+            "tokens": curve.tokens,
+            "chance": curve.chance,
+            "moments": [ranks.figures(curve.clusters).to_json() for ranks in curve.ranks],
+        }
+        for arm, curve in known.items()
+    }
+    return {"knowledge": found} if found else {}

@@ -29,3 +29,4 @@ TRAINING = Seeds(1_000_000)
 RECORDING = Seeds(2_000_000)
 TASTING = Seeds(3_000_000, choices=9)  # 10,000 for each seed of `taste`: half of them trials
 TASTE_TRIALS = Seeds(3_005_000)
+SEARCH = Seeds(4_000_000)  # random curricula that a policy's training is compared with

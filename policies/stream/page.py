@@ -156,7 +156,7 @@ def look_of(name: str) -> str:
     if name == PLAIN:
         return "ref"
     if name == JOINT:
-        return "oracle"
+        return "target-text"
     if method.compose:
         return "c3"
     if method.adapter != "none":

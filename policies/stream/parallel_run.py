@@ -33,9 +33,9 @@ from policies.stream.parallel import (
     play_together,
 )
 from policies.stream.runs import STEP
-from policies.stream.workers import played
 from train_lm.checkpoint import claim_run
 from train_lm.composing.adapter_files import WEIGHTS
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import Json, hash_file
 from train_lm.outputs import alone
 
@@ -53,7 +53,7 @@ class ParallelPlan:
         rank: Of adapters.
         rate: Learning rate of whole models; a third of the nucleus phase's, if None. Adapters take
             ten times as much.
-        workers: Processes that train.
+        hands: Who trains.
         timed: Whether the first seed's adapters are trained twice more, by one process and by all,
             to measure the speed-up.
     """
@@ -61,11 +61,11 @@ class ParallelPlan:
     seeds: int = 5
     rank: int = 8
     rate: float | None = None
-    workers: int = 2
+    hands: Hands = ALONE
     timed: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "rank", "workers"):
+        for name in ("seeds", "rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
         if self.rate is not None and not 0 < self.rate < np.inf:
@@ -138,10 +138,10 @@ def run_parallel(
         journal = Journal(out / "tasks.jsonl", {"format": FORMAT, **run})
         tasks = part_tasks(world, settings, layout, plan, out / "adapters")
         firsts = {task.seed: task for task in tasks if not _is_done(journal, task)}
-        for _ in played(list(firsts.values()), _prepare, plan.workers):
+        for _ in plan.hands.played([*firsts.values()], _prepare):
             pass
         waiting = [task for task in tasks if not _is_done(journal, task)]
-        for _, part in played(waiting, play_part, plan.workers):
+        for _, part in plan.hands.played(waiting, play_part):
             if key_of(part.key) not in journal.lines:
                 journal.append(part.to_json())
             on_task()
@@ -151,7 +151,7 @@ def run_parallel(
         ]
         ways = together_tasks(world, settings, layout, plan, out / "adapters")
         left = [task for task in ways if key_of(task.key) not in journal.lines]
-        for _, way in played(left, play_together, plan.workers):
+        for _, way in plan.hands.played(left, play_together):
             journal.append(way.to_json())
             on_task()
         together = [
@@ -226,19 +226,19 @@ def together_tasks(
 def _timed(tasks: Sequence[PartTask], plan: ParallelPlan, out: Path) -> Speed:
     """Train the first seed's adapters anew, by one process and by all of them."""
     first = [task for task in tasks if task.kind == APART and task.seed == 0]
-    one, _ = _span(first, 1, out / "timed" / "one")
-    many, wall = _span(first, plan.workers, out / "timed" / "many")
+    one, _ = _span(first, ALONE, out / "timed" / "one")
+    many, wall = _span(first, plan.hands, out / "timed" / "many")
     places = [out / "adapters", out / "timed" / "one", out / "timed" / "many"]
     digests = [
         {hash_file(place / task.adapter.name / WEIGHTS) for place in places} for task in first
     ]
-    return Speed(plan.workers, one, many, wall, all(len(found) == 1 for found in digests))
+    return Speed(plan.hands.at_once(), one, many, wall, all(len(found) == 1 for found in digests))
 
 
-def _span(tasks: Sequence[PartTask], workers: int, folder: Path) -> tuple[float, float]:
+def _span(tasks: Sequence[PartTask], hands: Hands, folder: Path) -> tuple[float, float]:
     """Seconds from the first training's beginning to the last one's end, and of everything."""
     began = time.perf_counter()
     moved = [replace(task, folder=str(folder)) for task in tasks]
-    records = [record for _, record in played(moved, play_part, workers)]
+    records = [record for _, record in hands.played(moved, play_part)]
     wall = time.perf_counter() - began
     return max(r.ended for r in records) - min(r.began for r in records), wall

@@ -14,7 +14,7 @@ from policies.stream.cells import StreamRecord, StreamTask
 from policies.stream.course import open_course
 from policies.stream.methods import Method
 from policies.stream.sequential import play_sequential, sequential_again
-from train_lm.checked.arrays import load_tensors
+from train_lm.checked.tensors import load_tensors
 from train_lm.files import write_tensors
 from train_lm.plain_text import in_file_name
 

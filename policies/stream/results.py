@@ -72,7 +72,7 @@ def write_parallel_results(
     """
     summary = summarise_parallel(found)
     own = ["--rank", str(plan.rank)] if plan.rank != ParallelPlan.rank else []
-    own += ["--workers", str(plan.workers)] + (["--timed"] if plan.timed else [])
+    own += ["--processes", str(plan.hands.processes)] + (["--timed"] if plan.timed else [])
     command = _command(
         f"{NEIGHBOURHOODS} --world", world, layout, settings, [*own, *_of_plan(plan, out)]
     )

@@ -20,8 +20,8 @@ from policies.stream.cells import StreamRecord, StreamTask
 from policies.stream.course import SPLIT, Layout, learner_of, parts_of
 from policies.stream.methods import Method, methods_of
 from policies.stream.playing import kept_in, measured_again, play, prepare
-from policies.stream.workers import played
 from train_lm.checkpoint import claim_run
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import Json
 from train_lm.outputs import alone
 
@@ -41,7 +41,7 @@ class StreamPlan:
         seeds: Of each method and rate: the learner, the order of neighbourhoods and of text.
         rate: Middle learning rate of a stage, where its method does not scale it; a third of what
             the nucleus phase was trained at, if None.
-        workers: Processes that play.
+        hands: Who plays.
         keep: Whether weights are kept after every stage.
     """
 
@@ -49,11 +49,11 @@ class StreamPlan:
     rates: int = 3
     seeds: int = 5
     rate: float | None = None
-    workers: int = 1
+    hands: Hands = ALONE
     keep: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("rates", "seeds", "workers"):
+        for name in ("rates", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
         if self.rate is not None and not 0 < self.rate < np.inf:
@@ -96,9 +96,9 @@ def run_stream(
         found = _found(journal, tasks, on_record)
         waiting = [left for task in tasks if (left := _left(task, found)) is not None]
         learners = {task.settings.learner.seed: task for task in waiting}
-        for _ in played(list(learners.values()), prepare, plan.workers):
+        for _ in plan.hands.played([*learners.values()], prepare):
             pass
-        for _, records in played(waiting, play, plan.workers):
+        for _, records in plan.hands.played(waiting, play):
             for record in records:
                 line = record.to_json()
                 journal.append(line)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.forgetting import BEFORE, LossMatrix, backward_transfer, forgetting
+from policies.verdict.statistics import performance_profile
 from policies.verdict.style_sheet import N_COLOURS
 from policies.verdict.summary import Interval, Summary
 from policies.verdict.wording import MINUS, amount, bits, short, signed
@@ -38,14 +39,14 @@ class Curve(Protocol):
 
 
 def looks_of(summary: Summary) -> dict[str, str]:
-    """CSS class of every arm: the reference grey, the oracle ink, the others by the palette."""
+    """CSS class of every arm: the reference grey, the target's text ink, the others coloured."""
     looks = {}
     turn = 0
     for arm in summary.arms:
         if arm == summary.reference:
             looks[arm] = "ref"
-        elif arm == summary.oracle:
-            looks[arm] = "oracle"
+        elif arm == summary.target_text:
+            looks[arm] = "target-text"
         else:
             looks[arm] = f"c{turn % N_COLOURS + 1}" + (" again" if turn >= N_COLOURS else "")
             turn += 1
@@ -190,7 +191,52 @@ def seeds_section(summary: Summary, looks: Mapping[str, str]) -> str:
     return (
         f"<section><h2>Every seed</h2><div class='pair'>{''.join(panels)}</div>"
         "<p class='caption'>Dots: single seeds. Bar: interval as in the table; tick: its centre. "
-        f"Left of the zero line an arm ended below {in_html(reference)}.</p></section>"
+        f"Left of the zero line an arm ended below {in_html(reference)}.</p>"
+        f"{_profiles(summary, looks)}</section>"
+    )
+
+
+def _profiles(summary: Summary, looks: Mapping[str, str]) -> str:
+    """Performance profiles: which share of an arm's runs is at least so fast."""
+    speeds = {
+        arm: found.speed_up.values
+        for arm, found in summary.arms.items()
+        if arm != summary.reference and len(found.speed_up.values) > 1
+    }
+    fastest = max((max(values) for values in speeds.values()), default=0.0)
+    if not fastest > 0:
+        return ""
+    end = 1.05 * max(1.0, fastest)
+    levels = np.unique([0.0, end, *(v for values in speeds.values() for v in values)])
+    width, height, left, top = 760, 250, 50, 24
+    right, bottom = width - 14, height - 42
+    x, y = _scale(0.0, end, left, right), _scale(0.0, 1.0, bottom, top)
+    out = [svg_open(width, height, "Share of runs with at least this speed-up")]
+    for tick in (0.0, 0.5, 1.0):
+        out.append(f"<path class='grid' d='M{left} {y(tick)}H{right}'/>")
+        out.append(f"<text class='end' x='{left - 7}' y='{y(tick) + 4}'>{tick:g}</text>")
+    ticks = nice_ticks(0.0, end, 6)
+    for tick, label in zip(ticks, _tick_labels(ticks), strict=True):
+        out.append(f"<path class='axis' d='M{x(tick)} {bottom}v5'/>")
+        out.append(f"<text class='mid' x='{x(tick)}' y='{bottom + 19}'>{label}</text>")
+    out.append(f"<path class='axis' d='M{left} {bottom}H{right}'/>")
+    out.append(f"<text x='{left - 44}' y='12'>share of runs</text>")
+    goal = "speed-up of at least [times]"
+    out.append(f"<text class='end' x='{right}' y='{height - 6}'>{goal}</text>")
+    for arm, values in speeds.items():
+        shares = performance_profile(values, levels)
+        path = f"M{x(0.0)} {y(float(shares[0]))}"
+        for level, share in zip(levels[1:].tolist(), shares[1:].tolist(), strict=True):
+            path += f"V{y(share)}H{x(level)}"  # just above the level before, up to this one
+        named = f"<title>{in_html(arm)}</title>"
+        out.append(f"<path class='line {looks[arm]}' d='{path}'>{named}</path>")
+    legend = "".join(
+        f"<span><i class='swatch {looks[arm]}'></i>{in_html(arm)}</span>" for arm in speeds
+    )
+    return (
+        f"<h3>How many runs are how fast</h3>{''.join(out)}</svg><p class='legend'>{legend}</p>"
+        "<p class='caption'>Performance profiles: the share of an arm's runs whose speed-up is at "
+        "least so large. A run that never gets there has 0.</p>"
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.verdict.figures import svg_open
+from policies.verdict.style_sheet import MOMENTS
 from policies.verdict.wording import short
 from train_lm.plain_text import in_html
 
@@ -78,8 +79,8 @@ def growth_section(growth: Growth, looks: Mapping[str, str]) -> str:
         f"d='{_dots_path(places, growth.nucleus)}'/></g></defs></svg>"
     )
     arms = "".join(
-        _growth_of(arm, list(order), growth, places, looks.get(arm, "ref"), size)
-        for arm, order in growth.expansions.items()
+        _growth_of(number, arm, growth, places, looks.get(arm, "ref"), size)
+        for number, arm in enumerate(growth.expansions)
     )
     legend = "".join(
         f"<span><svg viewBox='0 0 16 16' class='key'>{mark}</svg>{words}</span>"
@@ -94,17 +95,18 @@ def growth_section(growth: Growth, looks: Mapping[str, str]) -> str:
     )
     return (
         f"<section><h2>How the nucleus grew</h2><p class='legend'>{legend}</p>{shared}{arms}"
-        "<p class='caption'>One episode per arm, in its colour, at up to four moments; lines are "
-        "links.</p>"
+        "<p class='caption'>One episode per arm, in its colour; the points below a map step "
+        f"through up to {MOMENTS} moments of it, by hand or by the arrow keys. Lines are links.</p>"
         "</section>"
     )
 
 
 def _growth_of(
-    arm: str, order: list[int], growth: Growth, places: Sequence[str], look: str, size: float
+    number: int, arm: str, growth: Growth, places: Sequence[str], look: str, size: float
 ) -> str:
+    order = list(growth.expansions[arm])
     target = set(growth.target)
-    moments = sorted({round(len(order) * part / 3) for part in range(4)})
+    moments = sorted({round(len(order) * part / (MOMENTS - 1)) for part in range(MOMENTS)})
     pictures = []
     for earlier, now in zip([0, *moments], moments, strict=False):
         found = len(target & set(order[:now]))
@@ -123,9 +125,18 @@ def _growth_of(
         shown = [growth.titles[t] for t in order]
         told = shown if len(shown) <= 8 else [*shown[:4], "…", *shown[-4:]]
         names = f"<p class='order'>In order: {in_html(' → '.join(short(t, 40) for t in told))}</p>"
+    # A slider without a script: a radio button for each moment, and the style sheet shows the
+    # picture of the one that is chosen. Buttons of one name are stepped through by arrow keys. On
+    # paper, where nothing can be chosen, all pictures stand side by side.
+    group = f"growth-{number}"
+    buttons = "".join(
+        f"<input type='radio' name='{group}' aria-label='after {now} expansions'"
+        f"{' checked' if now == moments[-1] else ''}>"
+        for now in moments
+    )
     return (
         f"<h3><i class='swatch {look}'></i>{in_html(arm)}</h3>{names}"
-        f"<div class='maps'>{''.join(pictures)}</div>"
+        f"<div class='stepper'>{buttons}<div class='maps'>{''.join(pictures)}</div></div>"
     )
 
 

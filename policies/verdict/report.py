@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kncl_env.forgetting import LossMatrix
+from policies.verdict.accounting import Bill
+from policies.verdict.controls_section import controls_section
+from policies.verdict.costs_section import costs_section
 from policies.verdict.figures import (
     Curve,
     curves_section,
@@ -23,6 +26,7 @@ from policies.verdict.growth_map import Growth, growth_section
 from policies.verdict.style_sheet import STYLE_SHEET
 from policies.verdict.summary import (
     BETTER,
+    COMPARISONS,
     INTERVALS,
     NO_DIFFERENCE,
     REFERENCE,
@@ -79,14 +83,34 @@ class RunInfo:
                 raise ValueError(f"expected {name} of the run, got nothing: write 'unknown' if so")
 
 
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What a report shows beside scores and curves, where there is any.
+
+    Attributes:
+        growth: How nuclei grew.
+        kept: What became of watched topics in one episode per arm, by arm.
+        costs: What each arm costs.
+        sections: Further parts of the page, whole, such as the knowledge by hop; what is foreign in
+            them is escaped.
+    """
+
+    growth: Growth | None = None
+    kept: Mapping[str, LossMatrix] = field(default_factory=dict)
+    costs: Mapping[str, Bill] = field(default_factory=dict)
+    sections: Sequence[str] = ()
+
+
+NOTHING_BESIDE = Beside()
+
+
 def write_report(
     file: Path | str,
     summary: Summary,
     curves: Sequence[Curve],
     run_info: RunInfo,
-    growth: Growth | None = None,
+    beside: Beside = NOTHING_BESIDE,
     subject: str | None = None,
-    kept: Mapping[str, LossMatrix] | None = None,
 ) -> Path:
     """Write the page to `file`, in one move, and return its path.
 
@@ -96,14 +120,12 @@ def write_report(
         subject: The arm that the first sentence is about, chosen before the figures were seen;
             without it the sentence lists every arm.
 
-        kept: What became of watched topics in one episode per arm, by arm.
-
     Raises:
-        ValueError: `subject`, a curve, `growth` or `kept` names an arm that the summary lacks.
+        ValueError: `subject`, a curve or something beside names an arm that the summary lacks.
     """
-    arms = list(summary.arms)
+    arms, growth = list(summary.arms), beside.growth
     named = {c.arm for c in curves} | set(growth.expansions if growth else ())
-    named |= set(kept or ())
+    named |= {*beside.kept, *beside.costs}
     unknown = sorted((named | ({subject} if subject else set())) - set(arms))
     if unknown:
         raise ValueError(f"expected arms of the summary ({', '.join(arms)}), got {unknown}")
@@ -114,14 +136,19 @@ def write_report(
         f"<header><h1>{in_html(title)}</h1><p class='headline'>{in_html(first)}</p>",
         *(f"<p>{in_html(line)}</p>" for line in rest),
         "</header>",
+        _comparisons_section(summary),
         curves_section(summary, curves, looks, run_info.curve_split),
         _table_section(summary, looks),
         seeds_section(summary, looks),
+        controls_section(summary, looks),
+        costs_section(beside.costs, looks),
+        *beside.sections,
         growth_section(growth, looks) if growth is not None else "",
         *(
             heat_map_section(matrix, f"What {arm} kept: its first seed's watched topics")
-            for arm, matrix in (kept or {}).items()
+            for arm, matrix in beside.kept.items()
         ),
+        _noise_section(summary),
         _origin_section(summary, run_info),
     ]
     page = (
@@ -144,9 +171,12 @@ def headline(summary: Summary, subject: str | None = None) -> list[str]:
     others = [arm for arm in arms if arm not in (reference, subject)]
     lines = []
     if subject is not None and (gap := arms[subject].difference) is not None:
-        lines.append(_sentence(summary, subject, gap))
-    if summary.contest is not None and len(arms) > 2:  # of two, the first sentence says it
-        lines.append(_against_rival(summary.contest))
+        lines.append(_estimate(summary) + _sentence(summary, subject, gap))
+    elif summary.contest is not None:
+        lines.append(_estimate(summary) + _against_rival(summary.contest))
+    if lines and summary.standing is not None and summary.standing.lacks:
+        lines.append(f"A headline would need {_listed(summary.standing.lacks)}.")
+    others = [arm for arm in others if arms[arm].family != "control"]
     groups = [
         (label, [arm for arm in others if arms[arm].verdict == word])
         for word, label in (
@@ -175,12 +205,15 @@ def _sentence(summary: Summary, arm: str, gap: Difference) -> str:
         return f"One seed shows nothing yet: {arm} ended {centre} bits per byte from {reference}."
     ends = f"{signed(gap.mean.low)} to {signed(gap.mean.high)}"
     span = f"{summary.level:.0%} interval {ends}"
+    contest = summary.contest
+    to_beat = contest is not None and contest.rival == reference and len(summary.arms) > 2
+    named = f"{reference}, its strongest rival" if to_beat else reference
     if word == TOO_FEW:
-        start = f"{n} seeds are too few to show a difference between {arm} and {reference}"
+        start = f"{n} seeds are too few to show a difference between {arm} and {named}"
     elif word == NO_DIFFERENCE:
-        start = f"No difference between {arm} and {reference} is shown"
+        start = f"No difference is shown between {arm} and {named}"
     else:
-        start = f"{arm} does {word} than {reference}"
+        start = f"{arm} does {word} than {named}"
     speed = found.speed_up
     tail = ""
     if word == BETTER and speed.low is not None:
@@ -189,22 +222,95 @@ def _sentence(summary: Summary, arm: str, gap: Difference) -> str:
             f"; it reaches {reference}'s final loss {least} (speed-up {speed_up(found)}, "
             f"{speed.low:.2f} to {speed.high:.2f})"
         )
+    if contest is None or contest.rival == reference:
+        return (
+            f"{start}: {centre} bits per byte of test loss ({span}, {n} seeds, lower is better)"
+            f"{tail}."
+        )
+    rival, duel = contest.rival, contest.difference
+    against = {
+        BETTER: f"it does better than its strongest rival, {rival}",
+        WORSE: f"it does worse than its strongest rival, {rival}",
+        NO_DIFFERENCE: f"it is not told apart from its strongest rival, {rival}",
+        TOO_FEW: f"too few to tell it from its strongest rival, {rival}",
+    }[contest.verdict]
     return (
-        f"{start}: {centre} bits per byte of test loss ({span}, {n} seeds, lower is better){tail}."
+        f"{start}, and {against}: {centre} bits per byte of test loss to {reference} ({span}, {n} "
+        f"seeds, lower is better), {signed(duel.mean.centre)} to {rival} "
+        f"({bracketed(duel.mean, signed)}, p = {duel.p:.2g}){tail}."
     )
+
+
+def _estimate(summary: Summary) -> str:
+    """What stands before a sentence that is no headline."""
+    return "Estimate: " if summary.standing is not None and summary.standing.lacks else ""
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _against_rival(contest: Contest) -> str:
     """One sentence on the subject and the strongest other arm."""
     subject, rival, gap = contest.subject, contest.rival, contest.difference
     start = {
-        BETTER: f"{subject} also does better than every rival, the strongest of them {rival}",
+        BETTER: f"{subject} does better than every rival, the strongest of them {rival}",
         WORSE: f"{rival} does better than {subject}",
         NO_DIFFERENCE: f"{subject} and its strongest rival, {rival}, are not told apart",
         TOO_FEW: f"Too few seeds to tell {subject} from its strongest rival, {rival}",
     }[contest.verdict]
     ends = bracketed(gap.mean, signed)
     return f"{start}: {signed(gap.mean.centre)} bits per byte {ends}, p = {gap.p:.2g}."
+
+
+def _comparisons_section(summary: Summary) -> str:
+    """What was to be compared was said before the first episode."""
+    if not summary.comparisons:
+        return ""
+    rows = "".join(
+        f"<tr><th scope='row'>{in_html(one.against)}</th>"
+        f"<td data-label='which is'>{in_html(one.contest.rival)}</td>"
+        f"<td data-label='difference'><span>{signed(gap.mean.centre)}</span>"
+        f"<small>{in_html(bracketed(gap.mean, signed))}\np = {gap.p:.2g}</small></td>"
+        f"<td data-label='verdict'><b class='word {one.contest.verdict.split()[0]}'>"
+        f"{in_html(one.contest.verdict)}</b></td></tr>"
+        for one in summary.comparisons
+        for gap in (one.contest.difference,)
+    )
+    return (
+        "<section><h2>Comparisons that were named beforehand</h2><div class='scroll'>"
+        "<table class='scores'><thead><tr><th scope='col'>against</th><th scope='col'>which is</th>"
+        "<th scope='col'>difference<small>bits per byte</small></th><th scope='col'>verdict</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table></div><p class='caption'>"
+        f"{in_html(COMPARISONS[:1].upper() + COMPARISONS[1:])}. Where the subject is ahead of the "
+        "best of a family, p is the largest against any of its arms.</p></section>"
+    )
+
+
+def _noise_section(summary: Summary) -> str:
+    """How far the reference differs from itself."""
+    if summary.noise_floor is None:
+        return ""
+    return (
+        "<section><h2>Noise floor</h2><p>Two halves of the "
+        f"{len(summary.seeds)} runs of {in_html(summary.reference)}, which differ in nothing but "
+        f"their seeds, end less than {bits(summary.noise_floor)} bits per byte apart in 95 of 100 "
+        "splits. Pairs with one seed share most of that, so smaller differences can still show."
+        "</p></section>"
+    )
+
+
+def by_family(summary: Summary) -> list[tuple[str, list[str]]]:
+    """Arms by their families, in the order of the table; one group without a name where nobody
+    said which they are.
+    """
+    groups: dict[str, list[str]] = {}
+    known = any(found.family for found in summary.arms.values())
+    for arm, found in summary.arms.items():
+        groups.setdefault((found.family or "own") if known else "", []).append(arm)
+    return [*groups.items()]
 
 
 def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
@@ -219,7 +325,7 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
     with_gap = any(found.gap_closed is not None for found in arms.values())
     with_noise = any(found.noise_share is not None for found in arms.values())
     if with_gap:
-        columns.append((f"gap to {summary.oracle} closed", "share"))
+        columns.append((f"gap to {summary.target_text} closed", "share"))
     if with_noise:
         columns.append(("noise bought", "share of tokens"))
     columns.append(("verdict", ""))
@@ -227,7 +333,7 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
         f"<th scope='col'>{in_html(name)}{f'<small>{unit}</small>' if unit else ''}</th>"
         for name, unit in columns
     )
-    rows = []
+    rows: dict[str, str] = {}
     for arm, found in arms.items():
         cells = _cells(found, with_gap, with_noise)
         body = "".join(
@@ -236,11 +342,18 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
             for (name, _), (big, small) in zip(columns[1:-1], cells, strict=True)
         )
         word = found.verdict
-        rows.append(
+        rows[arm] = (
             f"<tr><th scope='row'><i class='swatch {looks[arm]}'></i>{in_html(arm)}</th>{body}"
             f"<td data-label='verdict'><b class='word {word.split()[0]}'>{in_html(word)}</b></td>"
             "</tr>"
         )
+    tables = [
+        _foldable(family, own, summary)
+        + "<div class='scroll'><table class='scores'>"
+        + f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows[arm] for arm in own)}</tbody>"
+        + f"</table></div>{'</details>' if family else ''}"
+        for family, own in by_family(summary)
+    ]
     before = [value for found in arms.values() for value in found.test_before]
     start = bits(min(before))
     if max(before) - min(before) > 5e-5:
@@ -252,13 +365,21 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
         )
     return (
         "<section><h2>Scores: final loss on the test split, the rest from the curves</h2>"
-        "<div class='scroll'><table class='scores'>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{''.join(tables)}"
         f"<p class='caption'>Before the first step: {start} bits per byte.{brackets} "
         "Final loss, average loss and speed-up: interquartile "
         f"means; difference: mean over pairs with one seed; p: {in_html(TEST)}. A speed-up counts "
         "a run that never gets there as 0.</p></section>"
     )
+
+
+def _foldable(family: str, arms: Sequence[str], summary: Summary) -> str:
+    """The beginning of a family's part, which a reader can close; it names the best of it."""
+    if not family:
+        return ""
+    best = min(arms, key=lambda arm: summary.arms[arm].test.centre or 0)
+    led = f", led by {in_html(best)}" if len(arms) > 1 else ""
+    return f"<details open><summary>{in_html(family)}: {len(arms)}{led}</summary>"
 
 
 def _cells(found: ArmScore, with_gap: bool, with_noise: bool) -> Iterable[tuple[str, str]]:

@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike
 
 from policies.verdict.statistics import (
     FloatArray,
+    Statistic,
+    cluster_bootstrap_ci,
+    cluster_test,
     holm,
     iqm,
     mean,
@@ -24,19 +27,24 @@ from policies.verdict.statistics import (
     permutation_test,
     probability_of_improvement,
     smallest_p,
+    split_halves,
     stratified_bootstrap_ci,
 )
 from policies.verdict.summary import (
     ALPHA,
     BETTER,
+    FAMILIES_COMPARED,
     NO_DIFFERENCE,
+    NO_RIVALS,
     REFERENCE,
     TOO_FEW,
     WORSE,
     ArmScore,
+    Comparison,
     Contest,
     Difference,
     Interval,
+    Standing,
     Summary,
 )
 
@@ -56,6 +64,9 @@ class ArmRun:
         test_after: Test loss after the last step [bits per byte].
         noise_share: Share of the trained tokens that came from known junk, 0 to 1; nan where the
             world cannot tell.
+        family: Of the arm, as the registry of arms has it; empty where nobody says.
+        training: Tells the trainings of a learned policy apart; empty where nothing was learned.
+        learner_seed: Of the initial learner; None where nobody says.
 
     Raises:
         ValueError: A curve is too short, of unequal length, not finite or not rising in tokens.
@@ -68,6 +79,9 @@ class ArmRun:
     test_before: float
     test_after: float
     noise_share: float = math.nan
+    family: str = ""
+    training: str = ""
+    learner_seed: int | None = None
 
     def __post_init__(self) -> None:
         if not self.arm.strip():
@@ -153,12 +167,12 @@ def speed_over(run: ArmRun, rival: ArmRun, reference: ArmRun) -> float:
     return theirs / own if own > 0 else math.nan
 
 
-def gap_closed(arm: ArrayLike, reference: ArrayLike, oracle: ArrayLike) -> float:
-    """Share of the way from the reference's loss to the oracle's that `arm` covers: 0 none, 1 all.
+def gap_closed(arm: ArrayLike, reference: ArrayLike, target_text: ArrayLike) -> float:
+    """Share of the way from the reference's loss to `target_text`'s that `arm` covers, 0 to 1.
 
-    nan where the reference is not above the oracle.
+    nan where the reference is not above `target_text`.
     """
-    gap = mean(reference) - mean(oracle)
+    gap = mean(reference) - mean(target_text)
     return (mean(reference) - mean(arm)) / gap if gap > 0 else math.nan
 
 
@@ -183,7 +197,7 @@ def seeds_needed(arms: int) -> int:
 def summarise(
     runs: Sequence[ArmRun],
     reference: str = "uniform",
-    oracle: str | None = None,
+    target_text: str | None = None,
     rival: str | None = None,
     *,
     subject: str | None = None,
@@ -195,7 +209,7 @@ def summarise(
     Args:
         runs: Of all arms, on the same seeds.
         reference: Every arm is compared with it.
-        oracle: What could be had; the share of the gap to it is told.
+        target_text: The arm that reads the target itself; the share of the gap to it is told.
         rival: Another arm that tokens are counted against, besides the reference.
         subject: The arm that the evaluation is about; it is compared with its strongest rival, too.
 
@@ -208,7 +222,7 @@ def summarise(
         if run.seed in table.setdefault(run.arm, {}):
             raise ValueError(f"expected one run per arm and seed, got {run.arm!r} {run.seed} twice")
         table[run.arm][run.seed] = run
-    for name in (reference, oracle, rival, subject):
+    for name in (reference, target_text, rival, subject):
         if name is not None and name not in table:
             raise ValueError(f"expected runs of {name!r} to compare with, got {sorted(table)}")
     seeds = sorted(table[reference])
@@ -217,32 +231,27 @@ def summarise(
     for arm, by_seed in table.items():
         _check_comparable(arm, by_seed, seeds, base, notes)
     rows = {arm: [by_seed[seed] for seed in seeds] for arm, by_seed in table.items()}
-    finals = {arm: [run.test_after for run in row] for arm, row in rows.items()}
+    finals = {arm: _finals(row) for arm, row in rows.items()}
     estimate = _Estimates(rng, reps)
-    others = [arm for arm in rows if arm != reference]
-    differences = dict(
-        zip(
-            others,
-            _corrected([estimate.difference(finals[a], finals[reference]) for a in others]),
-            strict=True,
-        )
-    )
+    differences = _to_reference(rows, reference, estimate)
     arms: dict[str, ArmScore] = {}
     for arm, row in rows.items():
         ratios = [tokens_ratio(x, y) for x, y in zip(row, base, strict=True)]
-        speed = estimate.speed([1 / r for r in ratios])  # 0 where it never gets there
-        test = estimate.middle(finals[arm])
-        area = estimate.middle([area_under_curve(x.tokens, x.loss) for x in row])
+        clusters = _clusters(row)
+        # 0 where it never gets there.
+        speed = estimate.speed([1 / r for r in ratios], clusters)
+        test = estimate.middle(finals[arm], clusters)
+        area = estimate.middle([area_under_curve(x.tokens, x.loss) for x in row], clusters)
         over_rival = gap = None
         if rival is not None and arm != rival:
             pairs = zip(row, rows[rival], base, strict=True)
-            over_rival = estimate.speed([speed_over(*three) for three in pairs])
+            over_rival = estimate.speed([speed_over(*three) for three in pairs], clusters)
         if (
-            oracle is not None
-            and _apart(differences.get(oracle))
-            and arm not in (reference, oracle)
+            target_text is not None
+            and _apart(differences.get(target_text))
+            and arm not in (reference, target_text)
         ):
-            gap = estimate.gap(finals[arm], finals[reference], finals[oracle])
+            gap = estimate.gap(finals[arm], finals[reference], finals[target_text])
         shares = [x.noise_share for x in row if not math.isnan(x.noise_share)]
         arms[arm] = ArmScore(
             test=test,
@@ -256,12 +265,91 @@ def summarise(
             gap_closed=gap,
             noise_share=mean(shares) if shares else None,
             verdict=verdict(differences[arm]) if arm in differences else REFERENCE,
+            family=row[0].family,
+            trainings=_trainings(row),
         )
-    contest = None if subject is None else _contest(subject, finals, oracle, estimate)
-    budget = float(max(run.tokens[-1] for run in base))
-    return Summary(
-        reference, oracle, rival, tuple(seeds), budget, LEVEL, reps, tuple(notes), arms, contest
+    found = Summary(
+        reference=reference,
+        target_text=target_text,
+        rival=rival,
+        seeds=tuple(seeds),
+        budget_tokens=float(max(run.tokens[-1] for run in base)),
+        level=LEVEL,
+        reps=reps,
+        notes=tuple(notes),
+        arms=arms,
+        contest=None if subject is None else _contest(subject, rows, target_text, estimate),
     )
+    return _with_standing(found, subject, rows, estimate)
+
+
+Rows = Mapping[str, Sequence[ArmRun]]  # of each arm, in the order of seeds
+
+
+def _to_reference(rows: Rows, reference: str, estimate: _Estimates) -> dict[str, Difference]:
+    """Corrected differences to the reference; those of controls, which answer another question,
+    are corrected by themselves."""
+    found: dict[str, Difference] = {}
+    for controls in (False, True):
+        own = [
+            arm
+            for arm, row in rows.items()
+            if arm != reference and (row[0].family == "control") is controls
+        ]
+        told = _corrected([estimate.difference(rows[arm], rows[reference]) for arm in own])
+        found |= dict(zip(own, told, strict=True))
+    return {arm: found[arm] for arm in rows if arm in found}
+
+
+def _with_standing(
+    found: Summary, subject: str | None, rows: Rows, estimate: _Estimates
+) -> Summary:
+    """The same with what is said of the subject, where the runs tell their families and learners:
+    its named comparisons, its controls, and whether all that is enough for a headline."""
+    every = [run for row in rows.values() for run in row]
+    learners = {run.learner_seed for run in every}
+    if None in learners:
+        return found
+    finals = _finals(rows[found.reference])
+    floor = None
+    if len(finals) > 1:
+        halves = np.abs(split_halves(finals, np.random.default_rng(0)))
+        floor = float(np.quantile(halves, 0.95))
+    if subject is None:
+        return replace(found, standing=Standing(len(learners)), noise_floor=floor)
+    named = {found.reference: [found.reference]} if subject != found.reference else {}
+    families = {
+        f"the best {words}": [
+            arm for arm, row in rows.items() if row[0].family == family and arm != subject
+        ]
+        for family, words in FAMILIES_COMPARED.items()
+    }
+    played = {words: own for words, own in (named | families).items() if own}
+    contests = [_against(subject, own, rows, estimate) for own in played.values()]
+    controls = [arm for arm, row in rows.items() if row[0].family == "control"]
+    unplayed = tuple(w.removeprefix("the best ") for w, own in families.items() if not own)
+    return replace(
+        found,
+        comparisons=tuple(map(Comparison, played, _jointly(contests))),
+        controls=tuple(_jointly([_against(subject, [arm], rows, estimate) for arm in controls])),
+        standing=Standing(len(learners), _trainings(rows[subject]) or None, unplayed),
+        noise_floor=floor,
+    )
+
+
+def _finals(row: Sequence[ArmRun]) -> list[float]:
+    return [run.test_after for run in row]
+
+
+def _trainings(row: Sequence[ArmRun]) -> int:
+    """Trainings that an arm's runs are spread over; 0 where nothing was learned."""
+    return len({run.training for run in row} - {""})
+
+
+def _clusters(*rows: Sequence[ArmRun]) -> list[object] | None:
+    """Which trainings each of some paired runs are of; None where there is but one of each."""
+    found = list(zip(*([run.training for run in row] for row in rows), strict=True))
+    return list(found) if len(set(found)) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -272,32 +360,47 @@ class _Estimates:
     reps: int
     level: float = LEVEL
 
-    def middle(self, values: Sequence[float]) -> Interval:
-        low, high = stratified_bootstrap_ci(values, iqm, self.rng, self.reps, self.level)
+    def middle(self, values: Sequence[float], clusters: Sequence[object] | None = None) -> Interval:
+        if clusters is None:
+            low, high = stratified_bootstrap_ci(values, iqm, self.rng, self.reps, self.level)
+        else:
+            low, high = self._of_clusters(values, clusters, iqm)
         return Interval(iqm(values), _none(low), _none(high), tuple(values))
 
-    def speed(self, values: Sequence[float]) -> Interval:
+    def speed(self, values: Sequence[float], clusters: Sequence[object] | None = None) -> Interval:
         """The same of speeds: what has no meaning is left out, and no speed is below 0."""
-        known = [x for x in values if not math.isnan(x)]
+        known = [i for i, x in enumerate(values) if not math.isnan(x)]
         if not known:
             return Interval(None, None, None)
-        found = self.middle(known)
+        own = None if clusters is None else [clusters[i] for i in known]
+        found = self.middle([values[i] for i in known], own)
         return replace(found, low=None if found.low is None else max(0.0, found.low))
 
-    def difference(self, own: Sequence[float], theirs: Sequence[float]) -> Difference:
-        centre, low, high = paired_difference(own, theirs, self.rng, self.reps, self.level)
-        values = tuple(x - y for x, y in zip(own, theirs, strict=True))
+    def difference(self, own: Sequence[ArmRun], theirs: Sequence[ArmRun]) -> Difference:
+        """Of paired runs; those of several trainings are told with the trainings as clusters."""
+        x, y, clusters = _finals(own), _finals(theirs), _clusters(own, theirs)
+        values = [a - b for a, b in zip(x, y, strict=True)]
+        centre, low, high = paired_difference(x, y, self.rng, self.reps, self.level)
+        p = permutation_test(x, y, True, self.rng, two_sided=True)
+        if clusters is not None:
+            low, high = self._of_clusters(values, clusters, mean)
+            p = max(p, cluster_test(values, clusters))
         return Difference(
-            Interval(centre, _none(low), _none(high), values),
-            p=permutation_test(own, theirs, True, self.rng, two_sided=True),
-            smallest_p=smallest_p(len(own)),
-            probability_of_improvement=probability_of_improvement(own, theirs),
+            Interval(centre, _none(low), _none(high), tuple(values)),
+            p=p,
+            smallest_p=smallest_p(len(x)),
+            probability_of_improvement=probability_of_improvement(x, y),
         )
 
+    def _of_clusters(
+        self, values: Sequence[float], clusters: Sequence[object], statistic: Statistic
+    ) -> tuple[float, float]:
+        return cluster_bootstrap_ci(values, clusters, statistic, self.rng, self.reps, self.level)
+
     def gap(
-        self, own: Sequence[float], reference: Sequence[float], oracle: Sequence[float]
+        self, own: Sequence[float], reference: Sequence[float], target_text: Sequence[float]
     ) -> Interval:
-        columns = np.array([own, reference, oracle]).T
+        columns = np.array([own, reference, target_text]).T
         share = gap_closed(*columns.T)
         low, high = paired_bootstrap_ci(
             columns, lambda x: gap_closed(*x.T), self.rng, self.reps, self.level
@@ -321,17 +424,30 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def _contest(
-    subject: str,
-    finals: Mapping[str, Sequence[float]],
-    oracle: str | None,
-    estimate: _Estimates,
+    subject: str, rows: Rows, target_text: str | None, estimate: _Estimates
 ) -> Contest | None:
     """The subject against the strongest other arm; None where there is no other."""
-    others = [arm for arm in finals if arm not in (subject, oracle)]
-    if not others:
-        return None
-    rival = min(others, key=lambda arm: mean(finals[arm]))
-    found = {arm: estimate.difference(finals[subject], finals[arm]) for arm in others}
+    others = [
+        arm
+        for arm, row in rows.items()
+        if arm not in (subject, target_text) and row[0].family not in NO_RIVALS
+    ]
+    return _against(subject, others, rows, estimate) if others else None
+
+
+def _jointly(contests: Sequence[Contest]) -> list[Contest]:
+    """The same, corrected for their number, with the word that is left."""
+    differences = _corrected([contest.difference for contest in contests])
+    return [
+        replace(contest, difference=difference, verdict=verdict(difference))
+        for contest, difference in zip(contests, differences, strict=True)
+    ]
+
+
+def _against(subject: str, others: Sequence[str], rows: Rows, estimate: _Estimates) -> Contest:
+    """The subject against the strongest of some others."""
+    rival = min(others, key=lambda arm: mean(_finals(rows[arm])))
+    found = {arm: estimate.difference(rows[subject], rows[arm]) for arm in others}
     difference = found[rival]
     if (difference.mean.centre or 0) < 0:
         # It beats all others where it beats each of them (Berger 1982); that needs no correction.

@@ -6,9 +6,16 @@ One string, set into the page itself, which fetches nothing; it knows class name
 from __future__ import annotations
 
 N_COLOURS = 6  # of the palette: the classes c1 to c6
+MOMENTS = 9  # of a nucleus that grows, at most: buttons of a stepper
+
+_CHOSEN = ",".join(
+    f".stepper input:nth-of-type({k}):checked~.maps figure:nth-of-type({k})"
+    for k in range(1, MOMENTS + 1)
+)
 
 # Colours after Okabe & Ito, which stay apart for colour-blind readers.
-STYLE_SHEET = """
+STYLE_SHEET = (
+    """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1b1f24;--soft:#5b6570;--rule:#dfe3e8;
 --c1:#0072b2;--c2:#d55e00;--c3:#009e73;--c4:#b85c8e;--c5:#c98500;--c6:#3d9bd1;--region:#f6e9a6;
 --good:#00714f;--bad:#b04a00}
@@ -28,16 +35,19 @@ svg text{font-size:13px;fill:var(--ink)}svg .mid{text-anchor:middle}svg .end{tex
 svg .row{font-weight:600}
 .defs{position:absolute;width:0;height:0}.narrow{display:none}
 .c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}.c4{--c:var(--c4)}.c5{--c:var(--c5)}
-.c6{--c:var(--c6)}.ref{--c:var(--soft)}.oracle{--c:var(--ink)}
+.c6{--c:var(--c6)}.ref{--c:var(--soft)}.target-text{--c:var(--ink)}
 .grid{stroke:var(--rule)}.axis{stroke:var(--soft);fill:none}
 .goal{stroke:var(--soft);stroke-dasharray:2 4}
 .band{fill:var(--c);fill-opacity:.15}.line{fill:none;stroke:var(--c);stroke-width:2.2;
-stroke-linejoin:round}.line.again,.line.oracle{stroke-dasharray:7 4}.leader{stroke:var(--c);
+stroke-linejoin:round}.line.again,.line.target-text{stroke-dasharray:7 4}.leader{stroke:var(--c);
 stroke-opacity:.6}.dot,.seed{fill:var(--c)}.seed{stroke:var(--paper);stroke-width:1}
 .bar{stroke:var(--c);stroke-width:9;stroke-opacity:.28}.tick{stroke:var(--ink);stroke-width:2}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr));gap:28px}
 .pair svg{max-width:520px}
-.maps{display:grid;grid-template-columns:repeat(4,1fr);gap:14px}
+.stepper{display:flex;flex-wrap:wrap;max-width:560px}
+.stepper input{flex:1;height:1.3em;margin:2px 0;accent-color:var(--soft)}
+.stepper .maps{order:-1;flex:1 0 100%}.stepper figure{display:none}
+details{margin:14px 0}summary{cursor:pointer;font-weight:600;margin-bottom:6px}
 figure{margin:0}figcaption{font-size:.8rem;color:var(--soft)}
 .maps svg{border:1px solid var(--rule);border-radius:6px}
 .dots{fill:none;stroke-linecap:round}.other{stroke:var(--soft);stroke-opacity:.45}
@@ -61,7 +71,7 @@ thead th{font-weight:500;color:var(--soft);font-size:.82rem;vertical-align:botto
 .word.better{color:var(--good)}.word.worse{color:var(--bad)}
 dl{display:grid;grid-template-columns:minmax(9em,auto) 1fr;gap:4px 20px;margin:0;font-size:.92rem}
 dt{color:var(--soft)}dd{margin:0}code{font:.9em ui-monospace,Menlo,Consolas,monospace}
-@media(max-width:860px){.maps{grid-template-columns:1fr 1fr}td small{white-space:pre-line}
+@media(max-width:860px){td small{white-space:pre-line}
 main{padding:18px 14px 40px}.headline{font-size:1.25rem}
 .wide{display:none}.narrow{display:block}dl{display:block}dd{margin:0 0 8px}
 .scores thead{display:none}.scores tr{display:block;padding:10px 0;border-bottom:1px solid
@@ -71,5 +81,10 @@ var(--rule)}.scores th,.scores td{display:block;max-width:none;border:0;padding:
 .scores tbody .swatch{top:.55em}
 .scores td::before{content:
 attr(data-label);color:var(--soft);grid-row:1/3}.scores td small{grid-column:2}}
-@media print{section{break-inside:avoid}}
-"""
+@media print{section,details,.stepper{break-inside:avoid}.stepper{max-width:none}
+.stepper input{display:none}.stepper .maps{display:grid;grid-template-columns:repeat(5,1fr);
+gap:10px}.stepper .maps figure{display:block}}
+@media screen{"""
+    + _CHOSEN
+    + "{display:block}}\n"
+)

@@ -23,6 +23,23 @@ TEST = (
     f"arms (Holm); a difference is shown where p < {ALPHA:g}"
 )
 INTERVALS = "stratified bootstrap over seeds, widened for few seeds as Student's t is"
+CLUSTERS = (
+    "where a policy was trained several times, whole trainings are resampled first, and p is at "
+    "least that of Student's test on the trainings' means"
+)
+# What the subject is compared with, whatever is played: the reference, and the best of a family.
+FAMILIES_COMPARED = {"frontier rule": "hand-made rule", "selection": "selection method"}
+COMPARISONS = (
+    "the subject against the reference, the best "
+    + " and the best ".join(FAMILIES_COMPARED.values())
+    + ", corrected for their number (Holm)"
+)
+HEADLINE_SEEDS, HEADLINE_TRAININGS = 8, 3
+HEADLINE = (
+    f"{HEADLINE_SEEDS} learner seeds, {HEADLINE_TRAININGS} trainings of a learned policy, and all "
+    "comparisons played; with less it is an estimate"
+)
+NO_RIVALS = ("control", "reference")  # families that nobody competes with
 
 Record = Mapping[str, Any]  # a JSON object
 
@@ -105,10 +122,12 @@ class ArmScore:
             is the speed-up's, inverted, and open above where that one touches 0.
         speed_over_rival: As `speed_up`, against the rival's tokens; None without a rival.
         difference: To the reference; None for the reference itself.
-        gap_closed: Share of the way from the reference to the oracle; None where there is no
-            oracle, or it is not shown to be better, or this arm is one of the two.
+        gap_closed: Share of the way from the reference to the arm that reads the target itself;
+            None where there is none, it is not shown to be better, or this arm is one of them.
         noise_share: Of the trained tokens; None where no run can tell.
         verdict: One cautious word; it follows from the difference's corrected p alone.
+        family: Of the arm, as the registry of arms has it; empty where nobody said.
+        trainings: Of a learned policy that its runs are spread over; 0 where nothing was learned.
     """
 
     test: Interval
@@ -122,6 +141,8 @@ class ArmScore:
     gap_closed: Interval | None
     noise_share: float | None
     verdict: str
+    family: str = ""
+    trainings: int = 0
 
     def __post_init__(self) -> None:
         if self.verdict not in WORDS:
@@ -164,6 +185,8 @@ class ArmScore:
             "gap_closed": gap and {"share": gap.centre, "low": gap.low, "high": gap.high},
             "noise_share": self.noise_share,
             "verdict": self.verdict,
+            **({"family": self.family} if self.family else {}),
+            **({"trainings": self.trainings} if self.trainings else {}),
         }
 
     @classmethod
@@ -189,6 +212,8 @@ class ArmScore:
             gap_closed=None if gap is None else Interval.from_json(gap, "share"),
             noise_share=record["noise_share"],
             verdict=record["verdict"],
+            family=record.get("family", ""),
+            trainings=record.get("trainings", 0),
         )
 
 
@@ -198,7 +223,7 @@ class Contest:
 
     Attributes:
         subject: The arm, named before the figures were seen.
-        rival: The other arm with the lowest mean test loss, the oracle aside.
+        rival: The other arm with the lowest mean test loss, the one that reads the target aside.
         difference: Final test loss of the subject minus the rival's. Its p is the largest against
             any other arm where the subject is ahead, so that choosing the rival afterwards gives
             no advantage; it is corrected for the number of others where it is behind.
@@ -224,6 +249,70 @@ class Contest:
         return cls(record["subject"], record["rival"], difference, record["verdict"])
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The subject against one arm, or the best of a family, as named before the first episode.
+
+    Attributes:
+        against: In words: `uniform`, or `the best selection method`.
+        contest: Against the strongest of them; its p is corrected for the number of comparisons.
+    """
+
+    against: str
+    contest: Contest
+
+    def to_json(self) -> dict[str, object]:
+        return {"against": self.against, **self.contest.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Record) -> Comparison:
+        return cls(record["against"], Contest.from_json(record))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whether what was found may be called a headline.
+
+    Attributes:
+        learner_seeds: Initial learners that the runs began from.
+        trainings: Of the subject; None where nothing of it was learned.
+        unplayed: Families of the named comparisons of which no arm was played, in words.
+    """
+
+    learner_seeds: int
+    trainings: int | None = None
+    unplayed: tuple[str, ...] = ()
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What a headline would need, one phrase each; nothing where this is one."""
+        found = []
+        if self.learner_seeds < HEADLINE_SEEDS:
+            found.append(
+                f"{HEADLINE_SEEDS} learner seeds, of which there is "
+                f"{self.learner_seeds} (--inits {HEADLINE_SEEDS})"
+            )
+        if self.trainings is not None and self.trainings < HEADLINE_TRAININGS:
+            found.append(
+                f"{HEADLINE_TRAININGS} trainings of the policy, of which there is "
+                f"{self.trainings} (--trainings NAME=A,B,C)"
+            )
+        found += [f"a {name} among the arms" for name in self.unplayed]
+        return tuple(found)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "learner_seeds": self.learner_seeds,
+            "trainings": self.trainings,
+            "unplayed": [*self.unplayed],
+            "headline": not self.lacks,
+        }
+
+    @classmethod
+    def from_json(cls, record: Record) -> Standing:
+        return cls(record["learner_seeds"], record["trainings"], tuple(record["unplayed"]))
+
+
 def _ratio_to_json(ratio: float) -> float | str | None:
     return "never" if math.isinf(ratio) else None if math.isnan(ratio) else ratio
 
@@ -238,7 +327,7 @@ class Summary:
 
     Attributes:
         reference: The arm that every other is compared with.
-        oracle: The arm that shows what could be had, if one was played.
+        target_text: The arm that reads the target itself, if it was played: what could be had.
         rival: Another arm that tokens are counted against, if any.
         seeds: Played by every arm.
         budget_tokens: That the reference trained per run.
@@ -248,10 +337,15 @@ class Summary:
         arms: Scores by name, in the order of the table.
         contest: The evaluation's subject against its strongest rival; None without a subject, or
             without another arm.
+        comparisons: Of the subject, those named beforehand.
+        controls: The subject against each of its controls, corrected for their number.
+        standing: Whether this is a headline or an estimate; None where nobody knows.
+        noise_floor: Difference of two halves of the reference's runs that 95 of 100 splits stay
+            below [bits per byte]; None with one run.
     """
 
     reference: str
-    oracle: str | None
+    target_text: str | None
     rival: str | None
     seeds: tuple[int, ...]
     budget_tokens: float
@@ -260,9 +354,13 @@ class Summary:
     notes: tuple[str, ...]
     arms: Mapping[str, ArmScore]
     contest: Contest | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    controls: tuple[Contest, ...] = ()
+    standing: Standing | None = None
+    noise_floor: float | None = None
 
     def __post_init__(self) -> None:
-        for name in (self.reference, self.oracle, self.rival):
+        for name in (self.reference, self.target_text, self.rival):
             if name is not None and name not in self.arms:
                 raise ValueError(f"expected a score of {name!r}, got {sorted(self.arms)}")
         for arm, score in self.arms.items():
@@ -277,7 +375,7 @@ class Summary:
         return {
             "metric": METRIC,
             "reference": self.reference,
-            "oracle": self.oracle,
+            "target_text": self.target_text,
             "rival": self.rival,
             "seeds": [*self.seeds],
             "budget_tokens": self.budget_tokens,
@@ -288,7 +386,21 @@ class Summary:
             "notes": [*self.notes],
             "arms": {arm: score.to_json() for arm, score in self.arms.items()},
             "contest": None if self.contest is None else self.contest.to_json(),
+            **self._of_the_subject(),
         }
+
+    def _of_the_subject(self) -> dict[str, object]:
+        """What stands in a file only where somebody asked for it."""
+        found: dict[str, object] = {}
+        if self.comparisons:
+            found["comparisons"] = [one.to_json() for one in self.comparisons]
+        if self.controls:
+            found["controls"] = [one.to_json() for one in self.controls]
+        if self.standing is not None:
+            found["standing"] = self.standing.to_json()
+        if self.noise_floor is not None:
+            found["noise_floor"] = self.noise_floor
+        return found
 
     @classmethod
     def from_json(cls, record: Record) -> Summary:
@@ -298,10 +410,10 @@ class Summary:
             ValueError: A part is missing or of another kind.
         """
         try:
-            contest = record["contest"]
+            contest, standing = record["contest"], record.get("standing")
             return cls(
                 reference=record["reference"],
-                oracle=record["oracle"],
+                target_text=record["target_text"],
                 rival=record["rival"],
                 seeds=tuple(record["seeds"]),
                 budget_tokens=record["budget_tokens"],
@@ -310,6 +422,10 @@ class Summary:
                 notes=tuple(record["notes"]),
                 arms={arm: ArmScore.from_json(found) for arm, found in record["arms"].items()},
                 contest=None if contest is None else Contest.from_json(contest),
+                comparisons=tuple(map(Comparison.from_json, record.get("comparisons", ()))),
+                controls=tuple(map(Contest.from_json, record.get("controls", ()))),
+                standing=None if standing is None else Standing.from_json(standing),
+                noise_floor=record.get("noise_floor"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -18,9 +18,10 @@ def table(summary: Summary) -> str:
             f"{visible(name)[:16]:16s} {_span(arm.test):>24s} {gap:>28s} "
             f"{_span(arm.speed_up, digits=2):>22s}  {arm.verdict}"
         )
-    if (needed := seeds_needed(len(summary.arms))) > len(summary.seeds):
+    compared = [name for name, arm in summary.arms.items() if arm.family != "control"]
+    if (needed := seeds_needed(len(compared))) > len(summary.seeds):
         lines.append(
-            f"{len(summary.seeds)} seeds cannot show a difference among {len(summary.arms)} arms, "
+            f"{len(summary.seeds)} seeds cannot show a difference among {len(compared)} arms, "
             f"whatever comes out: {needed} can"
         )
     if summary.contest is not None:
@@ -29,13 +30,24 @@ def table(summary: Summary) -> str:
             f"{visible(duel.subject)} against its strongest rival {visible(duel.rival)}: "
             f"{_span(duel.difference.mean, '+')}, p = {duel.difference.p:.2g}: {duel.verdict}"
         )
+    if summary.standing is not None and summary.standing.lacks:
+        lines.append(f"an estimate: a headline needs {'; '.join(summary.standing.lacks)}")
     lines.append(
-        f"{len(summary.seeds)} paired seeds (slots and order of text; one training of each "
-        f"policy), {summary.budget_tokens:,.0f} tokens each; {100 * summary.level:.0f} % intervals "
+        f"{len(summary.seeds)} paired seeds (slots and order of text; {_trainings(summary)}), "
+        f"{summary.budget_tokens:,.0f} tokens each; {100 * summary.level:.0f} % intervals "
         f"in brackets; speed-up: {reference}'s tokens / the arm's to {reference}'s final loss; "
         f"verdict: {TEST}"
     )
     return "\n".join(lines)
+
+
+def _trainings(summary: Summary) -> str:
+    several = [
+        f"{arm.trainings} trainings of {visible(name)}"
+        for name, arm in summary.arms.items()
+        if arm.trainings > 1
+    ]
+    return ", ".join(several) or "one training of each policy"
 
 
 def _span(found: Interval, sign: str = "", digits: int = 4) -> str:

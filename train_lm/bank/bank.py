@@ -30,11 +30,15 @@ from train_lm.bank.stacks import adapted_stack, stack_of, trainable
 from train_lm.steps.anchors import Anchor, check_labels
 from train_lm.steps.costs import Cost, cost_of
 from train_lm.steps.optimizers import BETAS
-from train_lm.steps.schedule import Schedule
+from train_lm.steps.schedule import AVERAGES, Schedule
 from train_lm.trainer import (
+    AVERAGE,
+    AVERAGING,
     MEASURED_AT_ONCE,
     Snapshot,
     TrainerConfig,
+    averaging_of,
+    check_averaging,
     check_length,
     check_snapshot,
     cycle_of,
@@ -110,6 +114,7 @@ class LearnerBank:
         self._square = torch.zeros_like(self._mean)
         self._decays = self._rule.decays().to(self.device)
         self._anchors: dict[int, tuple[Tensor, Tensor]] = {}
+        self._averages: dict[int, Tensor] = {}  # (P,) of each learner that keeps one
         self._steps = np.zeros(self.n, dtype=np.int64)
         self.updates = np.zeros(self.n, dtype=np.int64)
         self.schedules = [Schedule(c.learning_rate, c.warmup, c.final) for c in self.configs]
@@ -146,11 +151,17 @@ class LearnerBank:
         return self.configs[0].batch
 
     def begin_phase(
-        self, updates: int, *, decay: bool, learners: Iterable[int] | None = None
+        self,
+        updates: int,
+        *,
+        decay: bool,
+        averaging: str = "none",
+        learners: Iterable[int] | None = None,
     ) -> None:
         """Start a learning-rate schedule, as `Trainer.begin_phase`, of all or of some learners."""
         if updates < 1:
             raise ValueError(f"expected a phase of at least one update, got {updates}")
+        check_averaging(averaging, self._bases is not None)
         for i in self._chosen(learners):
             self.schedules[i] = replace(
                 self.schedules[i],
@@ -159,7 +170,9 @@ class LearnerBank:
                 decays=decay,
                 restart=0,
                 rewarm=0,
+                averaging=averaging,
             )
+            self._begin_average(i)
 
     def train(self, windows: Ints, learners: Iterable[int] | None = None) -> Floats:
         """Updates of every learner over windows of its own, in order, B at a time.
@@ -224,7 +237,26 @@ class LearnerBank:
             self._step(rows, gradient[own], norm[own], scalars[k])
         self._steps[inside] += 1
         self.updates[inside] += 1
+        for i in self._averages.keys() & set(inside):
+            share = self.schedules[i].newest_share(int(self.updates[i]))
+            self._averages[i].lerp_(self._weights[i], share)
         return np.asarray(values[:, 0])
+
+    def _begin_average(self, learner: int) -> None:
+        self._averages.pop(learner, None)
+        if self.schedules[learner].averages:
+            self._averages[learner] = self._weights[learner].clone()
+
+    def _measured(self, block: slice) -> Tensor:
+        """(c, P) weights of a block that are measured: averages, where they are kept."""
+        weights = self._weights[block]
+        kept = self._averages.keys() & range(block.start, block.stop)
+        if not kept:
+            return weights
+        weights = weights.clone()
+        for i in kept:
+            weights[i - block.start] = self._averages[i]
+        return weights
 
     def _base_of(self, block: slice) -> tuple[Tensor, ...]:
         """The frozen weights of a block's learners, where there are any."""
@@ -273,7 +305,7 @@ class LearnerBank:
         def measure(task: tuple[slice, int]) -> None:
             block, i = task
             part = batch[block, i : i + self.batch].contiguous()
-            sums = self._programs.measure(self._weights[block], part, *self._base_of(block))
+            sums = self._programs.measure(self._measured(block), part, *self._base_of(block))
             found[block, i : i + self.batch] = sums.cpu().numpy()
 
         # Unlike updates, the pieces of one learner can be measured side by side.
@@ -329,6 +361,11 @@ class LearnerBank:
     def weights(self, learner: int) -> dict[str, Tensor]:
         """Copies of one learner's trained weights, by the parameter's name."""
         return self._split(self._weights[learner].clone(), self._shapes)
+
+    def measured_weights(self, learner: int) -> dict[str, Tensor]:
+        """Copies of one learner's weights that `nll` measures; as `Trainer.measured_weights`."""
+        row = self._averages.get(learner, self._weights[learner])
+        return self._split(row.clone(), self._shapes)
 
     def merged(self, learner: int) -> dict[str, Tensor]:
         """Copies of all weights of one learner, under a snapshot's names; as `Trainer.merged`."""
@@ -386,6 +423,10 @@ class LearnerBank:
             taken |= self._bases.state_of(learner)
             cycles = int(self._bases.cycles[learner])
             taken[CYCLE] = torch.tensor([cycles, plan.restart, plan.rewarm])
+        if plan.averages:
+            taken[AVERAGING] = torch.tensor([AVERAGES.index(plan.averaging)])
+            measured = self.measured_weights(learner)
+            taken |= {f"{AVERAGE}{name}": value for name, value in measured.items()}
         return taken
 
     @torch.no_grad()
@@ -406,6 +447,8 @@ class LearnerBank:
                     "optimiser"
                 )
         place = place_of(snapshot)
+        averaging = averaging_of(snapshot, self._shapes)
+        check_averaging(averaging, self._bases is not None)
         cycles, restart, rewarm = (0, 0, 0) if self._bases is None else cycle_of(snapshot)
         if self._bases is not None:
             self._bases.check(learner, snapshot, cycles)
@@ -413,7 +456,10 @@ class LearnerBank:
         for name, value in state.items():
             value.copy_(snapshot[name])
         self._steps[learner] = int(snapshot[f"step.{next(iter(self._shapes))}"])
-        self._go_to(learner, place, restart, rewarm)
+        self._go_to(learner, place, restart, rewarm, averaging)
+        if learner in self._averages:
+            for name, value in self._split(self._averages[learner], self._shapes).items():
+                value.copy_(snapshot[f"{AVERAGE}{name}"])
 
     @torch.no_grad()
     def adopt(self, learner: int, snapshot: Snapshot) -> None:
@@ -435,7 +481,12 @@ class LearnerBank:
             self._go_to(learner, place)
 
     def _go_to(
-        self, learner: int, place: tuple[int, int, int, bool], restart: int = 0, rewarm: int = 0
+        self,
+        learner: int,
+        place: tuple[int, int, int, bool],
+        restart: int = 0,
+        rewarm: int = 0,
+        averaging: str = "none",
     ) -> None:
         updates, start, length, decays = place
         self.updates[learner] = updates
@@ -446,7 +497,9 @@ class LearnerBank:
             decays=decays,
             restart=restart,
             rewarm=rewarm,
+            averaging=averaging,
         )
+        self._begin_average(learner)
 
     @property
     def flops_per_token(self) -> float:

@@ -173,8 +173,8 @@ class Member:
     def flops_per_token(self) -> float:
         return self.bank.flops_per_token
 
-    def begin_phase(self, updates: int, *, decay: bool) -> None:
-        self.bank.begin_phase(updates, decay=decay, learners=[self.learner])
+    def begin_phase(self, updates: int, *, decay: bool, averaging: str = "none") -> None:
+        self.bank.begin_phase(updates, decay=decay, averaging=averaging, learners=[self.learner])
 
     def learning_rate(self) -> float:
         return self.schedule.rate(self.updates)
@@ -200,6 +200,9 @@ class Member:
 
     def weights(self) -> dict[str, Tensor]:
         return self.bank.weights(self.learner)
+
+    def measured_weights(self) -> dict[str, Tensor]:
+        return self.bank.measured_weights(self.learner)
 
     def merged(self) -> dict[str, Tensor]:
         return self.bank.merged(self.learner)

@@ -1,13 +1,21 @@
 """The learning rate as a function of the update: the same for one learner, a bank and a long run.
 
 A schedule knows its length from birth, because a decay over the whole budget is what makes two
-orders of the same text comparable.
+orders of the same text comparable. Orders that help at a constant rate can fade under decay; where
+the rate stays, averaged weights can be measured in the place of a decay (Luo et al. 2025,
+arXiv:2511.18903).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+
+SCHEDULES = ("decayed", "constant")
+AVERAGES = ("none", "ema", "tail")
+
+# Horizon of `ema` and length of `tail`, as shares of the phase.
+EMA_SHARE, TAIL_SHARE = 0.1, 0.25
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,10 @@ class Schedule:
         restart: Update from which the rate rises anew to where it would be, as ReLoRA (Lialin et
             al. 2023) has it after a reset of the moments.
         rewarm: Updates until it is there; 0 where there was no restart.
+        averaging: Which average of the weights is measured in their place: `none`; `ema`, whose
+            horizon is a tenth of the phase, and as long as that has not passed the mean of all
+            updates; `tail`, the mean over the last quarter of the phase, and until then the
+            newest weights.
     """
 
     peak: float
@@ -34,6 +46,29 @@ class Schedule:
     decays: bool = False
     restart: int = 0
     rewarm: int = 0
+    averaging: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.averaging not in AVERAGES:
+            raise ValueError(
+                f"expected an averaging among {', '.join(AVERAGES)}, got {self.averaging!r}"
+            )
+
+    @property
+    def averages(self) -> bool:
+        return self.averaging != "none"
+
+    def newest_share(self, updates: int) -> float:
+        """Share of the newest weights in the average after `updates` updates; the rest is what the
+        average was before the last of them.
+        """
+        done = updates - self.start
+        if self.averaging == "ema":
+            return max(1 / max(1, done), min(1.0, 1 / (EMA_SHARE * self.length)))
+        if self.averaging == "tail":
+            counted = done - math.ceil((1 - TAIL_SHARE) * self.length)
+            return 1 / max(1, counted)
+        return 1.0
 
     def rate(self, updates: int) -> float:
         """Learning rate of the update that follows `updates` updates."""

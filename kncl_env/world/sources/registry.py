@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,13 @@ class Option:
 OPTIONS = {
     "--topics": Option(
         "topics of the generated world (default: 120)", "the size of a generated world", "N", int
+    ),
+    "--unread-wordings": Option(
+        "wordings of facts that stand in no text, 0 to 2, so that `kncl-env knowledge` can ask for "
+        "facts in them (default: 0)",
+        "a part of a generated world's language",
+        "N",
+        int,
     ),
     **{
         f"--{part}-column": Option(
@@ -133,6 +140,8 @@ def _synthetic(args: argparse.Namespace) -> Corpus:
     from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 
     sizes = {} if args.topics is None else {"n_topics": args.topics}
+    if args.unread_wordings is not None:
+        sizes["unread"] = args.unread_wordings
     return read_synthetic(SyntheticConfig(seed=args.seed, **sizes))
 
 
@@ -275,7 +284,12 @@ OF_TABLES = (*(name for name in OPTIONS if name.endswith("-column")), *OF_DOCUME
 
 SOURCES = {
     "pydoc": Source("this Python's own documentation", _pydoc, passage_bytes=300),
-    "synthetic": Source("a generated world", _synthetic, passage_bytes=300, options=("--topics",)),
+    "synthetic": Source(
+        "a generated world",
+        _synthetic,
+        passage_bytes=300,
+        options=("--topics", "--unread-wordings"),
+    ),
     "wikispeedia": Source(
         "4,604 articles of a school encyclopaedia",
         _wikispeedia,
@@ -338,6 +352,26 @@ def open_source(args: argparse.Namespace) -> Corpus:
     return SOURCES[args.source].open(args)
 
 
+def open_target(args: argparse.Namespace) -> Corpus | None:
+    """Documents of one's own that are the target, if some are named: JSON Lines, or a folder of
+    them or of text and Markdown files.
+
+    Raises:
+        ValueError: They cannot be read.
+    """
+    if args.target is None:
+        return None
+    from kncl_env.world.sources.folder import read_folder
+    from kncl_env.world.sources.jsonl import ENDINGS, read_jsonl
+    from kncl_env.world.sources.packed import PACKED
+
+    place, wanted = Path(args.target), _wanted(args)
+    lines = tuple(e + packed for e in ENDINGS for packed in ("", *PACKED))
+    if place.is_dir() and not any(f.name.lower().endswith(lines) for f in place.rglob("*")):
+        return read_folder(place, replace(wanted, links=None, limit=None), bars)
+    return read_jsonl(place, _columns(args), replace(wanted, links=None, limit=None), bars)
+
+
 def refuse_what_would_be_ignored(args: argparse.Namespace) -> None:
     """Raises: ValueError where an option or PLACE is given that the source does not take."""
     source = SOURCES[args.source]
@@ -347,6 +381,8 @@ def refuse_what_would_be_ignored(args: argparse.Namespace) -> None:
         )
     for name, option in OPTIONS.items():
         given = getattr(args, name[2:].replace("-", "_"))
+        if name.endswith("-column") and args.target is not None:
+            continue  # of the target's documents
         if given is not None and given is not False and name not in source.options:
             takers = " and ".join(s for s, own in SOURCES.items() if name in own.options)
             raise ValueError(

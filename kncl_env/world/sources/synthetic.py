@@ -7,13 +7,14 @@ not what it can repeat. It knows nothing of tokens, splits or learners.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.sources.synthetic_words import (
+    ASKING,
     ATTRIBUTES,
     CODAS,
     INHERITANCES,
@@ -25,6 +26,16 @@ from kncl_env.world.sources.synthetic_words import (
 
 SENTENCES_PER_PARAGRAPH = 4
 VALUES_PER_ATTRIBUTE = 6  # [words] that a community has for an attribute
+
+# Sizes that a card keeps where they are not as usual; topics, noise and copies are counted anyway.
+KEPT = (
+    "n_communities",
+    "facts_per_topic",
+    "paraphrases",
+    "links_within",
+    "links_between",
+    "unread",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class SyntheticConfig:
         links_within: [links] from each topic into its community, besides two to its neighbours.
         links_between: [links] from each topic into other communities.
         seed: Same seed, same bytes.
+        unread: [wordings] that stand in no text, so that facts can be asked for in them.
     """
 
     n_topics: int = 120
@@ -53,13 +65,15 @@ class SyntheticConfig:
     links_within: int = 4
     links_between: int = 2
     seed: int = 0
+    unread: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("n_communities", 1, 100),
             ("n_topics", 2 * self.n_communities, 100_000),
             ("facts_per_topic", 4, len(ATTRIBUTES)),
-            ("paraphrases", 2, len(STATEMENTS)),
+            ("unread", 0, len(ASKING)),
+            ("paraphrases", 2, len(STATEMENTS) - self.unread),
             ("links_within", 0, 1_000),
             ("links_between", 0, 1_000),
         ):
@@ -75,6 +89,28 @@ class SyntheticConfig:
                 f"expected at least {self.n_communities} topics that are neither noise nor "
                 f"redundant, got {n_originals}: lower the shares"
             )
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], seed: int) -> SyntheticConfig:
+        """Of a world that was built: what its card counts and its seed.
+
+        Raises:
+            ValueError: They are of no generated world.
+        """
+        n = counts.get("topics", 0)
+        shares = {
+            f"{kind}_share": counts.get(f"{kind}_topics", 0) / max(1, n)
+            for kind in ("noise", "redundant")
+        }
+        return cls(
+            n, seed=seed, **shares, **{name: counts[name] for name in KEPT if name in counts}
+        )
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """What is not as usual, for the card of a world: it says how to generate it once more."""
+        usual = {f.name: f.default for f in fields(self)}
+        return {name: v for name in KEPT if (v := getattr(self, name)) != usual[name]}
 
     @property
     def n_noise(self) -> int:
@@ -171,6 +207,7 @@ def generate(config: SyntheticConfig) -> SyntheticWorld:
             )
         )
     counts = {"topics": n, "noise_topics": len(noise), "redundant_topics": len(redundant_of)}
+    counts |= config.kept
     return SyntheticWorld(
         Corpus(tuple(articles), "synthetic", "CC0-1.0 (generated)", "", counts),
         tuple(int(c) for c in community),
@@ -269,7 +306,8 @@ def _paragraphs(
     rng: np.random.Generator,
 ) -> Iterator[str]:
     """Section after section, each telling every fact once; no fact twice in the same words."""
-    wordings = [rng.permutation(len(STATEMENTS)) for _ in facts]
+    told = np.array([i for i in range(len(STATEMENTS)) if i not in ASKING[: config.unread]])
+    wordings = [told[rng.permutation(len(told))] for _ in facts]
     for section in range(config.paraphrases):
         sentences = []
         for i in rng.permutation(len(facts)):

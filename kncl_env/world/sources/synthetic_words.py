@@ -17,6 +17,9 @@ STATEMENTS = (
     "What {x} calls its {a} is {v}.",
     "Where there is {x}, the {a} is always {v}.",
 )
+# Statements that end with their value: what they say can be asked for. A world may leave the first
+# of them out of its text, so that they are asked in words that nobody read.
+ASKING = (10, 0, 8, 2)
 # Facts that hold through another topic `y`, which has the same `a`; `w` is its `b`.
 INHERITANCES = (
     "{x} has the same {a} as {y}, and that is {v}.",

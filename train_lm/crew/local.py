@@ -16,13 +16,16 @@ from train_lm.processes import without_interrupts, worker_pool
 
 log = logging.getLogger(__name__)
 
+# The address of a cluster of this machine alone, started for the command and ended with it.
+HERE = "local"
+
 TRIES = 3  # times in a row that workers may die before anything more is finished
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def played(
+def played_here(
     tasks: Sequence[Task], play: Callable[[Task], Result], workers: int
 ) -> Iterator[tuple[int, Result]]:
     """(number of the task, its result) of every task, as they are finished.
@@ -32,12 +35,9 @@ def played(
         workers: Processes; with one, the tasks are played in this process.
 
     Raises:
-        ValueError: No worker.
         ChildProcessError: Workers died `TRIES` times and nothing was finished in between.
         Exception: What `play` raised; the other tasks are given up.
     """
-    if workers < 1:
-        raise ValueError(f"expected workers >= 1, got {workers}")
     if workers == 1 or len(tasks) < 2:
         for number, task in enumerate(tasks):
             yield number, play(task)

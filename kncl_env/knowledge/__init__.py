@@ -1,0 +1,1 @@
+"""What of the world's graph a learner knows."""

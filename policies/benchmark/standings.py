@@ -1,0 +1,131 @@
+"""Who came first in a cell, among all arms, and whether that is shown.
+
+Pure functions over final test losses; lower is better. Arms are compared on the seeds that they
+share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from policies.verdict.statistics import EXACT_PAIRS, paired_difference
+from policies.verdict.summary import ALPHA
+from train_lm.checked.records import Fields
+from train_lm.files import Json
+
+Floats = NDArray[np.float64]
+
+# Families whose arms are measured beside the others and compete with nobody.
+ASIDE = ("reference", "control")
+
+SAMPLED = 10_000  # sign flips, where there are too many to be enumerated
+
+
+@dataclass(frozen=True)
+class Placing:
+    """The arm with the lowest mean test loss, and how far it is from the next.
+
+    Attributes:
+        winner: Its name.
+        runner_up: The next one's; None where there is no other.
+        among: Number of arms that competed.
+        ahead: Mean, low and high of the winner's final test loss minus the next one's [bits per
+            byte].
+        p: Largest p of the winner against any other, as `pairwise_p` corrects it.
+    """
+
+    winner: str
+    runner_up: str | None
+    among: int
+    ahead: tuple[float, float, float]
+    p: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the winner is shown to be below every other arm."""
+        return self.p < ALPHA
+
+    def to_json(self) -> Json:
+        return {
+            "winner": self.winner,
+            "runner_up": self.runner_up,
+            "among": self.among,
+            "ahead": [*self.ahead],
+            "p": self.p,
+        }
+
+    @classmethod
+    def from_json(cls, found: Fields) -> Placing:
+        """Raises: ValueError where it is none."""
+        ahead = found.numbers("ahead")
+        if len(ahead) != 3:
+            raise found.wrong("ahead", "a mean, a low and a high end")
+        return cls(
+            winner=found.text("winner"),
+            runner_up=found.or_none("runner_up", found.text),
+            among=found.whole("among", 1),
+            ahead=(ahead[0], ahead[1], ahead[2]),
+            p=found.number("p", 0, 1),
+        )
+
+
+def placing(tests: Mapping[str, Sequence[float]], families: Mapping[str, str]) -> Placing:
+    """Of all arms that compete.
+
+    Args:
+        tests: Final test loss of each seed, by arm.
+        families: Of each arm.
+    """
+    rivals = {arm: np.array(own) for arm, own in tests.items() if families[arm] not in ASIDE}
+    ranked = sorted(rivals, key=lambda arm: (rivals[arm].mean(), arm))
+    if len(ranked) == 1:
+        return Placing(ranked[0], None, 1, (0.0, 0.0, 0.0), 1.0)
+    losses = np.array([rivals[arm] for arm in ranked])
+    ahead = paired_difference(losses[0], losses[1], np.random.default_rng(0))
+    centre, low, high = (x if np.isfinite(x) else ahead[0] for x in ahead)
+    p = float(pairwise_p(losses)[0, 1:].max())
+    return Placing(ranked[0], ranked[1], len(ranked), (centre, low, high), p)
+
+
+def pairwise_p(losses: ArrayLike) -> Floats:
+    """(A, A) two-sided p of every pair of A arms, corrected for all pairs and for looking at them.
+
+    The signs of each seed's differences are flipped for all pairs together, and a pair's p is the
+    share of flips in which the largest Student's t of any pair is as large as its own: the
+    single-step maximum of Westfall & Young (1993, section 2.3; Romano & Wolf 2005). As all pairs
+    are flipped together their number does not bound p from below: eight seeds can show a winner
+    among forty arms, where a factor of forty could not.
+
+    Args:
+        losses: (A, n) of n paired seeds. All 2^n flips up to 12 of them, else a sample.
+    """
+    table = np.asarray(losses, dtype=np.float64)
+    arms, n = table.shape
+    first, second = np.triu_indices(arms, 1)
+    differences = table[first] - table[second]  # (P, n)
+    if n <= EXACT_PAIRS:
+        # A flip of all seeds has the same t: the last one stays.
+        signs = 1.0 - 2.0 * (np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1)
+    else:
+        rng = np.random.default_rng(0)
+        signs = np.vstack([np.ones(n), rng.choice((-1.0, 1.0), (SAMPLED, n))])
+    squares = np.square(differences).sum(1)  # the same whatever the signs
+    largest = np.array([_t(differences @ flip / n, squares, n).max() for flip in signs])
+    observed = _t(differences.mean(1), squares, n)
+    # Flips that are equal in exact arithmetic must not fall below by a rounding error.
+    hits = (largest[:, None] >= observed * (1 - 1e-9)).mean(0)
+    found = np.ones((arms, arms))
+    found[first, second] = found[second, first] = hits
+    return found
+
+
+def _t(means: Floats, squares: Floats, n: int) -> Floats:
+    """(P,) absolute t; 0 where nothing differs, a large number where nothing varies."""
+    spread = np.maximum(squares - n * means**2, 1e-12 * squares)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.abs(means) / np.sqrt(spread / max(1, n - 1) / n)
+    return np.where(squares > 0, found, 0.0)

@@ -1,0 +1,369 @@
+"""The reference benchmark: cells are data, a cell runs once, and a kill costs no figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kncl_env.env import TopicExpansionEnv
+from kncl_env.settings import Settings
+from kncl_env.world.world import World
+from policies.arms.arm import Listed, Player
+from policies.arms.registry import ARMS
+from policies.benchmark.cells import ALL, CELLS, Cell, Learning, Recipe, chosen
+from policies.benchmark.clusters import clusters_of
+from policies.benchmark.page import page_of, write_page
+from policies.benchmark.playing import arms_of, identity_of, playable
+from policies.benchmark.runs import Places, claimed, run_benchmark
+from policies.benchmark.standings import pairwise_p, placing
+from policies.benchmark.stored import ArmFigures, Score, read_score
+from policies.cli.main import main
+
+SETTINGS = {
+    "model": "xxs",
+    "nucleus_topics": 6,
+    "nucleus_updates": 4,
+    "steps": 3,
+    "updates_per_step": 1,
+    "slots": 4,
+    "batch": 4,
+}
+RECIPE = Recipe("synthetic", "broad", topics=24)
+TINY = Cell("tiny", RECIPE, SETTINGS, ("uniform", "random"), seeds=2, learners=2, points=3)
+ROOT = Path(__file__).parents[1]
+
+PLAYS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_benchmark import TINY
+from policies.benchmark.runs import Places, run_benchmark
+run_benchmark([TINY], Places(Path({out!r}), Path({results!r})))
+"""
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """The tiny cell, played once."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    places = Places(folder / "out", folder / "results")
+    run_benchmark([TINY], places)
+    return places
+
+
+def figures(loss: float, family: str = "frontier rule", seeds: int = 8) -> ArmFigures:
+    test = tuple(loss + 0.001 * seed for seed in range(seeds))
+    centre = float(np.mean(test))
+    return ArmFigures(
+        family=family,
+        digest="d",
+        test=test,
+        curve=(3.0, loss),
+        tokens=100.0,
+        training=6.0,
+        beside=0.0,
+        search=0.0,
+        loss=(centre, centre - 0.01, centre + 0.01),
+        speed_up=(1.5, 1.2, 1.8),
+        difference=(-0.1, -0.2, -0.05),
+        p=0.01,
+        verdict="better",
+    )
+
+
+def test_a_cell_has_every_arm_of_the_registry_unless_it_names_its_own() -> None:
+    whole = replace(TINY, arms=ALL)
+    assert set(arms_of(whole)) == set(ARMS)
+    assert arms_of(whole)[0] == "uniform"
+    assert arms_of(TINY) == ("uniform", "random")
+
+
+def test_the_benchmark_covers_worlds_scenarios_and_both_sizes() -> None:
+    def cells(**wanted: str) -> list[Cell]:
+        return [
+            cell
+            for cell in CELLS.values()
+            if cell.recipe.source == wanted["source"] and wanted["part"] in cell.name
+        ]
+
+    for source in ("synthetic", "pydoc", "wikispeedia"):
+        for part, least in (("-distant-", 2), ("-focused-", 2), ("-noisy", 1), ("-broad", 1)):
+            found = cells(source=source, part=part)
+            assert len([cell for cell in found if cell.preset == "xs"]) >= least, (source, part)
+    assert all(cell.seeds >= 8 for cell in CELLS.values() if cell.preset == "xs")
+    trained = {
+        cell.recipe.source
+        for cell in CELLS.values()
+        if "-distant-" in cell.name and cell.learning and cell.learning.trainings >= 3
+    }
+    assert len(trained) >= 2
+    small = [cell for cell in CELLS.values() if cell.preset == "s"]
+    assert len({cell.recipe.region for cell in small}) >= 2
+    assert all(len(cell.arms) == 5 and cell.seeds >= 5 for cell in small)
+
+
+def test_a_name_that_is_no_cell_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["benchmark", "--cells", "wiki-nowhere", "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "wiki-nowhere" in told
+    assert "synthetic-broad" in told
+    assert not out.exists()
+
+
+def test_patterns_choose_cells_in_the_order_of_the_table() -> None:
+    found = [cell.name for cell in chosen(["*-broad", "synthetic-noisy"])]
+    assert set(found) == {
+        "wikispeedia-broad",
+        "synthetic-noisy",
+        "synthetic-broad",
+        "pydoc-broad",
+    }
+    assert found == [name for name in CELLS if name in found]
+
+
+def test_the_list_says_which_cells_need_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "--cells", "*-broad", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    needing = [line.split()[0] for line in lines if "needs --data" in line]
+    assert needing == ["wikispeedia-broad"]
+
+
+def test_a_cell_without_its_data_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["benchmark", "--cells", "wikispeedia-broad", "--out", str(tmp_path / "out")]
+    assert main([*words, "--results", str(tmp_path / "results")]) == 0
+    assert "wikispeedia-broad: left out" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_directory_that_was_planned_in_can_be_played_in(tmp_path: Path) -> None:
+    for _ in range(2):
+        with claimed(tmp_path / "out"):
+            (tmp_path / "out" / "paces").mkdir(exist_ok=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="did not make"), claimed(tmp_path / "other"):
+        pass
+
+
+def test_a_played_cell_has_all_that_the_table_says_of_it(played: Places) -> None:
+    score = read_score(played.score(TINY))
+    assert list(score.arms) == ["uniform", "random"]
+    tokens = 3 * 1 * 4 * 32  # steps, updates, windows, tokens of a window of xxs
+    for arm in score.arms.values():
+        assert len(arm.test) == 2
+        assert arm.tokens == tokens
+        assert len(arm.curve) == len(score.moments)
+    assert score.arms["random"].family == "frontier rule"
+    assert score.arms["uniform"].difference is None
+    assert score.made_by["command"] == "kncl-policy benchmark --cells tiny --out DIR"
+    best = min(score.arms, key=lambda arm: sum(score.arms[arm].test))
+    assert score.placing.winner == best
+    assert played.score(TINY).stat().st_size < 200_000
+
+
+def test_a_cell_that_has_its_score_is_not_played_again(played: Places) -> None:
+    before = played.score(TINY).read_bytes()
+    cell_folders = list((played.out / "cells").iterdir())
+    told: list[bool] = []
+    run_benchmark([TINY], played, on_score=lambda score, found: told.append(found))
+    assert told == [True]
+    assert played.score(TINY).read_bytes() == before
+    assert list((played.out / "cells").iterdir()) == cell_folders
+
+
+def _refuses(env: TopicExpansionEnv, rng: np.random.Generator) -> Player:
+    raise ValueError("expected a target apart from the rest, got every topic")
+
+
+def test_an_arm_that_a_world_has_nothing_for_is_left_out_with_its_reason(
+    played: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARMS, "needs", Listed(_refuses, "selection", "It needs a target."))
+    world = World.open(played.world(RECIPE))
+    names, refused = playable(world, Settings.of(**SETTINGS), ["uniform", "needs", "random"])
+    assert names == ["uniform", "random"]
+    assert refused == {"needs": "expected a target apart from the rest, got every topic"}
+
+
+def test_another_cell_world_or_arm_has_another_identity() -> None:
+    first = identity_of(TINY, "a")
+    assert first == identity_of(replace(TINY), "a")
+    assert first != identity_of(TINY, "b")
+    assert first != identity_of(replace(TINY, seeds=3), "a")
+    assert first != identity_of(replace(TINY, arms=("uniform", "degree")), "a")
+    assert first != identity_of(replace(TINY, settings={**SETTINGS, "steps": 4}), "a")
+
+
+def test_a_score_that_was_edited_is_refused_before_any_work(played: Places, tmp_path: Path) -> None:
+    card = json.loads(played.score(TINY).read_text())
+    card["arms"]["random"]["test"][0] -= 0.1
+    (tmp_path / "tiny.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"tiny\.json.*edited or damaged.*play the cell again"):
+        read_score(tmp_path / "tiny.json")
+    with pytest.raises(ValueError, match="edited or damaged"):
+        run_benchmark([TINY], Places(tmp_path / "out", tmp_path))
+    assert not (tmp_path / "out").exists()
+    del card["seal"]
+    (tmp_path / "tiny.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="found none"):
+        read_score(tmp_path / "tiny.json")
+
+
+def test_a_score_under_the_name_of_another_cell_is_refused(played: Places, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_bytes(played.score(TINY).read_bytes())
+    with pytest.raises(ValueError, match="expected the score of other"):
+        read_score(tmp_path / "other.json")
+
+
+def test_a_benchmark_killed_in_the_middle_goes_on_to_the_same_bytes(
+    played: Places, tmp_path: Path
+) -> None:
+    out, results = tmp_path / "out", tmp_path / "results"
+    names = {"tests": str(ROOT / "tests"), "out": str(out), "results": str(results)}
+    words = [sys.executable, "-c", PLAYS.format(**names)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    # A cache of its own, so that the nucleus phase is a part of what is killed.
+    environment = {**os.environ, "PYTHONPATH": path, "KNCL_CACHE": str(tmp_path / "cache")}
+    child = subprocess.Popen(words, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and child.poll() is None:
+        journals = (out / "cells").glob("*/evaluation/episodes.jsonl")
+        lines = [file.read_bytes().count(b"\n") for file in journals]
+        if lines and lines[0] >= 2:  # a head, and an episode
+            break
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert lines, "it was to be killed among its episodes"
+    run_benchmark([TINY], Places(out, results))
+    assert (results / "tiny.json").read_bytes() == played.score(TINY).read_bytes()
+
+
+def test_a_cell_with_learning_plays_clones_trainings_and_fresh_policies(tmp_path: Path) -> None:
+    learning = Learning(
+        trainings=2, scratch=1, cloned=1, walks=60, iterations=1, episodes=2, learning_rate=1e-3
+    )
+    cell = replace(TINY, name="taught", learning=learning)
+    places = Places(tmp_path / "out", tmp_path / "results")
+    (score,), left_out = run_benchmark([cell], places)
+    assert left_out == []
+    names = ["uniform", "random", "cloned-0", "learned-0", "learned-1", "scratch-0"]
+    assert list(score.arms) == names
+    digests = {score.arms[name].digest for name in names[2:]}
+    assert len(digests) == 4  # each was trained by itself
+    episode = score.arms["learned-0"].training
+    assert score.arms["learned-0"].search == pytest.approx(2 * episode)
+    assert score.arms["cloned-0"].search == 0
+    (cluster,) = clusters_of(score.arms)
+    assert cluster.name == "learned"
+    assert cluster.tests.shape == (2, 2)
+
+
+def test_who_came_first_is_told_by_hand_made_losses() -> None:
+    near, first = [1.5, 1.51] * 4, [1.4, 1.42] * 4
+    tests = {"uniform": [2.0, 2.1] * 4, "near": near, "first": first, "told": [1.0] * 8}
+    families = {"uniform": "independent", "near": "selection", "first": "bandit"}
+    found = placing(tests, {**families, "told": "reference"})
+    assert (found.winner, found.runner_up, found.among) == ("first", "near", 3)
+    assert found.ahead[0] == pytest.approx(-0.095)
+    # No flip but none and all of them leaves as large a t: 2 of 256.
+    assert found.p == pytest.approx(2 / 256)
+    assert found.shown
+
+
+def test_five_seeds_show_no_winner_whatever_comes_out() -> None:
+    found = placing(
+        {"a": [1.0] * 5, "b": [2.0, 2.1, 2.2, 2.3, 2.4]}, {"a": "bandit", "b": "bandit"}
+    )
+    assert found.p == pytest.approx(2 / 32)
+    assert not found.shown
+
+
+def test_p_of_all_pairs_is_what_enumerating_flips_gives() -> None:
+    losses = np.random.default_rng(0).normal(size=(4, 6)) + np.array([[0.0], [0.2], [0.9], [2.0]])
+
+    def t(pair: np.ndarray) -> float:
+        return abs(pair.mean()) / (pair.std(ddof=1) / np.sqrt(6))
+
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    largest = [
+        max(t(np.array(flip) * (losses[i] - losses[j])) for i, j in pairs)
+        for flip in product((1, -1), repeat=6)
+    ]
+    found = pairwise_p(losses)
+    for i, j in pairs:
+        own = t(losses[i] - losses[j])
+        assert found[i, j] == pytest.approx(np.mean(np.array(largest) >= own - 1e-9))
+
+
+def test_equal_arms_seldom_show_a_winner_and_a_clear_one_is_found() -> None:
+    rng = np.random.default_rng(1)
+    found = [pairwise_p(rng.normal(size=(6, 8))).min() < 0.05 for _ in range(200)]
+    assert np.mean(found) <= 0.07
+    ahead = np.zeros((30, 1))
+    ahead[0] = -8.0
+    clear = [pairwise_p(rng.normal(size=(30, 8)) + ahead)[0, 1:].max() < 0.05 for _ in range(5)]
+    assert all(clear)
+
+
+def test_the_page_names_the_winner_among_all_and_the_cells_that_are_missing() -> None:
+    cells = {"tiny": TINY, "other": replace(TINY, name="other")}
+    arms = {
+        "uniform": replace(figures(2.5, "independent"), difference=None, p=None),
+        "rule": figures(2.4),
+        "knn": figures(2.3, "selection"),
+        "learned-0": figures(2.45, "learned"),
+        "learned-1": figures(2.47, "learned"),
+        "target-text": figures(2.0, "reference"),
+    }
+    tests = {arm: own.test for arm, own in arms.items()}
+    families = {arm: own.family for arm, own in arms.items()}
+    score = Score(
+        cell=TINY.to_json(),
+        identity="i",
+        world={"hash": "0" * 64, "build": "kncl-env build", "counts": {"topics": 24, "tokens": 9}},
+        made_by={"command": "c", "commit": "abc", "torch": "2", "machine": "m"},
+        moments=(0.0, 100.0),
+        arms=arms,
+        placing=placing(tests, families),
+        notes=(),
+    )
+    page = page_of({"tiny": score}, cells)
+    assert "**knn** (selection) has the lowest final loss of all 5 arms that compete" in page
+    assert "0.1000 [0.1000, 0.1000] above it" in page
+    # A policy that lost is told to have lost.
+    assert "0.1600 above the best selection, knn" in page
+    assert "## Not played yet" in page
+    assert "- other: `kncl-policy benchmark --cells other --out DIR`" in page
+    assert "| target-text |" in page
+    assert page == page_of({"tiny": score}, cells)
+
+
+def test_the_table_in_the_repository_is_what_the_stored_scores_give(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    for file in (ROOT / "docs" / "results").glob("*.json"):
+        (results / file.name).write_bytes(file.read_bytes())
+    page = write_page(results)
+    assert page == tmp_path / "RESULTS.md"
+    assert page.read_bytes() == (ROOT / "docs" / "RESULTS.md").read_bytes()
+
+
+def test_a_score_of_no_cell_is_not_passed_over(played: Places) -> None:
+    with pytest.raises(ValueError, match=r"tiny\.json: no cell is called that"):
+        write_page(played.results)

@@ -1,0 +1,1 @@
+"""Who plays independent tasks: this process, processes of this machine, or a Ray cluster."""

@@ -1,0 +1,333 @@
+"""Plays independent tasks on a Ray cluster; the only door to Ray.
+
+Every task occupies one core and has one thread: without a limit of its own, each process of a node
+would start a thread for every core. What a worker or a node loses by its death is tried again with
+the same task, so the result is what it would have been.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any, Generic, TypeVar
+
+from train_lm.crew.folders import Folder, settle
+from train_lm.crew.local import HERE
+from train_lm.crew.standing import Standing, WorkerDiedError
+from train_lm.machine.cores import CORES
+from train_lm.provenance import source_digest, version
+
+log = logging.getLogger(__name__)
+
+TRIES = 5  # times that one task may lose its worker or its node
+AHEAD = 2  # tasks under way for each core of the cluster
+ANSWER = 10.0  # [s] that a head has to answer in
+SLOW = 4.0  # times the median of what a task takes, from which on it is told
+STORE = 256 * 2**20  # [bytes] of the object store of a cluster that is started here
+
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    CORES: "1",
+}
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Task, Result]):
+    """What a worker is sent."""
+
+    task: Task
+    play: Callable[[Task], Result]
+    folders: tuple[Folder, ...]
+    version: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _Told(Generic[Result]):
+    """What it answers: a result, or what keeps it from one."""
+
+    result: Result | None = None
+    missing: tuple[Folder, ...] = ()
+    other: str = ""
+    node: str = ""
+
+
+@dataclass
+class _UnderWay:
+    """Tasks that were handed out, by what Ray will answer."""
+
+    numbers: dict[Any, int] = field(default_factory=dict)
+    began: dict[int, float] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
+    took: list[float] = field(default_factory=list)
+
+
+def connected(address: str) -> Cluster:
+    """The cluster at an address; the same one for the whole life of the process.
+
+    Raises:
+        ValueError: Ray is not installed, or this process is connected to another address.
+        ConnectionError: Nothing answers there.
+    """
+    if address not in _CONNECTED:
+        if _CONNECTED:
+            (other,) = _CONNECTED
+            raise ValueError(f"expected one cluster for a command, {other}, got {address}")
+        _CONNECTED[address] = Cluster(address)
+    return _CONNECTED[address]
+
+
+_CONNECTED: dict[str, Cluster] = {}
+
+
+def leave() -> None:
+    """Leave the cluster; one that was started here ends."""
+    if _CONNECTED:
+        import ray
+
+        _CONNECTED.clear()
+        ray.shutdown()
+
+
+class Cluster:
+    """A Ray cluster that this process is connected to.
+
+    Args:
+        address: As `Hands.ray`.
+    """
+
+    def __init__(self, address: str) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise ValueError(
+                f"expected Ray for --ray {address}, found none: install it with "
+                "`pip install 'kncl[ray]'`"
+            )
+        # Nothing is reported to anybody.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        self.ray = ray
+        self.address = address
+        self._connect()
+        self._play = ray.remote(num_cpus=1, max_retries=TRIES)(_play)
+
+    @property
+    def cores(self) -> int:
+        """Tasks that it can play at a time."""
+        return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+
+    def played(
+        self, tasks: Sequence[Task], play: Callable[[Task], Result], folders: Sequence[Folder]
+    ) -> Iterator[tuple[int, Result]]:
+        """As `Hands.played`."""
+        ray = self.ray
+        sent: dict[Folder, list[Any]] = {}
+        waiting = list(range(len(tasks)))[::-1]
+        now = _UnderWay()
+        jobs = [_Job(task, play, tuple(folders), version(), source_digest()) for task in tasks]
+        try:
+            while waiting or now.numbers:
+                while waiting and len(now.numbers) < AHEAD * self.cores:
+                    number = waiting.pop()
+                    now.numbers[self._play.remote(jobs[number], sent)] = number
+                    now.began[number] = time.monotonic()
+                ready, _ = ray.wait(list(now.numbers), num_returns=1, timeout=1.0)
+                for answer in ready:
+                    number = now.numbers.pop(answer)
+                    told = self._answer(answer, number, len(tasks))
+                    if told.missing:
+                        for folder in told.missing:
+                            if folder not in sent:
+                                sent[folder] = self.send(folder)
+                        waiting.append(number)
+                        continue
+                    now.took.append(time.monotonic() - now.began.pop(number))
+                    yield number, told.result  # type: ignore[misc]
+                _tell_stragglers(now)
+        finally:
+            for answer in now.numbers:
+                ray.cancel(answer, force=True)
+
+    def standing(
+        self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder]
+    ) -> Standing[Made]:
+        """As `Hands.standing`."""
+        return Standing(lambda i: _Actor(self, make, specs[i], tuple(folders)), len(specs))
+
+    def check(self, told: _Told[Any]) -> None:
+        """Raises: ValueError where a node runs another version."""
+        if told.other:
+            raise ValueError(
+                f"expected kncl {version()} of source {source_digest()[:12]} on every node of "
+                f"{self.address}, got {told.other} on {told.node}: install the same there"
+            )
+
+    def send(self, folder: Folder) -> list[Any]:
+        """The pieces of a folder, on their way to nodes without it."""
+        log.warning("%s: sent to a node without it", folder.path)
+        return [self.ray.put(piece) for piece in folder.pieces()]
+
+    def _answer(self, answer: Any, number: int, n: int) -> _Told[Any]:
+        errors = self.ray.exceptions
+        try:
+            told: _Told[Any] = self.ray.get(answer)
+        except errors.RayTaskError as error:
+            raise error.cause from None
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
+            raise ChildProcessError(
+                f"expected task {number + 1} of {n} to be played, but its workers were killed "
+                f"{TRIES + 1} times: look for what ends them, such as too little memory"
+            ) from None
+        self.check(told)
+        return told
+
+    def _connect(self) -> None:
+        started = self.address == HERE
+        if not started and self.address != "auto":
+            _knock(self.address)
+        try:
+            self.ray.init(
+                None if started else self.address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": ONE_THREAD},
+                **({"object_store_memory": STORE} if started else {}),
+            )
+        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            raise ConnectionError(
+                f"expected a Ray cluster at {self.address}, got no answer "
+                f"({str(error).splitlines()[0]}): start one with `ray start --head`"
+            ) from None
+
+
+def _knock(address: str) -> None:
+    """Raises: ConnectionError where nothing listens: Ray itself would try for a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if not (host and port.isdigit()):
+            raise OSError("no host:port")
+        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"expected the head of a Ray cluster at {address}, got no answer ({error}): give its "
+            "host:port, or start one with `ray start --head`"
+        ) from None
+
+
+class _Actor:
+    """A worker of a cluster, as this process sees it.
+
+    Args:
+        cluster: That it is of.
+        make: Gives what it keeps.
+        spec: What it is made from.
+        folders: That it needs.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        make: Callable[[Any], Any],
+        spec: Any,
+        folders: tuple[Folder, ...],
+    ) -> None:
+        self.ray = cluster.ray
+        self._cluster = cluster
+        self._actor = self.ray.remote(num_cpus=1)(_Keeper).remote()
+        self._job = _Job(spec, make, folders, version(), source_digest())
+        self._made = self._actor.make.remote(self._job, {})
+        self._asked: Any = None
+
+    def ask(self, method: str, args: tuple[Any, ...]) -> None:
+        if self._made is not None:
+            self._settle()
+        self._asked = self._actor.call.remote(method, args)
+
+    def answer(self) -> Any:
+        return self._get(self._asked)
+
+    def close(self) -> None:
+        self.ray.kill(self._actor)
+
+    def _settle(self) -> None:
+        told = self._get(self._made)
+        self._cluster.check(told)
+        if told.missing:
+            sent = {folder: self._cluster.send(folder) for folder in told.missing}
+            self._cluster.check(self._get(self._actor.make.remote(self._job, sent)))
+        self._made = None
+
+    def _get(self, answer: Any) -> Any:
+        errors = self.ray.exceptions
+        try:
+            return self.ray.get(answer)
+        except errors.RayTaskError as error:
+            raise error.cause from None
+        except errors.RayActorError:
+            raise WorkerDiedError from None
+
+
+class _Keeper:
+    """In a worker: keeps what was made, and calls its methods."""
+
+    def __init__(self) -> None:
+        self._made: Any = None
+
+    def make(self, job: _Job[Any, Any], sent: dict[Folder, list[Any]]) -> _Told[None]:
+        told = _ready(job, sent)
+        if not (told.other or told.missing):
+            self._made = job.play(job.task)
+        return told
+
+    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+        return getattr(self._made, method)(*args)
+
+
+def _play(job: _Job[Task, Result], sent: dict[Folder, list[Any]]) -> _Told[Result]:
+    """In a worker: play a task, with the folders that it needs."""
+    told = _ready(job, sent)
+    if told.other or told.missing:
+        return told
+    return replace(told, result=job.play(job.task))
+
+
+def _ready(job: _Job[Any, Any], sent: dict[Folder, list[Any]]) -> _Told[Any]:
+    """Whether this node can play it; folders that were sent are kept."""
+    import ray
+
+    node = ray.util.get_node_ip_address()
+    if (job.version, job.source) != (version(), source_digest()):
+        return _Told(other=f"{version()} of source {source_digest()[:12]}", node=node)
+    missing = tuple(folder for folder in job.folders if folder.here() is None)
+    if unsent := tuple(folder for folder in missing if folder not in sent):
+        return _Told(missing=unsent, node=node)
+    for folder in missing:
+        folder.keep(ray.get(piece) for piece in sent[folder])
+    settle(job.folders)
+    return _Told(node=node)
+
+
+def _tell_stragglers(now: _UnderWay) -> None:
+    if len(now.took) < 3:
+        return
+    usual = median(now.took)
+    for number, began in now.began.items():
+        so_far = time.monotonic() - began
+        if so_far > SLOW * max(1.0, usual) and number not in now.told:
+            now.told.add(number)
+            log.warning(
+                "task %d has been under way for %.0f s, others took %.0f", number + 1, so_far, usual
+            )
