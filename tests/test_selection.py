@@ -421,6 +421,8 @@ def test_the_designed_experiment_is_charged_all_of_its_runs(env) -> None:
     per_window = settings.learner.context * learner.flops_per_token
     windows = 16 * settings.learner.batch + 16 * 48 / 3  # a batch each, and the reward split
     assert d_optimal.experiment(env.stage).flops == pytest.approx(windows * per_window)
+    again = d_optimal._run(env.stage)
+    assert again.mixture.tolist() == d_optimal.experiment(env.stage).mixture.tolist()
     player, seen = begun(env, "d-optimal")
     assert [player.act(seen).extra_flops > 0 for _ in range(2)] == [True, False]
 
