@@ -73,7 +73,9 @@ class DomainPlayer:
         return {"ready": self.ready, "rule": self.rule.state()}
 
     def restore(self, state: Json) -> None:
-        self.ready = bool(state["ready"])
+        if not isinstance(state.get("rule"), dict):
+            raise ValueError(f"expected what a {type(self.rule).__name__} learned, got other JSON")
+        self.ready = state.get("ready") is True
         self.rule.restore(state["rule"])
 
 
