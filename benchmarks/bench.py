@@ -108,6 +108,7 @@ def main() -> None:
         found["threads_of_a_single_learner"] = threads
         found |= steps.shares(threads)
         torch.set_num_threads(threads)
+        found |= steps.knowledge_share(threads)
         found |= snapshot_seconds(env)
         trainer = Trainer(model_of(env), TrainerConfig(), "cpu")
         trainer.begin_phase(1, decay=False)

@@ -38,6 +38,7 @@ def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: P
         "adapter_bank8_over_sequential",
         "evaluation_share_of_env_step",
         "outside_learner_share_of_env_step",
+        "knowledge_share_of_env_step",
         "held_out_loss_noise_floor",
         "reward_signal_to_noise",
         "snapshot_s",

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fakes import FakeLearner, env_of
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,14 +21,21 @@ from kncl_env.knowledge.cloze import LinkCloze, hops_of, names_of
 from kncl_env.knowledge.export import AskedLink, write_graphml
 from kncl_env.knowledge.facts import FactProbe, questions_of, truth_of
 from kncl_env.knowledge.figures import beyond_chance, estimate, ranks
-from kncl_env.knowledge.links import LinkFigures, LinkProbe
-from kncl_env.knowledge.reading import in_world_tokens
+from kncl_env.knowledge.links import LinkFigures, LinkProbe, LinkRanks
+from kncl_env.knowledge.meter import KnowledgeCurve, KnowledgeMeter, together
+from kncl_env.knowledge.reading import in_world_tokens, learner_model
+from kncl_env.vector import side_by_side
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.sources.synthetic import SyntheticConfig, generate, read_synthetic
 from kncl_env.world.sources.synthetic_words import ASKING, STATEMENTS
 from kncl_env.world.world import World
+from policies.arms.registry import arm_of
+from policies.play.curves import CurveMeter
+from policies.play.episodes import play
+from policies.play.seeds import EVALUATION
+from policies.verdict.knowledge_section import knowledge_section
 from train_lm.continuations import Question, log_likelihoods
 from train_lm.model import ModelConfig, build_model
 from train_lm.trainer import Trainer, TrainerConfig
@@ -468,3 +476,134 @@ def test_the_verb_prints_a_table_writes_whole_files_and_never_overwrites(
     assert main(["knowledge", str(telling_world.path), "--model", "x/y/z"]) == 2
     assert main(["knowledge", str(telling_world.path), "--model", "no/such", "--nucleated"]) == 2
     assert "expected a preset to nucleate" in capsys.readouterr().err
+
+
+# --- in an episode ---------------------------------------------------------------------------
+
+SMALL = {"model": "xxs", "nucleus_topics": 4, "nucleus_updates": 20, "steps": 4, "slots": 4}
+SMALL |= {"updates_per_step": 2, "batch": 4}
+
+
+def test_moments_are_those_of_the_curve_that_lie_nearest_to_even_ones() -> None:
+    assert KnowledgeMeter(3).moments({0, 1, 4, 9, 16}) == {0, 9, 16}
+    assert KnowledgeMeter(2).moments({0, 3, 7}) == {0, 7}
+    assert KnowledgeMeter(9).moments({0, 3, 7}) == {0, 3, 7}
+    with pytest.raises(ValueError, match="2 moments or more"):
+        KnowledgeMeter(1)
+
+
+def test_an_episode_tells_what_was_known_where_it_is_asked_and_nothing_else_changes(
+    naming_world: World,
+) -> None:
+    env = env_of(naming_world, **SMALL)
+    plain, asking = CurveMeter(), CurveMeter(knowledge=KnowledgeMeter(3, 20))
+    lines = [
+        play(env, arm_of("uniform"), 0, EVALUATION.choices, meter).measured.to_json()
+        for meter in (plain, asking)
+    ]
+    assert "knowledge" not in plain.to_json()
+    assert "knowledge" not in lines[0]
+    told = lines[1].pop("knowledge")
+    assert lines[0] == lines[1]
+    assert told["tokens"][0] == 0
+    assert told["tokens"][-1] == lines[0]["tokens"][-1]
+    assert len(told["ranks"]) == 3
+    assert len(told["hops"]) == len(told["clusters"]) == len(told["ranks"][0]["with"]) == 20
+    again = asking.from_json({**lines[1], "knowledge": json.loads(json.dumps(told))})
+    assert again.knowledge is not None
+    assert again.knowledge.to_json() == told
+    with pytest.raises(ValueError, match="expected"):
+        asking.from_json({**lines[1], "knowledge": {**told, "hops": told["hops"][1:]}})
+
+
+def test_a_learner_in_a_bank_is_asked_with_its_own_weights(naming_world: World) -> None:
+    stage = env_of(naming_world, **SMALL).stage
+    bank = side_by_side(stage, 2, compile=False)
+    alone = stage.learner()
+    windows = np.arange(8)
+    for learner in (alone, bank.envs[0].learner, bank.envs[1].learner):
+        learner.begin(1024)
+    alone.train(windows)
+    bank.envs[1].learner.train(windows)
+    asked = [
+        learner_model(stage, learner)
+        for learner in (alone, bank.envs[0].learner, bank.envs[1].learner)
+    ]
+    scores = []
+    for one in asked:
+        probe = LinkProbe(LinkCloze.of(naming_world, n=20), one.encode, one.longest)
+        scores.append(probe.scores(one.model, one.device).own)
+    bank.close()
+    assert np.allclose(scores[0], scores[2], atol=1e-3)
+    assert not np.allclose(scores[0], scores[1], atol=1e-3)
+
+
+def test_where_weights_are_averaged_the_average_is_asked(naming_world: World) -> None:
+    stage = env_of(naming_world, **SMALL, schedule="constant", averaging="ema").stage
+    learner = stage.learner()
+    learner.begin(4096)
+    learner.train(np.arange(32))
+    asked = learner_model(stage, learner)
+    measured = learner.trainer.measured_weights()
+    raw = learner.trainer.weights()
+    for name, parameter in asked.model.named_parameters():
+        assert torch.equal(parameter, measured[name])
+    assert any(not torch.equal(raw[name], measured[name]) for name in raw)
+
+
+def test_a_formula_is_not_asked(naming_world: World) -> None:
+    stage = env_of(naming_world, **SMALL).stage
+    with pytest.raises(ValueError, match="expected a language model to ask"):
+        learner_model(stage, FakeLearner(np.zeros(4, int), np.zeros(1, int), np.zeros(1)))
+
+
+def known_curve(right: float, seed: int = 0, stranger: float = 0.1) -> KnowledgeCurve:
+    """A curve that begins at chance and ends at a share of right titles."""
+    rng = np.random.default_rng(seed)
+
+    def places(share: float) -> Ints:
+        return np.where(rng.random(300) < share, 1, 2 + rng.integers(0, 9, 300))
+
+    moments = [
+        LinkRanks({"with": places(s), "without": places(stranger), "lift": places(s)})
+        for s in (0.1, right)
+    ]
+    hops = np.arange(300) % 3
+    return KnowledgeCurve([0, 1000], moments, hops, np.arange(300), 0.1)
+
+
+def test_of_a_size_that_knows_nothing_the_section_says_so_and_draws_no_curve() -> None:
+    curves = {"uniform": known_curve(0.1), "rule": known_curve(0.09, 1)}
+    looks = {"uniform": "ref", "rule": "c1"}
+    page = knowledge_section(curves, looks, "xs")
+    assert "Nothing is known at this size (xs)" in page
+    assert "<svg" not in page
+    assert knowledge_section({}, {}, "xs") == ""
+
+
+def test_the_section_draws_those_alone_whose_learners_know_something() -> None:
+    hostile = "<script>alert(1)</script>"
+    curves = {"uniform": known_curve(0.1), hostile: known_curve(0.6, 1)}
+    curves["titles"] = known_curve(0.6, 2, stranger=0.6)
+    looks = {"uniform": "ref", hostile: "c1", "titles": "c2"}
+    page = knowledge_section(curves, looks, "m")
+    assert "Links are known" in page
+    assert "Nothing is known after uniform, titles" in page
+    assert page.count("class='line c1'") == 2
+    assert "class='line ref'" not in page
+    assert "class='line c2'" not in page
+    assert "<script" not in page
+    root = ElementTree.fromstring(page.replace("&nbsp;", " "))
+    cells = [cell.findtext("span") for cell in root.findall(".//tbody/tr[2]/td")]
+    assert cells[0] in {f"{p} %" for p in range(52, 69)}
+    assert len(cells) == 6  # three hops
+
+
+def test_seeds_add_items_and_no_topics() -> None:
+    both = together([known_curve(0.5, 0), known_curve(0.5, 1)])
+    alone = known_curve(0.5, 0)
+    own = alone.ranks[1].figures(alone.clusters).accuracy
+    found = both.ranks[1].figures(both.clusters).accuracy
+    assert (own.items, own.topics) == (300, 300)
+    assert (found.items, found.topics) == (600, 300)
+    assert both.tokens == [0, 1000]

@@ -259,13 +259,15 @@ def test_a_passages_weight_is_the_sum_over_its_words_and_pairs(env, small_world:
 def test_gumbel_noise_draws_without_replacement_in_proportion() -> None:
     rng = np.random.default_rng(0)
     log_weights = np.log([0.6, 0.3, 0.1])
-    orders = np.array([dsir.gumbel_order(log_weights, rng) for _ in range(20_000)])
+    orders = np.array([dsir.gumbel_top(log_weights, 3, rng) for _ in range(20_000)])
     first = np.bincount(orders[:, 0], minlength=3) / len(orders)
     assert first == pytest.approx([0.6, 0.3, 0.1], abs=0.01)
     # Once the first is gone the others keep their odds: 3 to 1.
     second = orders[orders[:, 0] == 0][:, 1]
     assert (second == 1).mean() == pytest.approx(0.75, abs=0.01)
     assert (np.sort(orders, axis=1) == [0, 1, 2]).all()
+    two = dsir.gumbel_top(log_weights, 2, np.random.default_rng(5))
+    assert two.tolist() == dsir.gumbel_top(log_weights, 3, np.random.default_rng(5))[:2].tolist()
 
 
 def test_moore_lewis_is_a_difference_of_two_interpolated_cross_entropies() -> None:
@@ -288,7 +290,7 @@ def test_neighbours_come_by_rounds_each_once() -> None:
 
 
 def test_passages_fill_a_budget_and_no_more(env) -> None:
-    passages, store = candidates_of(env), env.stage.store
+    passages, store = np.flatnonzero(candidates_of(env)), env.stage.store
     held = n_windows(store, passages)
     assert held.min() >= 1
     n = int(held[:3].sum())

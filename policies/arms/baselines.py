@@ -9,17 +9,18 @@ import numpy as np
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
 from kncl_env.world.world import World
-from policies.arms.arm import Begin, Ints, Listed, Rng, draws, expands
+from policies.arms.arm import Begin, Ints, Listed, Rng, draws, draws_windows, expands
+from policies.arms.shared import windows_by_topic
 
 _COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
 
 
 def _every_topic(env: TopicExpansionEnv) -> list[Ints]:
-    return _own_passages(env, range(len(env.stage.table)))
+    return windows_by_topic(env)
 
 
 def _all_text(env: TopicExpansionEnv) -> list[Ints]:
-    return [np.concatenate(_every_topic(env))]
+    return [np.concatenate(windows_by_topic(env))]
 
 
 def _target_topics(env: TopicExpansionEnv) -> list[Ints]:
@@ -65,12 +66,12 @@ def _by_score(weights: dict[str, float]) -> Begin:
 
 _INDEPENDENT = {
     "uniform": Listed(
-        draws(_every_topic),
+        draws_windows(_every_topic),
         "independent",
         "Every topic alike, and of a topic the windows read least often.",
     ),
     "proportional": Listed(
-        draws(_all_text),
+        draws_windows(_all_text),
         "independent",
         "All windows alike, so that a topic counts by its size.",
     ),

@@ -33,7 +33,8 @@ def drawn(
     """The same of n windows; `times_read` (W,) is updated in place."""
     counts = rng.multinomial(n, weights / weights.sum())
     found = [
-        draw_least_read(pools[k], times_read, int(counts[k]), rng) for k in counts.nonzero()[0]
+        draw_least_read(pools[k], times_read, int(counts[k]), rng)
+        for k in counts.nonzero()[0].tolist()
     ]
     return rng.permutation(np.concatenate(found))
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from policies.arms.arm import Ints, Listed, Rng, Stateless, Turn
-from policies.arms.domains import pools_of
 from policies.arms.mixing import fed, mixed
+from policies.arms.shared import windows_by_topic
 
 TAU = 0.5
 
@@ -24,8 +24,7 @@ class Tempered(Stateless):
 
     def __init__(self, env: TopicExpansionEnv, rng: Rng) -> None:
         self.env, self.rng = env, rng
-        topics = [np.array([t]) for t in range(len(env.stage.table))]
-        self.pools = pools_of(env, topics)
+        self.pools = windows_by_topic(env)
         self.weights = tempered(np.array([len(pool) for pool in self.pools]))
         if not self.weights.any():
             raise ValueError(

@@ -143,23 +143,7 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help="random curricula that the control equal-search tries, at most; it tries as many as "
         "the subject's training took episodes (32)",
     )
-    verb.add_argument(
-        "--curve-points",
-        type=int,
-        default=13,
-        metavar="N",
-        help="measurements of a learning curve, more of them at its beginning (13)",
-    )
-    verb.add_argument(
-        "--knowledge",
-        type=int,
-        nargs="?",
-        const=3,
-        default=0,
-        metavar="N",
-        help="ask the learner at N moments of a curve which links of the world it knows (not at "
-        "all; 3 where N is left out)",
-    )
+    _add_measuring(verb)
     verb.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
     )
@@ -178,6 +162,26 @@ def _trainings(text: str) -> tuple[str, list[str]]:
     if not found or not name.strip():
         raise argparse.ArgumentTypeError(f"expected NAME=A,B,C, got {text!r}")
     return name.strip(), comma_separated(places)
+
+
+def _add_measuring(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--curve-points",
+        type=int,
+        default=13,
+        metavar="N",
+        help="measurements of a learning curve, more of them at its beginning (13)",
+    )
+    verb.add_argument(
+        "--knowledge",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="N",
+        help="ask the learner at N moments of a curve which links of the world it knows (not at "
+        "all; 3 where N is left out)",
+    )
 
 
 def _run_parser(verbs: Verbs) -> None:
@@ -267,9 +271,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.inits,
         args.learners,
         meter=CurveMeter(args.curve_points, knowledge=asked),
-        hands=hands_of(args),
         trainings=dict(args.trainings),
         searched=args.search_cap,
+        hands=hands_of(args),
     )
     plan = replace(plan, subject=args.subject or usual_subject(plan))
     plan = replace(plan, controls=args.controls)

@@ -296,8 +296,15 @@ def _train(args: argparse.Namespace) -> int:
     )
     taste = load_taste(args.taste) if args.taste else None
     paid = tokens_of_taste(args.taste) if args.taste else 0
-    practice = (args.practice, args.practice_iterations)
-    plan = TrainingPlan(config, args.init, taste, *practice, paid, hands_of(args))
+    plan = TrainingPlan(
+        config,
+        args.init,
+        taste,
+        args.practice,
+        args.practice_iterations,
+        taste_tokens=paid,
+        hands=hands_of(args),
+    )
     settings = settings_of(args)
     world = World.open(args.world)
     if args.init:

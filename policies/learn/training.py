@@ -119,7 +119,7 @@ class _Training:
     def __init__(
         self, stage: Stage, plan: TrainingPlan, init: CuriosityPolicy | None, tell: Tell
     ) -> None:
-        self.stage, self.tell, self.plan = stage, tell, plan
+        self.stage, self.tell, self.plan, self.hands = stage, tell, plan, plan.hands
         self.taste = plan.taste or (init.taste if init else None)
         self.provenance = {
             "made_by": "ppo",
@@ -149,8 +149,8 @@ class _Training:
         env = (
             make_practice_env(practice, stage, config.learners, view)
             if practice is not None
-            else FarVecEnv(stage, config.learners, view, self.compile, self.plan.hands)
-            if self.plan.hands.several
+            else FarVecEnv(stage, config.learners, view, self.compile, self.hands)
+            if self.hands.several
             else make_vec_env(stage, config.learners, view, self.compile)
         )
         try:

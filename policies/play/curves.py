@@ -106,9 +106,9 @@ class CurveMeter:
         return frozenset((steps * shares).round().astype(int).tolist())
 
     def to_json(self) -> Json:
-        """What decides the figures of a curve; what else is kept changes none."""
-        asked = {} if self.knowledge is None else {"knowledge": asdict(self.knowledge)}
-        return {"points": self.points, "windows": self.windows, **asked}
+        """As a run's config has it: without what is not measured, and what changes no figure."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in known.items() if name != "keep_read"}
 
     def begin(self, env: TopicExpansionEnv) -> _CurveWatch:
         return _CurveWatch(env, self)
@@ -205,8 +205,8 @@ class _CurveWatch:
             extra_flops=self.spent,
             start=self.start,
             windows=self.read,
-            **self._counted(),
             knowledge=None if self.asked is None else self.asked.curve(),
+            **self._counted(),
         )
 
     def _counted(self) -> dict[str, int]:

@@ -219,24 +219,13 @@ def play_all(
 def _waves(
     world: World, waiting: Sequence[EpisodeTask[M]], learners: int, compile: bool
 ) -> Iterable[list[EpisodeRecord[M]]]:
-    for tasks in _banks(waiting):
-        together = _side_by_side(world, tasks[0], min(learners, len(tasks)), compile)
-        with closing(together):
+    # A bank is built for one initial learner on one stage.
+    for _, same in groupby(waiting, key=_bank):
+        tasks = list(same)
+        stage = _stage(open_stage(world, tasks[0].settings), tasks[0])
+        with closing(_guarded(stage, min(learners, len(tasks)), compile)) as together:
             for i in range(0, len(tasks), len(together)):
                 yield _together(together, tasks[i : i + len(together)])
-
-
-def _banks(waiting: Sequence[EpisodeTask[M]]) -> Iterable[list[EpisodeTask[M]]]:
-    """A bank is built for one initial learner and one stage."""
-    for _, same in groupby(waiting, key=lambda task: (task.settings, _place(task))):
-        yield list(same)
-
-
-def _side_by_side(world: World, task: EpisodeTask[M], n: int, compile: bool) -> SideBySide:
-    stage = open_stage(world, task.settings)
-    if task.made is not None:
-        stage = task.made.stage(stage)
-    return side_by_side(stage, n, compile=compile, watch=partial(Guarded, stage=stage))
 
 
 def _together(together: SideBySide, wave: Sequence[EpisodeTask[M]]) -> list[EpisodeRecord[M]]:
@@ -262,16 +251,17 @@ def _waves_elsewhere(
     if not waiting:
         return
     needed = []
-    for place in {place_of(task.arm) for task in waiting if task.made is None}:
+    for place in {place_of(task.arm) for task in waiting}:
         if place.exists():
             digest = hash_json(Folder.of(place, "").content)[:32]
             needed.append(Folder.of(place, f"arms/{digest}/{place.resolve().name}"))
     waves = []
     size = min(learners, -(-len(waiting) // hands.at_once()))
-    for tasks in _banks(waiting):
+    for _, same in groupby(waiting, key=_bank):
+        tasks = tuple(same)
         # The nucleus phase is done here, once, and not by each of them.
         needed += folders_of(open_stage(world, tasks[0].settings))
-        waves += [_Wave(tuple(tasks[i : i + size]), compile) for i in range(0, len(tasks), size)]
+        waves += [_Wave(tasks[i : i + size], compile) for i in range(0, len(tasks), size)]
     for _, records in hands.played(waves, _play_wave, [*dict.fromkeys(needed)]):
         yield records
 
@@ -285,12 +275,12 @@ def _play_wave(wave: _Wave[M]) -> list[EpisodeRecord[M]]:
 
     torch.set_num_threads(1)
     first = wave.tasks[0]
-    key = (first.world, first.settings, _place(first), len(wave.tasks), wave.compile)
+    key = (first.world, *_bank(first), len(wave.tasks), wave.compile)
     if key not in _KEPT:
         for other in [*_KEPT]:
             _KEPT.pop(other).close()
-        world = World.open(first.world)
-        _KEPT[key] = _side_by_side(world, first, len(wave.tasks), wave.compile)
+        stage = open_stage(World.open(first.world), first.settings, progress=False)
+        _KEPT[key] = _guarded(_stage(stage, first), len(wave.tasks), wave.compile)
     return _together(_KEPT[key], wave.tasks)
 
 
@@ -303,8 +293,17 @@ def folders_of(stage: Stage) -> list[Folder]:
     ]
 
 
-def _place(task: EpisodeTask[M]) -> str:
-    return "" if task.made is None else task.made.place
+def _bank(task: EpisodeTask[M]) -> tuple[Settings, str]:
+    """What episodes have in common that can be played by one bank."""
+    return task.settings, "" if task.made is None else task.made.place
+
+
+def _stage(stage: Stage, task: EpisodeTask[M]) -> Stage:
+    return stage if task.made is None else task.made.stage(stage)
+
+
+def _guarded(stage: Stage, n: int, compile: bool) -> SideBySide:
+    return side_by_side(stage, n, compile=compile, watch=partial(Guarded, stage=stage))
 
 
 def _arm(task: EpisodeTask[M]) -> Arm:

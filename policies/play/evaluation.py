@@ -37,7 +37,7 @@ from policies.verdict.accounting import Spent, episodes_spent
 from policies.verdict.summary import COMPARISONS, HEADLINE, TEST, Summary
 from train_lm.checked.records import Fields
 from train_lm.checkpoint import claim_run
-from train_lm.files import read_json
+from train_lm.files import Json, read_json
 from train_lm.outputs import alone
 
 COMMAND = "kncl-policy evaluate"
@@ -63,8 +63,9 @@ def evaluate(
             out.
     """
     cast = plan.cast()
-    check_target_text([one.name for one in cast], world)
-    check_nothing_lost(out, [*(one.name for one in cast), *plan.controls], plan.seeds)
+    names = [one.name for one in cast]
+    check_target_text(names, world)
+    check_nothing_lost(out, [*names, *plan.controls], plan.seeds)
     rules = settings.rules
     updates = len(cast) * plan.seeds * rules.steps * rules.updates_per_step
     # As it began: the last digits depend on it.
@@ -123,7 +124,7 @@ class _Game:
 
     def search(self, tasks: list[EpisodeTask[Searched]]) -> list[EpisodeRecord[Searched]]:
         """Random curricula have a journal of their own: they are no arm's."""
-        header = {"format": SEARCH_FORMAT, "world": self.world.hash}
+        header: Json = {"format": SEARCH_FORMAT, "world": self.world.hash}
         header |= {"settings": self.settings.to_json()}
         return play_all(
             self.world,

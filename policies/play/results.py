@@ -21,7 +21,9 @@ from policies.play.episodes import EpisodeRecord
 from policies.play.plan import Cast, Plan, command_of
 from policies.verdict.accounting import Bill, Spent, break_even, cost_of
 from policies.verdict.appendix import write_appendix
+from policies.verdict.figures import looks_of
 from policies.verdict.growth_map import Growth
+from policies.verdict.knowledge_section import knowledge_section
 from policies.verdict.report import Beside, RunInfo, write_report
 from policies.verdict.scores import ArmRun, summarise, tokens_to_reach
 from policies.verdict.summary import CLUSTERS, HEADLINE, TEST, Summary
@@ -84,7 +86,13 @@ def write_results(
     )
     _write_curves(records, settings.tokens_per_step, out / "curves.csv")
     _write_curricula(world, settings, records, out / "curricula")
-    beside = Beside(growth=_growth(world, settings, records), kept=_kept(records), costs=costs)
+    known = knowledge_section(known_links(records), looks_of(summary), info.learner)
+    beside = Beside(
+        growth=_growth(world, settings, records),
+        kept=_kept(records),
+        costs=costs,
+        sections=[known] if known else [],
+    )
     write_report(out / "report.html", summary, runs, info, beside, subject=plan.subject)
     write_appendix(out / "report.md", summary, info, costs, subject=plan.subject)
     return summary

@@ -103,4 +103,8 @@ def drawn(pools: Sequence[Ints], shares: Floats, n: int, rng: Rng) -> Ints:
         shares: (K,) that add up to 1; 0 for an empty pool.
     """
     which = rng.choice(len(pools), size=n, p=shares)
-    return np.array([pools[k][rng.integers(len(pools[k]))] for k in which], dtype=np.int64)
+    found = np.empty(n, dtype=np.int64)
+    for k in np.unique(which):
+        own = which == k
+        found[own] = pools[k][rng.integers(len(pools[k]), size=own.sum())]
+    return found

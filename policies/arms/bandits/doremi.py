@@ -52,7 +52,7 @@ class Doremi(Rule):
         self.reference = np.zeros(arena.k)
 
     def prepare(self) -> None:
-        self.arena.probe.real_learner()  # or says that there is none
+        self.arena.probe.need_model()
         found = _reference(self.arena.stage)
         self.reference = found.losses
         self.arena.probe.charge(found.flops)

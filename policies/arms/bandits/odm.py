@@ -36,6 +36,7 @@ def exp3(rewards: Floats, t: int) -> Floats:
 
 
 class Odm(Rule):
+    looks = True
     keeps = ("rewards", "turn")
 
     def __init__(self, arena: Arena) -> None:

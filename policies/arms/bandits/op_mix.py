@@ -96,7 +96,7 @@ class OpMix(Rule):
 
     def _best(self) -> Floats:
         arena, stage = self.arena, self.arena.stage
-        base = arena.probe.real_learner().trainer.merged()
+        base = arena.probe.weights()
         texts = (arena.drawn(share, arena.updates_per_step) for share in np.eye(arena.k))
         parts, flops = adapted(stage, base, texts)
         arena.probe.charge(flops)

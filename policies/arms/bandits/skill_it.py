@@ -96,7 +96,7 @@ class SkillIt(Rule):
         self.losses = np.ones((1, m))
 
     def prepare(self) -> None:
-        self.arena.probe.real_learner()  # or says that there is none
+        self.arena.probe.need_model()
         self.graph, flops = _graph(self.arena.stage)
         self.arena.probe.charge(flops)
 

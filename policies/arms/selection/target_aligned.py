@@ -80,7 +80,7 @@ scored = Shared(_scored, key=of_learner)
 
 def _begin(env: TopicExpansionEnv, rng: Rng) -> Player:
     found = scored(env.stage)
-    liked = found.passages[np.isin(found.passages, candidates_of(env))]
+    liked = found.passages[candidates_of(env)[found.passages]]
     if not len(liked):
         raise ValueError(
             "expected passages to the taste among those that this arm looks at, got none: give it "
