@@ -12,6 +12,7 @@ from killed_once import Square, square
 
 from train_lm.crew.hands import Hands
 from train_lm.crew.local import TRIES
+from train_lm.machine.launchers import check_launcher
 
 
 def tasks(marks: Path, *deaths: int) -> list[Square]:
@@ -83,3 +84,22 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"install it with `pip install 'kncl\[ray\]'`"):
         list(Hands(ray="auto").played([1], square))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["/usr/bin/python", "/usr/bin/accelerate", "launch", "--cpu", "--num_processes", "2", "x"],
+        ["python", "-m", "accelerate.commands.launch", "launch", "--num-processes=2", "x"],
+    ],
+)
+def test_a_launcher_that_started_too_few_is_told(words: list[str]) -> None:
+    with pytest.raises(ValueError, match="expected the 2 processes that accelerate was asked for"):
+        check_launcher(words)
+
+
+@pytest.mark.parametrize(
+    "words", [["accelerate", "launch", "x"], ["bash", "launch", "-n", "2"], []]
+)
+def test_other_parents_are_no_launchers(words: list[str]) -> None:
+    check_launcher(words)
