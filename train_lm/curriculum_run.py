@@ -28,6 +28,7 @@ from train_lm.checkpoint import (
 from train_lm.composing.adapter_files import save_adapter
 from train_lm.curriculum import Curriculum, read_curriculum
 from train_lm.files import append_line, hash_file, naming
+from train_lm.machine.launchers import check_launcher
 from train_lm.machine.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.model import PRESETS, check_seed, open_model, save_model
 from train_lm.outputs import Hold, alone
@@ -222,6 +223,7 @@ def _processes(machine: Machine) -> Parallel:
         return Accelerated(machine.shard, machine.cpu)
     if machine.shard:
         raise ValueError("expected several processes to shard over, got one: start by torchrun")
+    check_launcher()
     return Alone()
 
 
