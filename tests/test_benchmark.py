@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,6 +234,9 @@ def test_a_benchmark_killed_in_the_middle_goes_on_to_the_same_bytes(
     played: Places, tmp_path: Path
 ) -> None:
     out, results = tmp_path / "out", tmp_path / "results"
+    out.mkdir()
+    shutil.copy(played.out / "config.json", out)
+    shutil.copytree(played.out / "worlds", out / "worlds")  # what is built is not the question
     names = {"tests": str(ROOT / "tests"), "out": str(out), "results": str(results)}
     words = [sys.executable, "-c", PLAYS.format(**names)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -254,13 +258,13 @@ def test_a_benchmark_killed_in_the_middle_goes_on_to_the_same_bytes(
 
 
 def test_a_cell_with_learning_plays_clones_trainings_fresh_policies_and_controls(
-    tmp_path: Path,
+    played: Places, tmp_path: Path
 ) -> None:
     learning = Learning(
         trainings=2, scratch=1, cloned=1, walks=60, iterations=1, episodes=2, learning_rate=1e-3
     )
     cell = replace(TINY, name="taught", learning=learning, subject="learned")
-    places = Places(tmp_path / "out", tmp_path / "results")
+    places = Places(played.out, tmp_path / "results")  # the same world
     (score,), left_out = run_benchmark([cell], places)
     assert left_out == []
     arms = score.arms
