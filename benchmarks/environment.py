@@ -13,6 +13,7 @@ from loops import timed
 from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.knowledge.meter import KnowledgeMeter
 from kncl_env.learner import ClockedLearner, Learner, MeasuredText
 from kncl_env.world.world import World
 from train_lm.checkpoint import restore_checkpoint, save_checkpoint
@@ -66,6 +67,19 @@ class TimedSteps:
         whole = table.pop("all")
         table["outside_learner"] = whole - sum(table.values())
         return {f"{k}_share_of_env_step": float(np.median(v / whole)) for k, v in table.items()}
+
+    def knowledge_share(self, threads: int, times: int = 7) -> dict[str, float]:
+        """What asking the learner for links costs at its usual moments, as a share of a step.
+
+        The moments of an episode are spread over all its steps.
+        """
+        meter = KnowledgeMeter()
+        watch = meter.begin(self.env.stage)
+        watch.ask(self.clock, 0)  # warms up
+        took = np.median([timed(lambda: watch.ask(self.clock, 0)) for _ in range(times)])
+        step = np.median([s["all"] for s in self.spent if s["threads"] == threads][1:])
+        share = meter.points * took / (self.env.rules.steps * step)
+        return {"knowledge_probe_s": float(took), "knowledge_share_of_env_step": float(share)}
 
 
 def snapshot_seconds(env: TopicExpansionEnv, times: int = 9) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """SIGKILL at moments drawn from a seed: builds of files, runs with a queue, runs in an open world.
 
-A trial is one command, killed up to three times in a row at moments drawn evenly from the time that
-it takes undisturbed, and begun again each time by the same words; then it may finish. What it
+A trial is one command, killed up to three times in a row at moments drawn evenly from its steps, or
+from the time that it takes undisturbed, and begun again each time by the same words; then it may
+finish. What it
 leaves is compared, byte for byte, with what an undisturbed one left. Of an open world, too: the
 wiki, a process that nobody kills, was asked for nothing that the run had kept; the run keeps each
 article once; and without the wiki, from its articles alone, it ends in the same bytes again.
@@ -57,6 +58,7 @@ NEEDS = {
         "kncl_env.world.sources.wiki.articles",
     ),
 }
+Moment = tuple[int, float]
 PROGRAMS = {"kncl-env": "kncl_env.cli", "kncl-policy": "policies.cli.main"}
 
 
@@ -65,12 +67,15 @@ class Case:
     """A command to kill.
 
     Attributes:
+        steps: That it has; each is a line of `OUT/r/metrics.jsonl`, and tells a moment better than
+            a clock does where the machine is busy. 0 where it has none.
         words: The command; below `OUT` it writes, below `IN` lies what was made beforehand.
         also: A look at what a trial left, given its folder: what is wrong, a line each.
     """
 
     name: str
     words: str
+    steps: int = 0
     also: Callable[[Path], list[str]] = lambda _: []
 
     @property
@@ -186,10 +191,17 @@ def kept(out: Path) -> list[str]:
     return found
 
 
+def drawn(case: Case, seconds: float, rng: random.Random) -> Moment:
+    """A moment of a command that takes so long [s]: steps that are done by then, and [s] since."""
+    if not case.steps:
+        return 0, rng.uniform(0, seconds)
+    return rng.randrange(case.steps), rng.uniform(0, seconds / case.steps)
+
+
 def trial(
-    bench: Bench, case: Case, row: Row, wanted: Mapping[str, bytes], moments: Sequence[float]
+    bench: Bench, case: Case, row: Row, wanted: Mapping[str, bytes], moments: Sequence[Moment]
 ) -> None:
-    """Kill a command at moments [s] of its lives, let it finish, and look at what is there."""
+    """Kill a command at moments of its lives, let it finish, and look at what is there."""
     out = bench.room("trial", bench.base / "whole")
     row.trials += 1
     for moment in (*moments, None):
@@ -197,8 +209,7 @@ def trial(
         n = len(bench.wiki.asked)
         forks, pid = bench.start(case.words, out)
         if moment is not None:
-            time.sleep(moment)
-            forks.kill(pid)
+            forks.kill_at(pid, out / "r/metrics.jsonl", *moment)
         status = forks.wait(pid)
         row.kills += status == -signal.SIGKILL
         for title in before & {title for asked in bench.wiki.asked[n:] for title in asked}:
@@ -279,9 +290,10 @@ def cases() -> list[Case]:
         Case(
             "queue 4",
             f"kncl-policy run --world IN/world --queue 4 --policy random --out OUT/r {LITTLE} 12",
+            12,
             queue_is_done,
         ),
-        *(Case(f"live, queue {n}", f"{live} --queue {n} {LITTLE} 8") for n in (0, 1, 4)),
+        *(Case(f"live, queue {n}", f"{live} --queue {n} {LITTLE} 8", 8) for n in (0, 1, 4)),
     ]
 
 
@@ -308,12 +320,15 @@ def make_inputs(bench: Bench, chosen: Sequence[Case]) -> None:
 
 
 def measure(
-    names: str, points: int, seed: int, base: Path, say: Callable[[str], None] = print
+    chosen: Sequence[Case],
+    points: int,
+    seed: int,
+    base: Path,
+    say: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Rows of the cases whose name holds a pattern."""
+    """What came of each case."""
     from mediawiki import prose
 
-    chosen = [case for case in cases() if re.search(names, case.name)]
     rows = []
     with TextWiki(prose(), latency=0.01).running() as wiki, Bench(base, wiki) as bench:
         make_inputs(bench, chosen)
@@ -322,7 +337,7 @@ def measure(
             wanted, seconds = bench.undisturbed(case)
             row = Row(case.name)
             while row.kills < points and row.trials < 4 * points and row.is_sound:
-                moments = [rng.uniform(0, seconds) for _ in range(rng.randint(1, IN_A_ROW))]
+                moments = [drawn(case, seconds, rng) for _ in range(rng.randint(1, IN_A_ROW))]
                 trial(bench, case, row, wanted, moments)
             rows.append(row)
             say(f"{row.line()}; {seconds:.1f} s undisturbed")
@@ -338,10 +353,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name holds this pattern (all)")
     parser.add_argument("--out", type=Path, help="write the table as JSON (print it only)")
     args = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     with tempfile.TemporaryDirectory(prefix="kncl-kills-") as base:
         os.dup2(os.open(Path(base, "said"), os.O_WRONLY | os.O_CREAT), 2)  # what commands say
-        rows = measure(args.only, args.points, args.seed, Path(base, "work"))
+        chosen = [case for case in cases() if re.search(args.only, case.name)]
+        rows = measure(chosen, args.points, args.seed, Path(base, "work"))
     if args.out is not None:
         args.out.write_text(json.dumps([vars(row) for row in rows], indent=1) + "\n")
     return int(not all(row.is_sound for row in rows))

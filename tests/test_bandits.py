@@ -1,13 +1,14 @@
 """Arms that choose among domains, or search: what they read, what they pay, and that they repeat.
 
-Their updates are in `test_bandit_rules.py`.
+Their updates are in `test_bandit_rules.py`; that each goes on from its state, beside all other arms
+in `test_selection.py`.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import ClockedLearner, Learner
+from kncl_env.passage_traits import LEVELS, TRAITS
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage, open_stage
+from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world.splits import SPLITS
 from kncl_env.world.world import World
@@ -121,37 +124,20 @@ def played(env: TopicExpansionEnv, arm: Arm, seed: int = 3) -> list[tuple[object
 
 
 @pytest.mark.parametrize("name", BANDITS)
-def test_an_arm_goes_on_from_its_state_and_reads_no_split_that_it_may_not(
-    name: str, env: TopicExpansionEnv
+def test_an_arm_plays_in_a_bank_as_it_does_alone_and_reads_no_split_that_it_may_not(
+    name: str, env: TopicExpansionEnv, two: SideBySide
 ) -> None:
     watching = env.learner
     assert isinstance(watching, Watching)
     watching.asked.clear()
     watching.seen.clear()
-    episode = Playing(env, listed(name), 3, 7)
-    episode.step()
-    kept = env.snapshot()
-    state, rng = json.dumps(episode.player.state()), episode.rng.bit_generator.state
-    rest = [episode.step()]
-    assert episode.over
-    later = Playing(env, listed(name), 3, 7)
-    later.observation = env.restore(kept)
-    later.rng.bit_generator.state = rng
-    later.player.restore(json.loads(state))
-    assert lines_of([later.step()]) == lines_of(rest)
+    wanted, other = played(env, listed(name)), played(env, arm_of("random"), seed=4)
     # Whatever went through the learner was training text or the visible split.
     world, document = env.stage.world, env.stage.store.document
     split = world.passage_split[document[np.concatenate(watching.seen)]]
     assert {SPLITS[i] for i in np.unique(split)} <= {"train", "reward"}
     assert not watching.asked["select"]
     assert not watching.asked["test"]
-
-
-@pytest.mark.parametrize("name", BANDITS)
-def test_an_arm_plays_in_a_bank_as_it_does_alone(
-    name: str, env: TopicExpansionEnv, two: SideBySide
-) -> None:
-    wanted, other = played(env, listed(name)), played(env, arm_of("random"), seed=4)
     # Beside it plays one that asks its learner for other things at other times.
     found = two.run(
         [
@@ -167,7 +153,7 @@ def test_an_arm_plays_in_a_bank_as_it_does_alone(
 
 def test_each_method_has_a_form_on_the_frontier_and_says_what_it_is() -> None:
     names = [name for name in BANDITS if not name.endswith("-frontier")]
-    assert len(names) == 13
+    assert len(names) == 14
     assert set(BANDITS) == {form for n in names for form in (n, f"{n}-frontier")}
     for name in names:
         assert arm_of(name).digest == arm_of(f"{name}-frontier").digest != "base"
@@ -204,6 +190,26 @@ def test_the_form_on_the_frontier_expands_candidates_of_the_domain(env: TopicExp
             wanted = True
             assert text.of_topic[turn.info["topic"]] == 1
     assert wanted
+
+
+def test_a_taste_leaves_what_it_likes_of_each_domain(env: TopicExpansionEnv) -> None:
+    worth = np.random.default_rng(0).normal(size=(len(TRAITS), LEVELS))
+    taste = Taste.of(worth, 0.3)
+    likes = env.stage.retriever.likes(taste)  # type: ignore[attr-defined]
+    for _, _, _, windows in played(env, Arm("odm", BANDITS["odm"].begin, taste)):
+        assert likes[env.stage.store.document[np.array(windows)]].all()
+
+
+def test_a_topic_that_came_later_is_of_the_closest_domain(env: TopicExpansionEnv) -> None:
+    env.reset(seed=0)
+    arena = Arena(env, np.random.default_rng(0))
+    known = arena.text.of_topic
+    arena.text = copy(arena.text)
+    arena.text.topics = [topics[topics < 38] for topics in arena.text.topics]
+    arena.text.of_topic = known[:38]
+    # Each region has words of its own, and the last topics are of the last one.
+    assert arena.domain_of(np.array([0, 37, 38, 39])).tolist() == known[[0, 37, 38, 39]].tolist()
+    assert (known[37:] == known[37]).all()
 
 
 def test_domains_are_measured_on_the_same_few_windows_of_their_own(stage: Stage) -> None:
@@ -400,3 +406,16 @@ def test_a_search_of_nothing_is_refused() -> None:
         greedy(0)
     with pytest.raises(ValueError, match="at least one curriculum to try, got 0"):
         best_of(0)
+
+
+def test_an_arm_that_trains_models_of_its_own_plays_no_formula(env: TopicExpansionEnv) -> None:
+    class Formula(Watching):
+        @property
+        def flops_per_token(self) -> float:
+            return 0.0
+
+    practice = TopicExpansionEnv(env.stage, Formula(env.learner))
+    for name in ("doremi", "rho", "skill-it", "op-mix"):
+        with pytest.raises(ValueError, match=r"expected a language model .*, got a formula"):
+            played(practice, listed(name))
+    assert all(line[2] == 0 for line in played(practice, listed("ucb1")))

@@ -14,8 +14,9 @@ from kncl_env.stage import Stage, open_stage
 from kncl_env.world.card import world_hash
 from kncl_env.world.world import World
 from policies.play.journal import Journal, read_lines
-from train_lm.checked.arrays import load_array, load_arrays, load_tensors
+from train_lm.checked.arrays import load_array, load_arrays
 from train_lm.checked.digests import sealed
+from train_lm.checked.tensors import load_tensors
 from train_lm.files import hash_file, read_json, write_json
 from train_lm.training_text import open_text
 

@@ -43,7 +43,6 @@ DOORS = {
     "sb3_contrib": ("policies/learn/ppo.py",),
     "pyarrow": (
         "train_lm/training_text.py",
-        "kncl_env/world/build.py",
         "kncl_env/world/tables.py",
         "kncl_env/world/sources/parquet.py",
     ),

@@ -213,7 +213,7 @@ def test_an_archive_without_pages_or_cut_short_is_refused(
 ) -> None:
     file = write_zim(tmp_path / "a.zim", {"s.css": ("", "p {}")}, kind="text/css")
     told = refused(capsys, tmp_path, "zim", file)
-    assert "articles, got none from source 'zim': 1 entries that are no pages dropped" in told
+    assert "articles, got none from /a.zim: 1 entries that are no pages dropped" in told
     file.write_bytes(file.read_bytes()[:-50])
     assert "a ZIM archive at /a.zim, got" in refused(capsys, tmp_path, "zim", file)
     file.write_bytes(TEXT)
@@ -322,3 +322,22 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_world(tmp_path: Path) -> Non
     assert "error: expected to use" in last
     assert "file too large" in last
     assert not (tmp_path / "world").exists()
+
+
+@pytest.mark.parametrize("source", ["jsonl", "parquet", "mediawiki", "folder"])
+def test_a_corpus_of_which_nothing_stays_names_its_file_and_why(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"title": "One", "text": " "}, {"title": "Two", "text": ""}]
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "one.md").write_text("\n")
+    files = {
+        "jsonl": lambda: write_jsonl(tmp_path / "a.jsonl", rows),
+        "parquet": lambda: write_parquet(tmp_path / "a.parquet", rows),
+        "mediawiki": lambda: write_dump(tmp_path / "a.xml", [page("One", ""), page("Two", " ")]),
+        "folder": lambda: tmp_path / "notes",
+    }
+    place = files[source]()
+    told = refused(capsys, tmp_path, source, place)
+    assert f"expected a corpus with articles, got none from /{place.name}: " in told
+    assert "documents without text dropped, the first: " in told

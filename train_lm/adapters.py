@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from train_lm.checked.arrays import digest_of, reason
+from train_lm.checked.arrays import reason
+from train_lm.checked.tensors import digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path

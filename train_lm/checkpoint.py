@@ -7,28 +7,34 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from train_lm.checked.arrays import digest_of, load_tensors, reason
+from train_lm.checked.arrays import reason
 from train_lm.checked.digests import read_sealed, sealed
 from train_lm.checked.inside import check_links, inside
 from train_lm.checked.records import Fields, parse_json
-from train_lm.files import read_json, replacing, write_json
+from train_lm.checked.tensors import Packed, load_packed
+from train_lm.files import Json, read_json, replacing, write_json, write_packed
 from train_lm.machine.parallel import Parallel
 from train_lm.outputs import MADE_BY, SETTINGS
-from train_lm.trainer import Trainer, save_snapshot
+from train_lm.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 CARD = "checkpoint.json"
+METRICS = "metrics.jsonl"
 LONGEST_SHOWN = 100  # characters of a setting in a message
+
+BESIDE = "journal"  # in a card: bytes and CRC-32 of what is written beside the checkpoints
 
 _MISSING = object()  # a setting that one side has not even as null
 
@@ -61,10 +67,15 @@ class Checkpoints:
         run: Its folder.
         unit: What progress is counted in, `updates` for example.
         finite: Whether all numbers have to be.
+        beside: Name of a journal in the folder that grows with the run, if its lines are the same
+            whenever they are written: its checksum is kept, too, and what differs is told.
     """
 
-    def __init__(self, run: Path, unit: str, finite: bool = True) -> None:
-        self.run, self.unit, self.finite = run, unit, finite
+    def __init__(
+        self, run: Path, unit: str, finite: bool = True, beside: str | None = None
+    ) -> None:
+        self.run, self.unit, self.finite, self.beside = run, unit, finite, beside
+        self._named: set[str] | None = None  # files that the card names, once it was read
 
     def keep(
         self,
@@ -80,16 +91,36 @@ class Checkpoints:
             more: For the card.
         """
         file = self.run / f"checkpoint-{done:07d}.safetensors"
-        held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        # While the disk is waited for.
-        with ThreadPoolExecutor(1) as beside:
-            digest = beside.submit(digest_of, held, head or {})
-            save_snapshot(held, file, head)
-        entry = {self.unit: done, "file": file.name, "digest": digest.result(), **(more or {})}
-        before = [e.values for e in self._entries() if e.whole(self.unit) < done][:1]
-        last = {"before": dict(before[0])} if before else {}
+        packed = Packed.of(tensors, {key: str(value) for key, value in (head or {}).items()})
+        # A run writes one every few updates, and waits for no disk: a power cut costs the newest.
+        write_packed(file, packed, durable=False)
+        entry = {self.unit: done, "file": file.name, "digest": packed.digest(), **(more or {})}
+        before = [e for e in self._entries() if e.whole(self.unit) < done][:1]
+        entry |= self._checksum(before[0] if before else None)
+        last = {"before": dict(before[0].values)} if before else {}
         write_json(self.run / CARD, sealed({**entry, **last}), durable=False)
-        self._forget_others()
+        self._named = {file.name, *(e.text("file") for e in before)}
+        self._forget_others(self._named)
+
+    def _checksum(self, before: Fields | None) -> Json:
+        """Bytes and CRC-32 of the journal, from where the checkpoint before it knows them."""
+        if self.beside is None or not (self.run / self.beside).is_file():
+            return {}
+        first, crc = before.wholes(BESIDE) if before is not None and BESIDE in before else (0, 0)
+        with (self.run / self.beside).open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size < first:  # it lost lines
+                first = crc = 0
+            stream.seek(first)
+            more = stream.read()
+        return {BESIDE: [first + len(more), zlib.crc32(more, crc)]}
+
+    def _check_journal(self, entry: Fields) -> None:
+        if self.beside is None or BESIDE not in entry:
+            return
+        (size, crc), file = entry.wholes(BESIDE), self.run / self.beside
+        found = file.read_bytes()[:size] if file.is_file() else b""
+        if len(found) != size or zlib.crc32(found) != crc:
+            log.warning("%s: other lines than were written before the checkpoint: damaged", file)
 
     def newest(self) -> Checkpoint | None:
         """The last good checkpoint; None where none was kept yet.
@@ -105,6 +136,7 @@ class Checkpoints:
                 log.warning("%s", error)
                 reasons.append(str(error))
                 continue
+            self._check_journal(entry)
             return found
         if reasons:
             raise ValueError(
@@ -115,13 +147,14 @@ class Checkpoints:
     def forget_others(self) -> None:
         """Remove checkpoints that the card does not name: it had no time to."""
         if (self.run / CARD).is_file():
-            self._forget_others()
+            if self._named is None:
+                self._entries()
+            self._forget_others(self._named or set())
 
-    def _forget_others(self) -> None:
-        named = {entry.text("file") for entry in self._entries()}
-        for other in self.run.glob("checkpoint-*.safetensors"):
-            if other.name not in named:
-                other.unlink()
+    def _forget_others(self, named: Set[str]) -> None:
+        for name in os.listdir(self.run):
+            if fnmatch(name, "checkpoint-*.safetensors") and name not in named:
+                (self.run / name).unlink()
 
     def _entries(self) -> list[Fields]:
         """What the card names, the newest first."""
@@ -136,23 +169,27 @@ class Checkpoints:
             entries.append(card.inner("before"))
         for entry in entries:
             entry.whole(self.unit)
+            if BESIDE in entry and len(entry.wholes(BESIDE)) != 2:
+                raise entry.wrong(BESIDE, "a size and a checksum")
             inside(self.run, entry.text("file"), CARD)
+        self._named = {entry.text("file") for entry in entries}
         return entries
 
     def _open(self, entry: Fields) -> Checkpoint:
         file = self.run / entry.text("file")
-        tensors, head = load_tensors(file, "the checkpoint is damaged", self.finite)
+        packed = load_packed(file, "the checkpoint is damaged", self.finite)
         # Checkpoints of before there were digests have none.
-        if "digest" in entry and digest_of(tensors, head) != entry.text("digest"):
+        if "digest" in entry and packed.digest() != entry.text("digest"):
             raise ValueError(f"expected {file} as it was written, got another: it is damaged")
-        return Checkpoint(entry.whole(self.unit), file, tensors, head, entry)
+        head = dict(packed.about or {})
+        return Checkpoint(entry.whole(self.unit), file, packed.tensors(), head, entry)
 
 
 def save_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> None:
     """Keep this moment; every process must call it."""
     state = {**trainer.snapshot(), **_generators(parallel)}
     if parallel.rank == 0:
-        Checkpoints(run, "updates").keep(trainer.updates, state)
+        Checkpoints(run, "updates", beside=METRICS).keep(trainer.updates, state)
     parallel.wait()
 
 
@@ -162,7 +199,7 @@ def restore_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> int:
     Raises:
         ValueError: The checkpoints are damaged or of another model.
     """
-    kept = Checkpoints(run, "updates")
+    kept = Checkpoints(run, "updates", beside=METRICS)
     found = kept.newest()
     if found is None:
         return 0

@@ -64,7 +64,7 @@ def log_likelihoods(
     """
     for question in questions:
         longest = max((len(option) for option in question.options), default=1)
-        check_length(model, np.zeros((1, len(question.prefix) + longest)))
+        check_length(model, np.zeros((1, len(question.prefix) + longest), dtype=np.int64))
     found = [np.zeros(len(question.options)) for question in questions]
     was_training = model.training
     model.eval()

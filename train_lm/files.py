@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from train_lm.checked.tensors import Packed
 
 from train_lm.checked.records import parse_json
 
@@ -37,17 +40,19 @@ _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|(No space left o
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path; on success it becomes `path` in one step, on error it vanishes.
+def replacing(path: Path, *, durable: bool = True, room: bool = False) -> Iterator[Path]:
+    """Yield a temporary file; on success it becomes `path` in one step, on error it vanishes.
 
     Args:
         durable: Whether it outlasts a power cut from then on; a cache need not.
+        room: Whether it gets a folder of its own, for who replaces it by a file of theirs.
 
     Raises:
         OSError: It cannot be written; the error names `path`, not the temporary one.
     """
-    with beside(path) as part:
-        part.touch()
+    with beside(path) if room else _draft(path) as part:
+        if room:
+            part.touch()
         mode = part.stat().st_mode  # as the umask has it; some libraries are stricter
         yield part
         if part.stat().st_mode != mode:
@@ -167,8 +172,53 @@ def _open_room(path: Path) -> tuple[Path, int | None]:
             os.close(lock)
 
 
+@contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, locked by us; it is gone afterwards, or has another name."""
+    part, lock = _open_draft(path)
+    try:
+        with told_as(path, part):
+            yield part
+    finally:
+        part.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _open_draft(path: Path) -> tuple[Path, int]:
+    while True:
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            made = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _told_of(path, part, error) from None
+        with suppress(BlockingIOError):  # it is being swept
+            _lock(made)
+            if part.exists():  # nobody swept it before we had the lock
+                return part, made
+        os.close(made)
+
+
 def _locked(place: Path) -> int | None:
     """A descriptor that holds the lock of a file or folder; None where there are no such locks.
+
+    Raises:
+        BlockingIOError: Somebody else holds it.
+    """
+    held = os.open(place, os.O_RDONLY)
+    try:
+        if _lock(held):
+            return held
+    except BlockingIOError:
+        os.close(held)
+        raise
+    os.close(held)
+    return None
+
+
+def _lock(held: int) -> bool:
+    """Lock what a descriptor stands for, if there are such locks.
 
     Raises:
         BlockingIOError: Somebody else holds it.
@@ -176,17 +226,14 @@ def _locked(place: Path) -> int | None:
     try:
         import fcntl
     except ImportError:  # no advisory locks on Windows
-        return None
-    held = os.open(place, os.O_RDONLY)
+        return False
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(held)
         raise
     except OSError:  # some file systems lock no folders
-        os.close(held)
-        return None
-    return held
+        return False
+    return True
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
@@ -283,14 +330,16 @@ def write_tensors(
     Raises:
         OSError: It cannot be written; the error names the file.
     """
-    from safetensors.torch import save_file
+    from train_lm.checked.tensors import Packed
 
-    with replacing(path, durable=durable) as part:
-        save_file(
-            {name: value.cpu().contiguous() for name, value in tensors.items()},
-            part,
-            metadata=None if about is None else {key: str(value) for key, value in about.items()},
-        )
+    texts = None if about is None else {key: str(value) for key, value in about.items()}
+    write_packed(path, Packed.of(tensors, texts), durable=durable)
+
+
+def write_packed(path: Path, packed: Packed, *, durable: bool = True) -> None:
+    """The same of tensors that somebody packed, to take their digest, too."""
+    with replacing(path, durable=durable) as part, part.open("wb", buffering=2**20) as stream:
+        packed.write(stream)
 
 
 def read_json(path: Path) -> Any:

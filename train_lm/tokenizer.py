@@ -59,8 +59,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise FileNotFoundError(f"expected a tokenizer at {path}, found none: rebuild the world")
     try:
-        parse_json(path.read_bytes(), path)  # a parser in Rust has a limit of its own, or none
-        tokenizer = _of_text_alone(Tokenizer.from_file(str(path)))
+        content = path.read_bytes()
+        parse_json(content, path)  # a parser in Rust has a limit of its own, or none
+        tokenizer = _of_text_alone(Tokenizer.from_buffer(content))
         _try_out(tokenizer)
     except (KeyboardInterrupt, SystemExit):
         raise

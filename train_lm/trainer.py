@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train_lm.adapters import CYCLE, Adapted, Adapter, AdapterConfig
-from train_lm.checked.arrays import load_tensors
+from train_lm.checked.tensors import load_tensors
 from train_lm.files import write_tensors
 from train_lm.machine.compiling import compile_for
 from train_lm.machine.parallel import Alone, Parallel, put, whole

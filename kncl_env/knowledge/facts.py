@@ -103,10 +103,9 @@ def questions_of(config: SyntheticConfig, truth: SyntheticWorld) -> list[FactQue
             owner, depth = _owner(truth, topic, fact)
             could = known[truth.community[owner], fact.attribute]
             if fact.attribute in RELATIONS:
-                # A topic is no value of its own relation, and a linked one might be right, too.
-                own = truth.community[titles.index(fact.value)]
-                same = [t for t in range(len(titles)) if truth.community[t] == own and t != topic]
-                could = [titles[t] for t in same if titles[t] not in links[topic]]
+                # What others have for the relation; a linked topic might be right here, too.
+                own = {titles[topic], *links[topic]}
+                could = [title for title in could if title not in own]
             others = [value for value in could if value != fact.value]
             drawn = [others[i] for i in rng.permutation(len(others))[: VALUES - 1]]
             for wording in ASKING[: config.unread] if drawn else ():

@@ -6,6 +6,7 @@ It knows numbers alone: no model, no world.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,13 +76,19 @@ def estimate(values: Floats, clusters: Ints, level: float = LEVEL, reps: int = R
     if m == 1 or np.ptp(sums / sizes) == 0:
         low, high = _wilson(mean, m, z)
         return Estimate(mean, low, high, len(values), m)
-    drawn = np.random.default_rng(0).multinomial(m, np.full(m, 1 / m), size=reps)
+    drawn = _draws(m, reps)
     means = (drawn @ sums) / (drawn @ sizes)
     low, high = (float(q) for q in np.quantile(means, [1 - upper, upper]))
     stretch = float(special.stdtrit(m - 1, upper)) / z * float(np.sqrt(m / (m - 1)))
     low, high = mean - stretch * (mean - low), mean + stretch * (high - mean)
     least = -1.0 if values.min() < 0 else 0.0
     return Estimate(mean, max(least, low), min(1.0, high), len(values), m)
+
+
+@lru_cache(maxsize=4)
+def _draws(topics: int, reps: int) -> Ints:
+    """(reps, topics) how often each topic is drawn; the same for all that is estimated of them."""
+    return np.random.default_rng(0).multinomial(topics, np.full(topics, 1 / topics), size=reps)
 
 
 def _wilson(share: float, n: int, z: float) -> tuple[float, float]:

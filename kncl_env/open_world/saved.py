@@ -24,7 +24,7 @@ from kncl_env.world.card import world_hash
 from kncl_env.world.corpus import add_texts, new_hash
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.splits import SPLITS, Passage
-from kncl_env.world.tables import PassageWriter, topics_table
+from kncl_env.world.tables import PassageWriter, write_topics
 from kncl_env.world.world import World
 from train_lm.checked.digests import sealed
 from train_lm.checked.records import Fields
@@ -141,8 +141,6 @@ def save_grown(growth: Growth, out: Path) -> World:
 
 def _write(growth: Growth, part: Path) -> Json:
     """All files but the card, which is returned without what depends on them."""
-    import pyarrow.parquet as pq
-
     grown = growth.world
     base = grown.base
     for name in COPIED:
@@ -150,7 +148,7 @@ def _write(growth: Growth, part: Path) -> Json:
     facts = _write_passages(grown, part)
     labels = [*base._topics["labels"], *[()] * (grown.n_topics - base.n_topics)]
     with replacing(part / "topics.parquet", durable=False) as file:
-        pq.write_table(topics_table(grown.titles, labels, grown.topic_is_noise.tolist()), file)
+        write_topics(file, grown.titles, labels, grown.topic_is_noise.tolist())
     tokens, starts = grown._token_files.tokens, grown._token_files.starts
     with TokenWriter(part) as writer:
         writer.append(tokens[a:b] for a, b in pairwise(starts.tolist()))

@@ -31,7 +31,7 @@ RULES = Settings.of(
     model="xxs",
     nucleus_topics=3,
     nucleus_updates=60,
-    steps=5,
+    steps=4,
     updates_per_step=6,
     slots=4,
     batch=8,
@@ -55,7 +55,7 @@ class TableRecipe:
     corpus: SyntheticConfig = CORPUS
     build: BuildConfig = BUILD
     settings: Settings = RULES
-    draws: int = 2
+    draws: int = 4
 
     def __post_init__(self) -> None:
         if not 1 <= self.draws <= 127:

@@ -32,7 +32,7 @@ from kncl_env.world.drafting import (
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.stages import Say, Stages, clear, finished_by, stages_of
-from kncl_env.world.tables import read_texts
+from kncl_env.world.tables import read_texts, write_topics
 from kncl_env.world.target.documents import with_target
 from kncl_env.world.target.links import join_documents, links_of
 from kncl_env.world.target.vectors import place_unseen
@@ -64,7 +64,7 @@ EMBEDDED, EMBEDDED_CHARACTERS = 1024, 8_000_000
 VECTORS = "vectors.npy"  # (training passages, D); the index keeps them in its own form
 
 # Raised whenever a stage would leave other files: a build is not gone on with by another version.
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 LIBRARIES = ("kncl", "numpy", "pyarrow", "scikit-learn", "scipy", "tokenizers")
 
 
@@ -285,8 +285,6 @@ def _embed(draft: Draft) -> Json:
 
 def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     """The graph, the target; a corpus without links or labels gets them by likeness."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     vectors: NDArray[np.float32] = np.load(draft.world / "topic_vectors.npy")
     told = _Told(draft, draft.told)
@@ -305,14 +303,8 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
         labels = cluster_labels(vectors[:n], of_corpus, config.seed) + labels[n:]
     with (draft.world / "graph.npz").open("wb") as stream:
         np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
-    table = pa.table(
-        {
-            "title": pa.array(draft.titles, pa.string()),
-            "labels": pa.array(labels, pa.list_(pa.string())),
-            "noise": pa.array(draft.is_noise.tolist(), pa.bool_()),
-        }
-    )
-    pq.write_table(table, draft.world / "topics.parquet")
+    is_noise = draft.is_noise.tolist()
+    write_topics(draft.world / "topics.parquet", draft.titles, labels, is_noise)
     scenario = _scenario(draft, labels, graph, vectors, corpus, config)
     found = {"links": graph.n_edges, "scenario": scenario, "graph": shape.to_json()}
     if draft.aside is not None:

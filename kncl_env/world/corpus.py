@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kncl_env.world.graph import LINK_TYPES
+from train_lm.inputs import note_input
 
 QUOTED = 60  # [characters] of what was dropped, at most
 
@@ -70,6 +71,7 @@ class Corpus:
             files' sizes and times, say, and the options. A build that was interrupted goes on where
             it agrees; without one it reads all articles again to see that they are the same.
         beside: Files that the world keeps for the source, by name: what JSON each holds.
+        place: Where it lies, for messages to whoever builds; may be empty.
     """
 
     articles: Iterable[Article]
@@ -80,6 +82,7 @@ class Corpus:
     first_dropped: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     beside: dict[str, object] = field(default_factory=dict)
+    place: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.articles, Iterator):  # asking it for one could open files
@@ -132,10 +135,9 @@ class Reading:
             yield article
         if not self.n:
             why = "; ".join(self._corpus.losses()) or "check that the source holds text"
-            raise ValueError(
-                "expected a corpus with articles, got none from source "
-                f"{self._corpus.source!r}: {why}"
-            )
+            place = self._corpus.place or f"source {self._corpus.source!r}"
+            raise ValueError(f"expected a corpus with articles, got none from {place}: {why}")
+        note_input(self._corpus.source, self.sha256, f"{self.n:,} articles")
 
     @property
     def sha256(self) -> str:

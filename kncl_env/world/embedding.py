@@ -59,21 +59,17 @@ class Embedder:
     def __init__(
         self, vocabulary: Sequence[str], idf: NDArray[Any], components: NDArray[Any]
     ) -> None:
-        from sklearn.feature_extraction.text import CountVectorizer
-
         if not len(vocabulary) == len(idf) == components.shape[1]:
             raise ValueError(
                 f"expected one idf and one component column per term, got {len(vocabulary)} "
                 f"terms, {len(idf)} idf and {components.shape[1]} columns: the file is damaged"
             )
-        if len(set(vocabulary)) != len(vocabulary):
+        self._number = {term: i for i, term in enumerate(vocabulary)}
+        if len(self._number) != len(vocabulary):
             raise ValueError("expected each term once, got one twice: the file is damaged")
         self.vocabulary = list(vocabulary)
         self.idf = np.asarray(idf, dtype=np.float64)
         self.components = np.asarray(components, dtype=np.float32)
-        self._counts = CountVectorizer(
-            vocabulary=self.vocabulary, tokenizer=terms_of, token_pattern=None
-        )
 
     @classmethod
     def fit(cls, texts: Sequence[str], dimensions: int, max_terms: int, seed: int) -> Embedder:
@@ -125,12 +121,26 @@ class Embedder:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, D) unit rows."""
-        from sklearn.preprocessing import normalize
+        from scipy import sparse
 
-        counts: Any = self._counts.transform(texts).astype(np.float64)
-        counts.data = 1.0 + np.log(counts.data)
-        weighted = normalize(counts.multiply(self.idf[None, :]).tocsr())
+        own = [np.array(self._known_in(text), dtype=np.int64) for text in texts]
+        terms = [np.unique(found, return_counts=True) for found in own]
+        lengths = [len(columns) for columns, _ in terms]
+        row = np.repeat(np.arange(len(texts)), lengths)
+        columns = np.concatenate([np.zeros(0, dtype=np.int64), *(found for found, _ in terms)])
+        counts = np.concatenate([np.zeros(0), *(found for _, found in terms)])
+        weights = (1.0 + np.log(counts)) * self.idf[columns]
+        # Added one after another, as by whoever built the worlds that there are.
+        length = np.sqrt(np.bincount(row, weights * weights, minlength=len(texts)))
+        weights /= np.where(length == 0, 1, length)[row]
+        place = (weights, columns, np.cumsum([0, *lengths]))
+        weighted = sparse.csr_array(place, shape=(len(texts), len(self.idf)))
         return unit_rows(np.asarray(weighted @ self.components.T.astype(np.float64)))
+
+    def _known_in(self, text: str) -> list[int]:
+        """Numbers of the terms of a text, as often as they come."""
+        found = map(self._number.get, terms_of(text.lower()))
+        return [term for term in found if term is not None]
 
     def save(self, path: Path) -> None:
         with replacing(path, durable=False) as temporary, temporary.open("wb") as stream:

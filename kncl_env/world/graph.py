@@ -255,10 +255,13 @@ class TopicGraph:
         n = len(self)
         out = self.out_degree
         scale = np.divide(1.0, out, out=np.zeros(n), where=out > 0)
-        push = sparse.csr_array(self.adjacency.T) * scale[None, :]
+        back = sparse.csr_array(self.adjacency.T)
+        to = np.repeat(np.arange(n), np.diff(back.indptr))
+        dangling = np.flatnonzero(out == 0)
         rank = np.full(n, 1.0 / n)
         for _ in range(100):
-            moved = 0.85 * (push @ rank + rank[out == 0].sum() / n) + 0.15 / n
+            pushed = np.bincount(to, (scale * rank)[back.indices], n)
+            moved = 0.85 * (pushed + rank[dangling].sum() / n) + 0.15 / n
             if np.abs(moved - rank).sum() < 1e-10:
                 return moved
             rank = moved

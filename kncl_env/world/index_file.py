@@ -9,8 +9,9 @@ vector of numbers begins with its length.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ FLAT, INVERTED, INVERTED_BYTES = b"IxFI", b"IwFl", b"IwSq"
 TURNED, TURN, REFINED, SHORT, BYTES, BLOCKS = b"IxPT", b"rrot", b"IxRF", b"IwPf", b"IxSQ", b"ilbl"
 TOGETHER = 32  # [vectors] whose short codes lie in one block
 ONE_BYTE = 0  # faiss' number of the form that stores a byte for each number
-BLOCK = 2**22  # [numbers] that are looked at together
+BLOCK = 2**16  # [numbers] that are looked at together: they fit a cache of the processor
 LONGEST = 1000  # times what is asked for that a short list holds, at most
 LISTS, ALL_LISTS = b"ilar", b"full"
 INNER_PRODUCT = 0
@@ -71,7 +72,7 @@ def check_index_file(file: Path, every_byte: bool = True) -> IndexFile:
 class _Reader:
     """Takes numbers one after another; what is not there is an error, never a guess."""
 
-    def __init__(self, stream: IO[bytes], size: int) -> None:
+    def __init__(self, stream: BufferedReader, size: int) -> None:
         self._stream, self.size, self.at = stream, size, 0
 
     @property
@@ -99,9 +100,13 @@ class _Reader:
         size = n * np.dtype(kind).itemsize
         if size > self.left:
             raise ValueError(f"expected {size:,} more bytes of an index, got {self.left:,}")
+        block = np.empty(min(BLOCK, n), dtype=kind)
         for first in range(0, n, BLOCK):
-            block = self.array(kind, min(BLOCK, n - first))
-            if block.dtype.kind == "f" and not np.isfinite(block).all():
+            part = block[: min(BLOCK, n - first)]
+            if self._stream.readinto(part.data.cast("B")) != part.nbytes:
+                raise ValueError(f"expected {size:,} more bytes of an index, got fewer")
+            self.at += part.nbytes
+            if part.dtype.kind == "f" and not np.isfinite(part).all():
                 raise ValueError("expected finite vectors, got infinite or no numbers")
 
 

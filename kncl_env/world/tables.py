@@ -40,19 +40,24 @@ def read_topics(file: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def topics_table(
-    titles: Sequence[str], labels: Sequence[Sequence[str]], is_noise: Sequence[bool]
-) -> Any:
-    """What `topics.parquet` holds."""
+def write_topics(
+    file: Path,
+    titles: Sequence[str],
+    labels: Sequence[Sequence[str]],
+    is_noise: Sequence[bool],
+) -> None:
+    """Write `topics.parquet`."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    return pa.table(
+    table = pa.table(
         {
             "title": pa.array(titles, pa.string()),
             "labels": pa.array(labels, pa.list_(pa.string())),
             "noise": pa.array(is_noise, pa.bool_()),
         }
     )
+    pq.write_table(table, file)
 
 
 class PassageTable:

@@ -108,12 +108,15 @@ class _Whole:
 def regions_of(labels: Sequence[Sequence[str]]) -> Regions:
     """Topics of every named region: each label of the N topics and every dotted prefix of it."""
     members: dict[str, list[int]] = {}
-    for topic, own in enumerate(labels):
-        names = {
-            label[:end]
-            for label in own
-            for end in [i for i, c in enumerate(label) if c == "."] + [len(label)]
-        }
+    names_of: dict[tuple[str, ...], set[str]] = {}  # most topics have the labels of another
+    for topic, own in enumerate(map(tuple, labels)):
+        names = names_of.get(own)
+        if names is None:
+            names = names_of[own] = {
+                label[:end]
+                for label in own
+                for end in [i for i, c in enumerate(label) if c == "."] + [len(label)]
+            }
         for name in names:
             members.setdefault(name, []).append(topic)
     return {name: np.array(members[name]) for name in sorted(members)}

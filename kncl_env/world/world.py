@@ -36,7 +36,7 @@ from kncl_env.world.tables import PassageTable, read_topics
 from kncl_env.world.text.spaces import load_space
 from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
 from train_lm.checked.arrays import load_array, load_arrays, reason
-from train_lm.checked.digests import first_time, verify
+from train_lm.checked.digests import Verified, first_time
 from train_lm.crew.folders import located
 from train_lm.token_files import STARTS, TOKENS, TRAIN, TokenFiles
 from train_lm.windows import TokenStore
@@ -111,12 +111,16 @@ class World:
             f"expected {name} of world {self.path} whole, got {reason(error)}: rebuild it"
         )
 
+    @cached_property
+    def _verified(self) -> Verified:
+        return Verified(self.path, self.card["files"])
+
     def _whole(self, name: str) -> Path:
         """A file of the world, if it is the one that was built."""
         file = self.path / name
         if not file.is_file():
             raise ValueError(f"expected {name} in world {self.path}, found none: rebuild it")
-        if not verify(file, self.card["files"].get(name, "")):
+        if name not in self._verified:
             raise ValueError(
                 f"expected {name} of world {self.path} whole, got other bytes than were built: "
                 "it is damaged or was changed since, rebuild it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -166,9 +166,8 @@ Groups = Callable[[TopicExpansionEnv], list[Ints]]
 
 
 class _Drawer(Stateless):
-    def __init__(self, groups: Groups, env: TopicExpansionEnv, rng: Rng) -> None:
+    def __init__(self, pools: Sequence[Ints], env: TopicExpansionEnv, rng: Rng) -> None:
         self.env, self.rng = env, rng
-        pools = [env.stage.store.windows_of(group) for group in groups(env)]
         self.pools = [pool for pool in pools if len(pool)]
         if not self.pools:
             raise ValueError(
@@ -191,9 +190,18 @@ def draws(groups: Groups) -> Begin:
     """
 
     def begin(env: TopicExpansionEnv, rng: Rng) -> Player:
-        return _Drawer(groups, env, rng)
+        return _Drawer([env.stage.store.windows_of(group) for group in groups(env)], env, rng)
 
     return written_with(begin, groups)
+
+
+def draws_windows(pools: Groups) -> Begin:
+    """The same of groups that are windows already."""
+
+    def begin(env: TopicExpansionEnv, rng: Rng) -> Player:
+        return _Drawer(pools(env), env, rng)
+
+    return written_with(begin, pools)
 
 
 def written_with(begin: Begin, part: Callable[..., object]) -> Begin:

@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
 from kncl_env.world.world import World
-from policies.arms.arm import Begin, Ints, Listed, Rng, Stateless, Turn, draws, expands
-from policies.arms.domains import pools_of
-from policies.arms.mixing import fed, mixed
-
-TAU = 0.5  # of `temperature`
+from policies.arms.arm import Begin, Ints, Listed, Rng, draws, draws_windows, expands
+from policies.arms.shared import windows_by_topic
 
 _COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
 
 
 def _every_topic(env: TopicExpansionEnv) -> list[Ints]:
-    return _own_passages(env, range(len(env.stage.table)))
+    return windows_by_topic(env)
 
 
 def _all_text(env: TopicExpansionEnv) -> list[Ints]:
-    return [np.concatenate(_every_topic(env))]
+    return [np.concatenate(windows_by_topic(env))]
 
 
 def _target_topics(env: TopicExpansionEnv) -> list[Ints]:
@@ -39,29 +35,6 @@ def check_target_text(names: Iterable[str], world: World) -> None:
             "expected arms for a distant world, got target-text, which reads the target's own "
             "text: none of it is trained on here, leave it out"
         )
-
-
-class _Tempered(Stateless):
-    """Topics by a power of their size."""
-
-    def __init__(self, env: TopicExpansionEnv, rng: Rng) -> None:
-        self.env, self.rng = env, rng
-        topics = [np.array([t]) for t in range(len(env.stage.table))]
-        self.pools = pools_of(env, topics)
-        self.weights = tempered(np.array([len(pool) for pool in self.pools]))
-        if not self.weights.any():
-            raise ValueError(
-                "expected passages to the taste that hold a window, got none: give the arm a "
-                "taste with a larger share, or none"
-            )
-
-    def act(self, seen: Observation) -> Turn:
-        return fed(self.env, mixed(self.env, self.pools, self.weights, self.rng), seen)
-
-
-def tempered(sizes: Ints) -> NDArray[np.float64]:
-    """(N,) size^tau, up to a factor: tau is 1 in `proportional` and 0 in `uniform`."""
-    return np.where(sizes > 0, sizes.astype(np.float64) ** TAU, 0.0)
 
 
 def _own_passages(env: TopicExpansionEnv, topics: Iterable[int]) -> list[Ints]:
@@ -93,20 +66,14 @@ def _by_score(weights: dict[str, float]) -> Begin:
 
 _INDEPENDENT = {
     "uniform": Listed(
-        draws(_every_topic),
+        draws_windows(_every_topic),
         "independent",
         "Every topic alike, and of a topic the windows read least often.",
     ),
     "proportional": Listed(
-        draws(_all_text),
+        draws_windows(_all_text),
         "independent",
         "All windows alike, so that a topic counts by its size.",
-    ),
-    "temperature": Listed(
-        _Tempered,
-        "independent",
-        "Topics by the root of the number of their windows, between uniform and proportional.",
-        "after arXiv:1907.05019",
     ),
 }
 

@@ -17,7 +17,7 @@ from kncl_env.stage import Stage
 from kncl_env.topic_table import centroid
 from kncl_env.world.cached import cached_array
 from policies.arms.arm import Ints
-from policies.arms.shared import Shared
+from policies.arms.shared import Shared, windows_by_topic
 from train_lm.token_files import TRAIN
 
 MOST = 24  # domains, at most
@@ -58,7 +58,8 @@ def _made(stage: Stage, most: int) -> list[Ints]:
         groups = _clusters(stage, most)
     train = np.flatnonzero(world.passage_split == TRAIN)
     n_windows = np.diff(stage.store.first_window)[train]
-    held = np.bincount(world.passage_topic[train], n_windows, minlength=world.n_topics)
+    per_topic = np.bincount(world.passage_topic[train], n_windows, minlength=world.n_topics)
+    held = per_topic.astype(np.float64)
     return joined(groups, held, world.topic_vectors, stage.settings.windows_per_step)
 
 
@@ -136,8 +137,5 @@ def _clusters(stage: Stage, most: int) -> list[Ints]:
 
 def pools_of(env: TopicExpansionEnv, groups: Sequence[Ints]) -> list[Ints]:
     """Windows to read of each group of topics; with a taste, those that begin in what it likes."""
-    assert env.episode is not None
-    own, taste, store = env.stage.retriever.own, env.episode.taste, env.stage.store
-    return [
-        store.windows_of(np.concatenate([own(int(t), taste) for t in topics])) for topics in groups
-    ]
+    windows = windows_by_topic(env)
+    return [np.concatenate([windows[int(t)] for t in topics]) for topics in groups]

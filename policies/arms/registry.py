@@ -24,7 +24,7 @@ from typing import Any
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from kncl_env.taste import load_taste
-from policies.arms import walks
+from policies.arms import temperature, walks
 from policies.arms.arm import Arm, Listed, Rng, expands
 from policies.arms.bandits.listed import BANDITS
 from policies.arms.baselines import BASELINES
@@ -44,6 +44,7 @@ from train_lm.files import hash_file, hash_json
 # Every arm that has a name of its own; each family's files say which theirs are.
 ARMS: dict[str, Listed] = {
     **BASELINES,
+    **temperature.ARMS,
     **walks.ARMS,
     **by_loss.ARMS,
     **dsir.ARMS,
@@ -138,7 +139,8 @@ def _alone(spec: str) -> Arm | None:
     if located(spec).is_dir():
         return _policy(spec)
     name, at, place = spec.partition("@")
-    if at and name in ARMS:
+    lends = "+" in place and not located(place).exists()  # then this is the arm and a taste's place
+    if at and name in ARMS and not lends:
         return _of_file(name, located(place))
     if _IMPORT_PATH.fullmatch(spec):
         return _imported(spec, spec.partition(":")[2].rpartition(".")[2])

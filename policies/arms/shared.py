@@ -10,8 +10,15 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kncl_env.env import TopicExpansionEnv
 from kncl_env.stage import Stage
 from train_lm.files import hash_json
+from train_lm.token_files import TRAIN
+
+Ints = NDArray[np.int64]
 
 T = TypeVar("T")
 
@@ -50,3 +57,26 @@ class Shared(Generic[T]):
                 for old in list(self._made)[: -self.most]:
                     del self._made[old]
             return self._made[key]
+
+
+def _by_topic(stage: Stage) -> list[Ints]:
+    world, documents = stage.world, stage.store.document
+    train = np.flatnonzero(world.passage_split[documents] == TRAIN)
+    topics = world.passage_topic[documents[train]]
+    order = np.argsort(topics, kind="stable")  # a world that grows has them in another order
+    return np.split(train[order], np.searchsorted(topics[order], np.arange(1, len(stage.table))))
+
+
+_windows_by_topic = Shared(_by_topic)
+
+
+def windows_by_topic(env: TopicExpansionEnv) -> list[Ints]:
+    """Windows of each topic's training text, perhaps none; with a taste, those that begin in what
+    it likes. Nobody writes to them.
+    """
+    assert env.episode is not None
+    taste, stage = env.episode.taste, env.stage
+    if taste is None:
+        return _windows_by_topic(stage)
+    own, windows_of = stage.retriever.own, stage.store.windows_of
+    return [windows_of(own(topic, taste)) for topic in range(len(stage.table))]

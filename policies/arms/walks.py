@@ -61,7 +61,7 @@ def evenly(title: str, linked: list[str], places: Ints) -> Floats:
 
 def early(title: str, linked: list[str], places: Ints) -> Floats:
     """1 / (1 + links before it): the first few are seen by everyone."""
-    return 1.0 / (1.0 + places)
+    return 1.0 / (1.0 + places.astype(np.float64))
 
 
 def by_clicks(clicks: Clicks) -> Weigh:

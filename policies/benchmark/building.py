@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kncl_env.world.build import BuildConfig, build_world
-from kncl_env.world.sources.registry import SOURCES, open_source
+from kncl_env.world.sources.registry import OPTIONS, SOURCES, open_source
 from kncl_env.world.world import World
 from policies.benchmark.cells import Recipe
 from train_lm.outputs import alone
@@ -44,13 +44,10 @@ def build(task: BuildTask) -> str:
             return task.place
         hold.go_on()
         log.warning("building %s", place)
-        wanted = argparse.Namespace(
-            source=recipe.source,
-            place=task.data or None,
-            topics=recipe.topics,
-            seed=0,
-            download=False,
-        )
+        wanted = argparse.Namespace(source=recipe.source, place=task.data or None, seed=0)
+        for name in OPTIONS:  # what the source can be told and a recipe does not
+            setattr(wanted, name[2:].replace("-", "_"), None)
+        wanted.topics = recipe.topics
         config = BuildConfig(
             scenario=recipe.scenario,
             region=recipe.region,

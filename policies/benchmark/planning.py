@@ -22,7 +22,6 @@ from policies.benchmark.playing import arms_of
 from policies.play.curves import CurveMeter
 from train_lm.checked.digests import read_sealed, sealed
 from train_lm.files import write_json
-from train_lm.outputs import alone
 
 STEPS = 1  # that each learner takes while it is measured
 TOPICS = 60  # of the world that is measured in
@@ -65,11 +64,10 @@ class Pace:
 def paces(cells: Sequence[Cell], folder: Path) -> dict[str, Pace]:
     """The pace of each preset of the cells; measured once, then kept in `folder`."""
     found: dict[str, Pace] = {}
-    with alone(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for cell in cells:
-            if cell.preset not in found:
-                found[cell.preset] = _pace(cell, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        if cell.preset not in found:
+            found[cell.preset] = _pace(cell, folder)
     return found
 
 

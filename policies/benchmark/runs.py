@@ -6,7 +6,8 @@ score is written whole or not at all. It does not matter which process plays a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,19 @@ class Places:
         return self.out / "cells" / f"{cell.name}-{cell.episode_digest[:8]}-{world_hash[:8]}"
 
 
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Be alone in a benchmark's directory, a new one or one to go on with.
+
+    Raises:
+        FileExistsError: Something else is there.
+    """
+    with alone(out) as hold:
+        hold.begin_run(COMMAND, force=False)
+        claim_run(out, {"layout": 1}, made_by=COMMAND)
+        yield
+
+
 def run_benchmark(
     cells: Sequence[Cell],
     places: Places,
@@ -67,9 +81,7 @@ def run_benchmark(
         if places.score(cell).is_file():
             scores[cell.name] = read_score(places.score(cell))
     possible = [cell for cell in cells if places.data or not cell.recipe.needs_data]
-    with alone(places.out) as hold:
-        hold.begin_run(COMMAND, force=False)
-        claim_run(places.out, {"layout": 1}, made_by=COMMAND)
+    with claimed(places.out):
         recipes = list({cell.recipe.name: cell.recipe for cell in possible}.values())
         builds = [_build_task(recipe, places) for recipe in recipes]
         for _ in hands.played(builds, build):

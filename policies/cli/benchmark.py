@@ -123,9 +123,11 @@ def _benchmark(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from policies.benchmark.cells import chosen
     from policies.benchmark.planning import paces
+    from policies.benchmark.runs import claimed
 
     cells = chosen(args.cells)
-    found = paces(cells, args.out / "paces")
+    with claimed(args.out):
+        found = paces(cells, args.out / "paces")
     minutes = [found[cell.preset].minutes(cell) for cell in cells]
     width = max(len(cell.name) for cell in cells)
     for cell, own in zip(cells, minutes, strict=True):

@@ -152,6 +152,6 @@ def fingerprint(env: TopicExpansionEnv) -> str:
     trainer = getattr(env.learner, "trainer", None)
     if trainer is None:
         return ""
-    from train_lm.checked.arrays import digest_of
+    from train_lm.checked.tensors import digest_of
 
     return digest_of(trainer.weights(), {})[:16]

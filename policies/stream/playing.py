@@ -14,7 +14,7 @@ from policies.stream.cells import StreamRecord, StreamTask
 from policies.stream.course import open_course
 from policies.stream.methods import Method
 from policies.stream.sequential import play_sequential, sequential_again
-from train_lm.checked.arrays import load_tensors
+from train_lm.checked.tensors import load_tensors
 from train_lm.files import write_tensors
 from train_lm.plain_text import in_file_name
 
@@ -62,6 +62,11 @@ def kept_in(task: StreamTask) -> Path:
     """Where a task's snapshots are kept, a file for each stage."""
     name = f"{task.training.name.replace('/', '_')} {task.rate:g} {task.seed}"
     return Path(task.keep) / in_file_name(name)
+
+
+def kept_places(task: StreamTask) -> list[Path]:
+    """Folders that playing a task writes."""
+    return [kept_in(task)] if task.keep else []
 
 
 def measured_again(task: StreamTask, method: Method) -> Floats:

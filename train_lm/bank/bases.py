@@ -25,7 +25,7 @@ from train_lm.adapters import (
     fresh,
     packed_digest,
 )
-from train_lm.checked.arrays import digest_of
+from train_lm.checked.tensors import digest_of
 
 Numbers = Mapping[str, Tensor]  # of one learner's adapter, by the names of a model with one
 

@@ -1,26 +1,37 @@
-"""Arrays and tensors that come from files: bounded by the file before memory is taken, and finite.
+"""Arrays that come from files: bounded by the file before memory is taken, and finite.
 
-What numpy, zipfile and safetensors raise of damaged bytes is of many kinds; here it becomes a
+What numpy and zipfile raise of damaged bytes is of many kinds; here it becomes a
 ValueError that names the file.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 LONGEST_REASON = 200  # characters
 DEFLATED = 1032  # times that DEFLATE makes anything smaller, at most
+
+LOCAL_HEAD = 30  # [bytes] before the name of an archive's member
+ENCRYPTED = 1  # a flag of a member
+
+# The head of an array as numpy writes it; whatever else is one, numpy itself reads.
+HEAD = re.compile(
+    rb"\{'descr': '(?P<kind>[<>|]?[a-zA-Z]\d{1,9})', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\), \} *\n"
+)
 
 KINDS = {"f": "floating", "i": "signed", "u": "unsigned", "b": "bool", "U": "text"}
 
@@ -69,13 +80,10 @@ def load_arrays(
 
     def read() -> dict[str, NDArray[Any]]:
         found = {}
-        with zipfile.ZipFile(file) as archive:
+        with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
             for name in wanted:
-                entry = archive.getinfo(f"{name}.npy")
-                if entry.file_size > DEFLATED * (entry.compress_size + 1):
-                    raise ValueError(f"{entry.filename!r} claims {entry.file_size:,} bytes")
-                with archive.open(entry) as stream:
-                    found[name] = _array_in(stream, entry.file_size)
+                data = _member(stream, archive.getinfo(f"{name}.npy"))
+                found[name] = _array_in(io.BytesIO(data), len(data))
         for name, (kinds, shape) in wanted.items():
             check_array(found[name], kinds, shape, name=name)
         return found
@@ -125,7 +133,34 @@ def check_array(
         raise ValueError(f"numbers{what} that are not finite")
 
 
-def _array_in(stream: IO[bytes], size: int, mapped: Path | None = None) -> NDArray[Any]:
+def _member(stream: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
+    """What an archive holds under a name, in one piece: `zipfile` takes it in many.
+
+    Raises:
+        ValueError, or what zlib raises: It is damaged.
+    """
+    name, size = entry.filename, entry.file_size
+    if size > DEFLATED * (entry.compress_size + 1):
+        raise ValueError(f"{name!r} claims {size:,} bytes")
+    stream.seek(entry.header_offset)
+    head = stream.read(LOCAL_HEAD)
+    if len(head) < LOCAL_HEAD or not head.startswith(b"PK\3\4") or entry.flag_bits & ENCRYPTED:
+        raise ValueError(f"no member of an archive at {name!r}")
+    stream.seek(sum(struct.unpack("<HH", head[-4:])), os.SEEK_CUR)  # a name, and what is extra
+    data = stream.read(entry.compress_size)
+    if entry.compress_type == zipfile.ZIP_DEFLATED:
+        unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+        data = unpacking.decompress(data, size + 1)
+        if not unpacking.eof:
+            raise ValueError(f"more or less than {size:,} bytes as {name!r}")
+    elif entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name!r} packed by method {entry.compress_type}")
+    if len(data) != size or zlib.crc32(data) != entry.CRC:
+        raise ValueError(f"other bytes as {name!r} than its checksum is of")
+    return data
+
+
+def _array_in(stream: BinaryIO, size: int, mapped: Path | None = None) -> NDArray[Any]:
     """The array of a stream of so many bytes; memory is taken once its head agrees with them.
 
     Args:
@@ -134,14 +169,8 @@ def _array_in(stream: IO[bytes], size: int, mapped: Path | None = None) -> NDArr
     Raises:
         Exception: Whatever numpy does of a damaged head; ValueError where data are not as many.
     """
-    version = npy.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, kind = npy.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, kind = npy.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"version {version} of numpy's format")
-    if kind.hasobject or any(n < 0 for n in shape):
+    shape, fortran, kind = _head_in(stream)
+    if kind.hasobject or not kind.itemsize or any(n < 0 for n in shape):
         raise ValueError(f"an array of {kind} and shape {shape}")
     first, wanted = stream.tell(), math.prod(shape) * kind.itemsize
     if size - first != wanted:
@@ -149,11 +178,26 @@ def _array_in(stream: IO[bytes], size: int, mapped: Path | None = None) -> NDArr
     order: Literal["C", "F"] = "F" if fortran else "C"
     if mapped is not None and wanted:
         return np.memmap(mapped, kind, "r", first, shape, order)
-    # To its end, where an archive compares its checksum; a copy can be written to.
-    data = bytearray(stream.read())
-    if len(data) != wanted:
-        raise ValueError(f"{len(data):,} bytes of data where its head says {wanted:,}")
-    return np.frombuffer(data, kind).reshape(shape, order=order)
+    data = np.empty(wanted, dtype=np.uint8)
+    if (got := stream.readinto(data.data)) != wanted:  # type: ignore[attr-defined]
+        raise ValueError(f"{got:,} bytes of data where its head says {wanted:,}")
+    return data.view(kind).reshape(shape, order=order)
+
+
+def _head_in(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and kind of number, of an array's head."""
+    version = npy.read_magic(stream)
+    if version == (2, 0):
+        return npy.read_array_header_2_0(stream)
+    if version != (1, 0):
+        raise ValueError(f"version {version} of numpy's format")
+    length = stream.read(2)
+    text = stream.read(int.from_bytes(length, "little"))
+    found = HEAD.fullmatch(text)
+    if found is None:  # no head of numpy's own hand
+        return npy.read_array_header_1_0(io.BytesIO(length + text))
+    shape = tuple(int(n) for n in found["shape"].split(b",") if n.strip())
+    return shape, found["fortran"] == b"True", np.dtype(found["kind"].decode())
 
 
 def rng_state(found: object) -> dict[str, Any]:
@@ -169,52 +213,3 @@ def rng_state(found: object) -> dict[str, Any]:
         raise ValueError(f"expected the state of a generator, got {reason(error)}") from None
     assert isinstance(found, dict)
     return found
-
-
-def load_tensors(
-    file: Path, advice: str = "the file is damaged", finite: bool = True
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a safetensors file, and the texts in its head.
-
-    Args:
-        finite: Whether all of its numbers have to be.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: The file is damaged, or holds numbers that are not finite.
-    """
-
-    def read() -> tuple[dict[str, Tensor], dict[str, str]]:
-        from safetensors import safe_open
-
-        with safe_open(file, "pt") as opened:
-            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            about = opened.metadata() or {}
-        for name, tensor in found.items() if finite else ():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ValueError(f"numbers as {name} that are not finite")
-        return found, dict(about)
-
-    return told(file, read, advice)
-
-
-def digest_of(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """What tells tensors and the texts beside them from damaged ones.
-
-    SHA-256 of names, kinds, shapes and texts, and of the CRC-32 of each tensor's bytes: it finds
-    every flipped bit and every burst of 32, twice as fast as SHA-256 would. It is no proof against
-    somebody who means harm, and none would be: a card can be written anew.
-    """
-    import hashlib
-    import zlib
-
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        crc = zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0{crc}\0".encode())
-    for name, text in sorted(about.items()):
-        digest.update(f"{name}\0{text}\0".encode())
-    return digest.hexdigest()

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from train_lm.checked.records import ADVICE, Fields
@@ -23,6 +26,9 @@ SEAL = "seal"  # the key under which an object keeps its own digest
 
 # A file that was written a moment ago may be written again within the resolution of its time.
 SETTLED = 2.0  # [s]
+
+# Files of so many bytes in all have their digests taken before somebody asks.
+WORTH_A_THREAD, AHEAD = 2**18, 2**26
 
 
 def sealed(value: Mapping[str, object]) -> Json:
@@ -55,25 +61,87 @@ def read_sealed(file: Path, advice: str = ADVICE) -> Fields:
     return Fields(unsealed(dict(found.values), file), str(file), advice)
 
 
-def verify(file: Path, sha256: str) -> bool:
-    """Whether a file has the digest that it should have.
+class Verified:
+    """Files of a folder that are what their digests say, each read once.
 
-    It is read once: that it was found whole is remembered in the cache folder, by size, time and
-    inode.
+    That one was found whole is remembered in the cache folder, by size, time and inode. While the
+    first is read, a thread takes the digests of the others, where they are not large: who asks for
+    one of a folder's files asks for more.
 
-    Raises:
-        OSError: It cannot be read.
+    Args:
+        folder: Where they lie.
+        digests: SHA-256 by name.
     """
-    stat = file.stat()
-    known = [sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino]
-    mark = _mark(known)
-    if mark.exists():
-        return True
-    if hash_file(file) != sha256:
-        return False
-    if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
+
+    def __init__(self, folder: Path, digests: Mapping[str, object]) -> None:
+        self.folder, self.digests = folder, digests
+        self._taken: dict[str, Future[str]] = {}  # by mark
+        self._lock, self._process = threading.Lock(), os.getpid()
+        self._looked_ahead = False
+
+    def __reduce__(self) -> tuple[type[Verified], tuple[Path, Mapping[str, object]]]:
+        return Verified, (self.folder, self.digests)  # without its lock
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a file is whole. Raises: OSError where it cannot be read."""
+        mark, settled = self._mark_of(name)
+        if os.path.exists(mark):
+            return True
+        if not settled:
+            return hash_file(self.folder / name) == self.digests.get(name)
+        self._look_ahead(name)
+        if self._digest_of(name, mark) != self.digests.get(name):
+            return False
         _note(mark)
-    return True
+        return True
+
+    def _mark_of(self, name: str) -> tuple[str, bool]:
+        """Where a file's mark goes, and whether its time tells it from what it may become."""
+        stat = os.stat(self.folder / name)
+        times = [stat.st_mtime_ns, stat.st_ctime_ns]
+        known = [self.digests.get(name), stat.st_size, *times, stat.st_dev, stat.st_ino]
+        return _mark(known), time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED
+
+    def _digest_of(self, name: str, mark: str) -> str:
+        if os.getpid() != self._process:  # a thread is not there in a child
+            return hash_file(self.folder / name)
+        with self._lock:
+            found = self._taken.get(mark)
+            mine = found is None
+            if found is None:
+                found = self._taken[mark] = Future()
+        if mine:
+            try:
+                found.set_result(hash_file(self.folder / name))
+            except OSError as error:
+                found.set_exception(error)
+        return found.result()
+
+    def _look_ahead(self, now: str) -> None:
+        """Begin with the largest of the others, which would be waited for longest."""
+        if self._looked_ahead:
+            return
+        self._looked_ahead = True
+        sizes = {}
+        for name in self.digests:
+            with suppress(OSError):
+                sizes[name] = os.stat(self.folder / name).st_size
+        sizes.pop(now, None)
+        if WORTH_A_THREAD <= sum(sizes.values()) <= AHEAD:
+            others = sorted(sizes, key=lambda name: -sizes[name])
+            threading.Thread(target=self._take, args=[others], daemon=True).start()
+
+    def _take(self, names: Sequence[str]) -> None:
+        for name in names:
+            with suppress(OSError):
+                mark, settled = self._mark_of(name)
+                if settled and not os.path.exists(mark):
+                    self._digest_of(name, mark)
+
+
+def verify(file: Path, sha256: str) -> bool:
+    """Whether a file has the digest that it should have; see `Verified`."""
+    return file.name in Verified(file.parent, {file.name: sha256})
 
 
 @contextmanager
@@ -85,22 +153,26 @@ def first_time(what: str, *made_of: object) -> Iterator[bool]:
         made_of: What its outcome depends on and nothing else: digests of files that were verified.
     """
     mark = _mark([what, *made_of])
-    if mark.exists():
+    if os.path.exists(mark):
         yield False
         return
     yield True
     _note(mark)
 
 
-def _mark(known: Sequence[object]) -> Path:
+def _mark(known: Sequence[object]) -> str:
     """An empty file in the cache folder, which stands for something that was found sound."""
     name = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-    return cache_folder() / "whole" / name[:32]
+    return os.path.join(cache_folder(), "whole", name[:32])
 
 
-def _note(mark: Path) -> None:
+def _note(mark: str) -> None:
+    made = os.O_WRONLY | os.O_CREAT
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        try:
+            os.close(os.open(mark, made, 0o666))
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(mark), exist_ok=True)
+            os.close(os.open(mark, made, 0o666))
     except OSError as error:
         log.debug("%s is looked at again next time: %s", mark, error)

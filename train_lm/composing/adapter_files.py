@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from train_lm.adapters import OUTER, Adapter, AdapterConfig, peft_settings
-from train_lm.checked.arrays import digest_of, load_tensors
 from train_lm.checked.digests import read_sealed, sealed
 from train_lm.checked.inside import check_links, inside
 from train_lm.checked.model_folder import PICKLES
 from train_lm.checked.records import Fields
+from train_lm.checked.tensors import digest_of, load_tensors
 from train_lm.files import Json, read_json, replacing_folder, write_json, write_tensors
 
 SETTINGS = "adapter_config.json"

@@ -87,9 +87,11 @@ class Origin:
         name: Of its format.
         licence: Empty where it states none.
         citation: What to cite; may be empty.
+        place: Where it lies: a file, a folder, a name.
     """
 
     name: str
+    place: object
     licence: str = ""
     citation: str = ""
 
@@ -99,7 +101,13 @@ def corpus_of(shelf: Shelf, origin: Origin, wanted: Wanted, watch: Watch | None 
     articles = _Articles(shelf, wanted, watch or _unseen)
     licence = wanted.licence or origin.licence or "not stated"
     return Corpus(
-        articles, origin.name, licence, origin.citation, articles.counts, articles.first_dropped
+        articles,
+        origin.name,
+        licence,
+        origin.citation,
+        articles.counts,
+        articles.first_dropped,
+        place=str(origin.place),
     )
 
 

@@ -37,7 +37,7 @@ def read_folder(place: Path, wanted: Wanted, watch: Watch | None = None) -> Corp
     Raises:
         ValueError: It is no folder, or holds no such file; later, while reading: one is no UTF-8.
     """
-    return corpus_of(FolderShelf(place), Origin("folder"), wanted, watch)
+    return corpus_of(FolderShelf(place), Origin("folder", place), wanted, watch)
 
 
 class FolderShelf:

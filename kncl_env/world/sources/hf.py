@@ -46,7 +46,7 @@ def read_hf(
         ValueError: The library is missing, there is no such data set, split, subset or column.
     """
     table = HfRows(name, split or SPLIT, subset)
-    origin = Origin("hf", table.licence, table.citation)
+    origin = Origin("hf", name, table.licence, table.citation)
     return corpus_of(RowShelf(table, columns, name), origin, wanted, watch)
 
 

@@ -33,7 +33,9 @@ def read_jsonl(place: Path, columns: Columns, wanted: Wanted, watch: Watch | Non
             is no JSON object, no UTF-8, or has something else than text, or a file is cut short.
     """
     table = JsonLines(place)
-    return corpus_of(RowShelf(table, columns, table.files[0]), Origin("jsonl"), wanted, watch)
+    return corpus_of(
+        RowShelf(table, columns, table.files[0]), Origin("jsonl", place), wanted, watch
+    )
 
 
 class JsonLines:

@@ -49,7 +49,7 @@ def read_mediawiki(place: Path, wanted: Wanted, watch: Watch | None = None) -> C
     shelf = DumpShelf(place)
     licence = LICENCE if WIKIMEDIA in shelf.site.base else ""
     citation = ", ".join(filter(None, (shelf.site.name, shelf.site.base)))
-    return corpus_of(shelf, Origin("mediawiki", licence, citation), wanted, watch)
+    return corpus_of(shelf, Origin("mediawiki", place, licence, citation), wanted, watch)
 
 
 @dataclass

@@ -31,7 +31,9 @@ def read_parquet(
             is damaged, or a value is no text.
     """
     table = ParquetRows(place)
-    return corpus_of(RowShelf(table, columns, table.files[0]), Origin("parquet"), wanted, watch)
+    return corpus_of(
+        RowShelf(table, columns, table.files[0]), Origin("parquet", place), wanted, watch
+    )
 
 
 class ParquetRows:

@@ -42,7 +42,7 @@ def read_zim(place: Path, wanted: Wanted, watch: Watch | None = None) -> Corpus:
         ValueError: libzim is missing, there is no file, or it is no ZIM or cut short.
     """
     shelf = ZimShelf(place)
-    return corpus_of(shelf, Origin("zim", shelf.licence, shelf.citation), wanted, watch)
+    return corpus_of(shelf, Origin("zim", place, shelf.licence, shelf.citation), wanted, watch)
 
 
 class ZimShelf:

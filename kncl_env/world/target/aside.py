@@ -28,7 +28,7 @@ from kncl_env.world.topics import (
     has_held_out,
     region_of,
 )
-from train_lm.files import Json
+from train_lm.files import Json, replacing
 from train_lm.token_files import TRAIN
 
 ASIDE = "aside.npz"
@@ -61,7 +61,8 @@ class Aside:
 
     def save(self, scratch: Path) -> None:
         split = self.split.astype(np.int8)
-        np.savez(scratch / ASIDE, region=np.array(self.region), topics=self.topics, split=split)
+        with replacing(scratch / ASIDE, durable=False) as part, part.open("wb") as stream:
+            np.savez(stream, region=np.array(self.region), topics=self.topics, split=split)
 
     def of_target(self, topic: Ints) -> NDArray[np.bool_]:
         """(n,) whether each of these topics is one of the target."""

@@ -52,7 +52,7 @@ class Doremi(Rule):
         self.reference = np.zeros(arena.k)
 
     def prepare(self) -> None:
-        self.arena.probe.real_learner()  # or says that there is none
+        self.arena.probe.need_model()
         found = _reference(self.arena.stage)
         self.reference = found.losses
         self.arena.probe.charge(found.flops)
@@ -72,7 +72,7 @@ ARMS = both(
     "doremi",
     Doremi,
     "mixture",
-    "online form: text is drawn from the weights as they change; the reference read every domain "
-    "alike for a whole episode, and is charged to each",
-    "Xie et al. 2023, arXiv:2305.10429",
+    "Online: text is drawn from the weights as they change. The reference read every domain "
+    "alike for a whole episode; it and the measurements are charged.",
+    "after arXiv:2305.10429",
 )

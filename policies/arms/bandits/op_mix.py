@@ -96,7 +96,7 @@ class OpMix(Rule):
 
     def _best(self) -> Floats:
         arena, stage = self.arena, self.arena.stage
-        base = arena.probe.real_learner().trainer.merged()
+        base = arena.probe.weights()
         texts = (arena.drawn(share, arena.updates_per_step) for share in np.eye(arena.k))
         parts, flops = adapted(stage, base, texts)
         arena.probe.charge(flops)
@@ -121,7 +121,7 @@ ARMS = both(
     "op-mix",
     OpMix,
     "mixture",
-    "one LoRA (rank 8) per domain after an even fifth of the budget, the best of max(20, 2 K) "
-    "mixtures simulated by merging them; charged",
-    "Hu et al. 2026, arXiv:2605.15220",
+    "After an even fifth of the budget one LoRA per domain, and the best of max(20, 2 K) "
+    "mixtures simulated by merging them; all of it is charged.",
+    "after arXiv:2605.15220",
 )

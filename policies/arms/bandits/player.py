@@ -59,7 +59,8 @@ class DomainPlayer:
             weights = np.zeros_like(shares)
             weights[self._drawn(shares)] = 1.0
         windows = mixed(self.env, self.arena.pools, weights, self.rng)
-        draw = Draw(shares, windows, self.arena.domain_of_windows(windows))
+        domain = self.arena.domain_of_windows(windows)
+        draw = Draw(shares, np.unique(domain), windows, domain)
         self.rule.before(draw)
         turn = fed(self.env, windows, seen)
         self.rule.after(draw, turn.reward)
@@ -72,7 +73,9 @@ class DomainPlayer:
         return {"ready": self.ready, "rule": self.rule.state()}
 
     def restore(self, state: Json) -> None:
-        self.ready = bool(state["ready"])
+        if not isinstance(state.get("rule"), dict):
+            raise ValueError(f"expected what a {type(self.rule).__name__} learned, got other JSON")
+        self.ready = state.get("ready") is True
         self.rule.restore(state["rule"])
 
 
@@ -89,7 +92,7 @@ class FrontierPlayer(DomainPlayer):
         mine = np.flatnonzero(self.arena.domain_of(slots) == domain)
         action = int(self.rng.choice(mine))
         windows = self._about_to_be_read(int(slots[action]))
-        draw = Draw(shares, windows, np.full(len(windows), domain))
+        draw = Draw(shares, np.array([domain]), windows, np.full(len(windows), domain))
         self.rule.before(draw)
         found, reward, terminated, truncated, info = self.env.step(action)
         turn = Turn(float(reward), terminated or truncated, info, found)
@@ -97,7 +100,9 @@ class FrontierPlayer(DomainPlayer):
         return turn
 
     def _about_to_be_read(self, topic: int) -> Ints:
-        """A few windows of a candidate's neighbourhood, by lot."""
+        """A few windows of a candidate's neighbourhood, by lot, if the rule looks at any."""
+        if not self.rule.looks:
+            return np.zeros(0, dtype=np.int64)
         assert self.env.episode is not None
         stage = self.env.stage
         passages = stage.retriever.neighbourhood(topic, self.env.episode.taste)
@@ -123,11 +128,15 @@ def grows(make: MakeRule) -> Begin:
     return written_with(begin, make)
 
 
+ON_THE_FRONTIER = (
+    "The same on the frontier: a domain that has candidates is drawn by its share, then one of "
+    "them by lot."
+)
+
+
 def both(name: str, make: MakeRule, family: str, variant: str, source: str) -> dict[str, Listed]:
     """A rule's two forms, as they are listed: `NAME`, and `NAME-frontier`."""
     return {
         name: Listed(mixes(make), family, variant, source),
-        f"{name}-frontier": Listed(
-            grows(make), family, f"{variant}; a topic of the frontier in the domain drawn", source
-        ),
+        f"{name}-frontier": Listed(grows(make), family, ON_THE_FRONTIER, source),
     }

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kncl_env.learner import MEASURED_WINDOWS, ClockedLearner, Learner, WorldLearner
+from kncl_env.learner import MEASURED_WINDOWS, Learner
 from kncl_env.stage import Stage
 from kncl_env.world.splits import SPLITS
 from policies.arms.arm import Ints
 from policies.arms.charges import of_measuring, of_training
 from train_lm.token_files import TRAIN
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -91,7 +95,7 @@ class Probe:
         """What is done to the learner meanwhile is undone at the end, exactly.
 
         In a bank the learner is a member, and its trials are served in lockstep with whatever the
-        others do: nobody waits for nothing.
+        others do: nobody waits in vain.
         """
         if self._trying:
             raise RuntimeError("a trial within a trial: end the first one before")
@@ -102,21 +106,26 @@ class Probe:
             self._learner.restore(kept)
             self._trying = False
 
-    def real_learner(self) -> WorldLearner:
-        """The learner itself, for what only a language model has.
-
-        Raises:
-            ValueError: A formula stands in its place.
-        """
-        found = self._learner
-        while isinstance(found, ClockedLearner):
-            found = found.learner
-        if not isinstance(found, WorldLearner):
+    def need_model(self) -> None:
+        """Raises: ValueError where a formula stands in the learner's place."""
+        if self._learner.flops_per_token == 0:
             raise ValueError(
                 "expected a language model as the learner of this arm, got a formula: leave the "
                 "arm out of practice"
             )
-        return found
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of all weights of the learner, by name; an adapter is merged in.
+
+        Raises:
+            ValueError: A formula stands in its place.
+        """
+        self.need_model()
+        found: Any = self._learner
+        while not hasattr(found, "trainer"):
+            found = found.learner  # of one that only watches it
+        weights: dict[str, Tensor] = found.trainer.merged()
+        return weights
 
     def _check(self, windows: Ints, allowed: tuple[int, ...]) -> None:
         found = self._stage.world.passage_split[self._stage.store.document[windows]]

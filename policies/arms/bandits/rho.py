@@ -5,9 +5,10 @@
 Mindermann et al. 2022, arXiv:2206.07137. The paper scores examples and takes the best tenth of a
 pool; here domains are scored and drawn from in proportion. The irreducible-loss model is the
 nucleated learner after a quarter of an episode's budget of a holdout: every tenth window of each
-domain's training text, which this arm does not draw from. Held-out splits teach it nothing. L_k is
-in bits per byte, of four windows of each domain's training text outside of the holdout, measured at
-the start and after each step.
+domain's training text, which this arm does not draw from (on the frontier it reads what the graph
+retrieves, holdout or not). Held-out splits teach it nothing. L_k is in bits per byte, of four
+windows of each domain's training text outside of the holdout, measured at the start and after each
+step.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Rho(Rule):
             arena.pools = kept
 
     def prepare(self) -> None:
-        self.arena.probe.real_learner()  # or says that there is none
+        self.arena.probe.need_model()
         found = _irreducible(self.arena.stage)
         self.irreducible = found.losses
         self.arena.probe.charge(found.flops)
@@ -78,7 +79,7 @@ ARMS = both(
     "rho",
     Rho,
     "bandit",
-    "by domain, in proportion to the loss above that of a model of a training holdout, which is "
-    "charged to each episode",
-    "Mindermann et al. 2022, arXiv:2206.07137",
+    "Domains in proportion to their loss above that of a model of a tenth of the training text, "
+    "trained for a quarter of the budget; it and the measurements are charged.",
+    "after arXiv:2206.07137",
 )

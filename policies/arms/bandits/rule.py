@@ -23,18 +23,16 @@ class Draw:
 
     Attributes:
         shares: (K,) of the domains, as they were drawn by.
-        windows: (n,) new text of the step; on the frontier, a few windows of the neighbourhood.
+        domains: Those drawn, ascending.
+        windows: (n,) new text of the step; on the frontier a few windows of the neighbourhood,
+            where the rule looks at them.
         domain: (n,) of each window.
     """
 
     shares: Floats
+    domains: Ints
     windows: Ints
     domain: Ints
-
-    @property
-    def domains(self) -> Ints:
-        """Those drawn, ascending."""
-        return np.unique(self.domain)
 
     def of_each(self, k: int, most: int) -> list[Ints]:
         """(k,) windows of each domain, the first `most` of them."""
@@ -46,11 +44,13 @@ class Rule(ABC):
 
     Attributes:
         mixes: Whether each window of a step has a domain of its own; else one domain has them all.
+        looks: Whether it looks at what a step is about to read.
         keeps: Names of its attributes, numbers and arrays, that are its state.
         series: Those of them that grow with the steps.
     """
 
     mixes: ClassVar[bool] = True
+    looks: ClassVar[bool] = False
     keeps: ClassVar[tuple[str, ...]] = ()
     series: ClassVar[tuple[str, ...]] = ()
 

@@ -10,9 +10,9 @@ from kncl_env.learner import Learner
 from kncl_env.observation import Observation
 from policies.arms.arm import Begin, Ints, Listed, Player, Rng, Stateless, Turn
 from policies.arms.charges import of_measuring
-from policies.arms.domains import pools_of
 from policies.arms.mixing import fed
 from policies.arms.selection.chosen import budget_of
+from policies.arms.shared import windows_by_topic
 from train_lm.files import Json
 
 Floats = NDArray[np.float64]
@@ -29,8 +29,7 @@ def losses_of(learner: Learner, windows: Ints) -> Floats:
 
 def _every_topic(env: TopicExpansionEnv) -> list[Ints]:
     """Windows of each topic that has any, as `uniform` draws from them."""
-    topics = [np.array([t]) for t in range(len(env.stage.table))]
-    found = [pool for pool in pools_of(env, topics) if len(pool)]
+    found = [pool for pool in windows_by_topic(env) if len(pool)]
     if not found:
         raise ValueError(
             "expected training passages that hold a window, got none: give the arm a taste with a "

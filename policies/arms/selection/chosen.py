@@ -13,9 +13,10 @@ from kncl_env.observation import Observation
 from kncl_env.stage import Stage
 from kncl_env.world.world import World
 from policies.arms.arm import Begin, Ints, Player, Rng, Turn, written_with
-from policies.arms.mixing import fed
+from policies.arms.mixing import fed, least_read
+from policies.arms.shared import windows_by_topic
 from train_lm.files import Json
-from train_lm.windows import TokenStore, draw_least_read
+from train_lm.windows import TokenStore
 
 Floats = NDArray[np.float64]
 
@@ -35,17 +36,15 @@ def n_windows(store: TokenStore, passages: Ints) -> Ints:
     return np.asarray(store.first_window[passages + 1] - store.first_window[passages])
 
 
-def candidates_of(env: TopicExpansionEnv) -> Ints:
-    """Training passages in which a window begins, ascending; with a taste, those that it likes.
+def candidates_of(env: TopicExpansionEnv) -> NDArray[np.bool_]:
+    """(P,) training passages in which a window begins; with a taste, those that it likes.
 
     Raises:
         ValueError: There is none.
     """
-    assert env.episode is not None
-    own, taste = env.stage.retriever.own, env.episode.taste
-    found = np.concatenate([own(topic, taste) for topic in range(len(env.stage.table))])
-    found = np.unique(found[n_windows(env.stage.store, found) > 0])
-    if not len(found):
+    store, found = env.stage.store, np.zeros(len(env.stage.store.first_window) - 1, dtype=bool)
+    found[store.document[np.concatenate(windows_by_topic(env))]] = True
+    if not found.any():
         raise ValueError(
             "expected training passages that hold a window, got none: give the arm a taste with a "
             "larger share, or none"
@@ -89,7 +88,7 @@ class Reader:
         assert self.env.episode is not None
         times_read = self.env.episode.reading_list.times_read
         n = self.env.settings.windows_per_step
-        windows = draw_least_read(self.pool, times_read, n, self.rng)
+        windows = least_read(self.pool, times_read, n, self.rng)
         spent, self.spent = self.spent, 0.0
         return fed(self.env, windows, seen, spent)
 

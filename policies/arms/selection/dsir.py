@@ -52,9 +52,13 @@ def log_ratio(sample: Floats, corpus: Floats) -> Floats:
     return np.asarray(shares[0] - shares[1])
 
 
-def gumbel_order(log_weights: Floats, rng: Rng) -> Ints:
-    """All numbers, in the order in which they are drawn without replacement by these weights."""
-    return np.argsort(-(log_weights + rng.gumbel(size=len(log_weights))), kind="stable")
+def gumbel_top(log_weights: Floats, most: int, rng: Rng) -> Ints:
+    """Numbers in the order in which they are drawn without replacement by these weights: the first
+    `most`, or all.
+    """
+    noisy = -(log_weights + rng.gumbel(size=len(log_weights)))
+    top = np.argpartition(noisy, most)[:most] if most < len(noisy) else np.arange(len(noisy))
+    return np.asarray(top[np.argsort(noisy[top], kind="stable")])
 
 
 def _counted(stage: Stage, passages: Ints) -> Floats:
@@ -87,9 +91,9 @@ _scores = Shared(lambda stage: TopicScores(stage, weights(stage)))
 
 
 def _choose(env: TopicExpansionEnv, rng: Rng) -> Ints:
-    found = candidates_of(env)
-    order = gumbel_order(weights(env.stage)[found], rng)
-    return filling(env.stage.store, found[order], budget_of(env))
+    found, n = np.flatnonzero(candidates_of(env)), budget_of(env)
+    # Each holds a window: no more of them are needed than the budget has windows.
+    return filling(env.stage.store, found[gumbel_top(weights(env.stage)[found], n, rng)], n)
 
 
 def _choose_slot(env: TopicExpansionEnv, seen: Observation, rng: Rng) -> int:

@@ -114,13 +114,14 @@ def _differences(stage: Stage) -> Floats:
 
 # (P,) difference of every training passage, 0 elsewhere.
 differences = Shared(_differences)
+# All passages, the lowest difference first.
+_order = Shared(lambda stage: np.argsort(differences(stage), kind="stable"))
 _scores = Shared(lambda stage: TopicScores(stage, -differences(stage)))
 
 
 def _choose(env: TopicExpansionEnv, rng: Rng) -> Ints:
-    found = candidates_of(env)
-    order = np.argsort(differences(env.stage)[found], kind="stable")
-    return filling(env.stage.store, found[order], budget_of(env))
+    order = _order(env.stage)
+    return filling(env.stage.store, order[candidates_of(env)[order]], budget_of(env))
 
 
 def _choose_slot(env: TopicExpansionEnv, seen: Observation, rng: Rng) -> int:

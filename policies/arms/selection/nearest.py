@@ -53,10 +53,11 @@ class _Found:
 
     def up_to(self, k: int) -> Ints:
         """(n, min(k, size)) passages, the nearest of each query first."""
-        if self.at.shape[1] < min(k, self.index.size):
-            # One assignment: another thread sees what was found before, or all of it.
-            self.at = self.index.search(self.queries, k)
-        return self.at[:, :k]
+        found = self.at
+        if found.shape[1] < min(k, self.index.size):
+            found = self.index.search(self.queries, k)
+            self.at = found  # by one assignment: another thread sees what was there, or all of it
+        return found[:, :k]
 
 
 _around = Shared(lambda stage: _Found(stage, _sample(stage).vectors))
@@ -80,7 +81,7 @@ def _enough(env: TopicExpansionEnv, around: _Found, n: int, order: Ints) -> Ints
     k = max(1, n // max(1, 4 * len(around.queries)))
     while True:
         found = by_rounds(around.up_to(k), order)
-        found = found[np.isin(found, allowed)]
+        found = found[allowed[found]]
         if n_windows(env.stage.store, found).sum() >= n or k >= around.index.size:
             break
         k *= 2
@@ -101,14 +102,17 @@ def _centroid(env: TopicExpansionEnv, rng: Rng) -> Ints:
     return _enough(env, _middle(env.stage), WIDER * budget_of(env), np.zeros(1, dtype=np.int64))
 
 
+# (N,) cosine of each topic with the closest passage of the sample, and with its centroid.
+_closest = Shared(lambda stage: (stage.table.vectors @ _sample(stage).vectors.T).max(1))
+_central = Shared(lambda stage: stage.table.vectors @ _sample(stage).middle)
+
+
 def _knn_slot(env: TopicExpansionEnv, seen: Observation, rng: Rng) -> int:
-    own = env.stage.table.vectors[env.state().slots]
-    return int(np.argmax((own @ _sample(env.stage).vectors.T).max(1)))
+    return int(np.argmax(_closest(env.stage)[env.state().slots]))
 
 
 def _centroid_slot(env: TopicExpansionEnv, seen: Observation, rng: Rng) -> int:
-    own = env.stage.table.vectors[env.state().slots]
-    return int(np.argmax(own @ _sample(env.stage).middle))
+    return int(np.argmax(_central(env.stage)[env.state().slots]))
 
 
 ARMS = {
