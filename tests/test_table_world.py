@@ -19,6 +19,7 @@ from kncl_env.table_world.table import SHIPPED, UNIT, Table, key_after, load_tab
 from policies.arms.registry import arm_of
 from policies.benchmark.regret import regret_of
 from policies.cli.main import main
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,10 @@ def test_arrays_that_are_no_tree_are_refused(table: Table) -> None:
     parent[3] = 4
     with pytest.raises(ValueError, match="every state after the one that it came from"):
         Table(**{**parts, "parent": parent})
+    draw = table.draw.copy()
+    draw[-1] = 0
+    with pytest.raises(ValueError, match="in the draw of the one before"):
+        Table(**{**parts, "draw": draw})
     key = table.key.copy()
     key[3] = key[4]
     with pytest.raises(ValueError, match="a key twice"):
@@ -187,6 +192,14 @@ def test_a_bandit_of_the_frontier_learns_in_the_table_from_its_topics_losses(env
     found = regret_of(env, arm_of("ucb1-frontier"), 4)
     assert found.problem == ""
     assert (found.steps >= -1e-9).all()
+
+
+def test_a_policy_is_at_home_in_the_table(env: TableEnv, tmp_path: Path) -> None:
+    network = CuriosityNetwork(CuriosityConfig(width=16, seed=0))
+    CuriosityPolicy(network, {"made_by": "nobody"}).save(tmp_path / "fresh")
+    found = regret_of(env, arm_of(str(tmp_path / "fresh")), 4)
+    assert found.problem == ""
+    assert (found.regrets >= 0).all()
 
 
 def test_an_arm_that_reads_other_text_is_told_so(env: TableEnv) -> None:
