@@ -118,7 +118,7 @@ def build(n_passages: int, out: Path) -> dict[str, float]:
     return found
 
 
-def steps(n_passages: int, place: Path, n: int) -> dict[str, float]:
+def steps(n_passages: int, place: Path, n: int, model: str) -> dict[str, float]:
     """Seconds of the environment's steps in a world, retrieval's among them; the same learner.
 
     One thread, and the time that it had a core: other processes on the machine do not count.
@@ -135,7 +135,7 @@ def steps(n_passages: int, place: Path, n: int) -> dict[str, float]:
     began = time.monotonic()
     world = World.open(place)
     settings = Settings.of(
-        model="xs", slots=min(64, n_passages // 100), nucleus_topics=20, nucleus_updates=40
+        model=model, slots=min(64, n_passages // 100), nucleus_topics=20, nucleus_updates=40
     )
     stage = open_stage(world, settings)
     env = TopicExpansionEnv(stage, stage.learner())
@@ -274,7 +274,12 @@ def child(*words: str) -> dict[str, float]:
 
 
 def measure(
-    sizes: list[int], n_vectors: int, dimensions: int, folder: Path, out: Path | None = None
+    sizes: list[int],
+    n_vectors: int,
+    dimensions: int,
+    folder: Path,
+    out: Path | None = None,
+    learner: tuple[str, ...] = (),
 ) -> dict[str, float]:
     """All of it.
 
@@ -284,12 +289,13 @@ def measure(
         dimensions: Numbers of each.
         folder: Where worlds are kept.
         out: What was found so far is written there.
+        learner: Options `--model` and `--steps`; the default step, eight times, if none.
     """
     found: dict[str, float] = {}
     for size in sizes:
         place = folder / f"world-{size}"
         found |= child("--part", "build", "--size", str(size), "--folder", str(place))
-        found |= child("--part", "steps", "--size", str(size), "--folder", str(place))
+        found |= child("--part", "steps", "--size", str(size), "--folder", str(place), *learner)
         save(out, found)
     step = found[f"step_{sizes[0]}_s"]
     found["largest_step_over_smallest"] = found[f"step_{sizes[-1]}_s"] / step
@@ -325,6 +331,8 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=384, help="numbers of each")
     parser.add_argument("--folder", type=Path, help="where worlds are kept (nowhere)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "scale.json")
+    parser.add_argument("--model", default="xs", help="preset of the learner that steps (xs)")
+    parser.add_argument("--steps", type=int, default=8, help="steps in each world (8)")
     parser.add_argument("--part", default="all", help="build, steps or index alone (all)")
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--kind", help=argparse.SUPPRESS)
@@ -332,7 +340,7 @@ def main() -> None:
     if args.part == "build":
         print(json.dumps(build(args.size, args.folder)))
     elif args.part == "steps":
-        print(json.dumps(steps(args.size, args.folder, 8)))
+        print(json.dumps(steps(args.size, args.folder, args.steps, args.model)))
     elif args.part == "index":
         print(json.dumps(index(args.kind, args.size, args.dimensions, args.folder)))
     elif args.part == "all":
@@ -340,7 +348,8 @@ def main() -> None:
             folder = args.folder or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
             sizes = [int(size) for size in args.sizes.split(",")]
-            found = measure(sizes, args.vectors, args.dimensions, folder, args.out)
+            learner = ("--model", args.model, "--steps", str(args.steps))
+            found = measure(sizes, args.vectors, args.dimensions, folder, args.out, learner)
             for name, value in found.items():
                 shown = f"{value:.4g}" if isinstance(value, float) else value
                 print(f"{name:50} {shown}")

@@ -211,6 +211,7 @@ def through_a_file(
     snapshot: EnvSnapshot, folder: Path, env: TopicExpansionEnv, about: Json | None = None
 ) -> tuple[EnvSnapshot, Json]:
     """A snapshot kept in a folder and read back from there."""
+    folder.mkdir(parents=True, exist_ok=True)
     kept = Checkpoints(folder, "steps", finite=False)
     kept.keep(1, *packed(snapshot, about or {}))
     found = kept.newest()

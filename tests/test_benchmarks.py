@@ -57,6 +57,20 @@ def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: P
 
 
 @pytest.mark.slow
+def test_the_table_of_arms_has_every_arm_and_who_pays_for_models(tmp_path: Path) -> None:
+    out = tmp_path / "arms.json"
+    names = "uniform,dsir,highest-loss,target-aligned"
+    run("arms.py", "--tiny", "--steps", "2", "--arms", names, "--out", str(out))
+    found = json.loads(out.read_text())
+    assert list(found) == names.split(",")
+    assert all(row["act"] > 0 < row["step"] for row in found.values())
+    models = {name: row["models"] for name, row in found.items()}
+    assert models["uniform"] == models["dsir"] == 0
+    assert models["highest-loss"] == pytest.approx(4 / 3)  # four times a step's, a third each
+    assert models["target-aligned"] > 0
+
+
+@pytest.mark.slow
 def test_the_gpu_table_has_a_dry_run_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     run("gpu.py", "--device", "cpu", "--tiny", "--rounds", "1", "--out", str(out))
@@ -89,3 +103,20 @@ def test_links_of_text_alone_are_measured_against_true_ones(tmp_path: Path) -> N
     assert found.precision_interval == pytest.approx((0.5, 0.5))  # every topic has as many
     assert found.rewired_precision < 0.4
     assert quality(truth, truth).recall == 1
+
+
+@pytest.mark.slow
+def test_scale_writes_the_promised_figures_and_bounds(tmp_path: Path) -> None:
+    out = tmp_path / "scale.json"
+    words = ["--sizes", "600", "--vectors", "500", "--dimensions", "16"]
+    words += ["--model", "xxs", "--steps", "1"]
+    printed = run("scale.py", *words, "--folder", str(tmp_path / "worlds"), "--out", str(out))
+    found = json.loads(out.read_text())
+    for name in ("index_500_peak_gib", "index_500_recall_at_10", "retrieval_share_of_step"):
+        assert found[name] > 0
+        assert name in printed
+    assert found["retrieval_over_raw_faiss"] > 0
+    assert found["index_500_recall_at_10"] == 1  # so few are all looked at
+    assert found["build_600_passages"] == 600
+    assert 0 < found["build_600_peak_gib"] < found["build_600_peak_allowed_gib"]
+    assert 0 < found["step_600_retrieval_share"] < 1

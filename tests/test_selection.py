@@ -18,8 +18,9 @@ from kncl_env.settings import Settings
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
-from policies.arms import domains, walks
+from policies.arms import domains, mixing, walks
 from policies.arms.arm import Arm, Listed
+from policies.arms.bandits.listed import BANDITS
 from policies.arms.registry import ARMS, arm_of, source_of
 from policies.arms.selection import d_optimal, dsir, moore_lewis, nearest, target_aligned
 from policies.arms.selection.chosen import candidates_of, filling, n_windows
@@ -35,7 +36,8 @@ from rabbit_holes.path import Path as RabbitHole
 from rabbit_holes.path import Visit, write_paths
 
 ROOT = Path(__file__).parents[1]
-PLAYED = {name: arm for name, arm in ARMS.items() if arm.family != "reference"}
+# What chooses among domains has tests of its own.
+PLAYED = [name for name in ARMS if name not in BANDITS and ARMS[name].family != "reference"]
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +209,37 @@ def test_the_designed_experiment_finds_the_region_that_pays(env) -> None:
 
 def test_temperature_weighs_topics_by_the_root_of_their_size() -> None:
     assert tempered(np.array([4, 9, 0])).tolist() == [2, 3, 0]
+
+
+def test_what_was_read_least_is_drawn_first_and_nothing_twice_before_all_is_read() -> None:
+    times_read = np.array([1, 0, 0, 2, 0, 9], dtype=np.int32)
+    pool, rng = np.arange(5), np.random.default_rng(0)
+    first = mixing.least_read(pool, times_read, 4, rng)
+    assert sorted(first[:3].tolist()) == [1, 2, 4]
+    assert first[3] == 0
+    assert times_read.tolist() == [2, 1, 1, 2, 1, 9]
+    # 1, 2 and 4 were read once; then 0 and 3, twice; then it begins again with the first.
+    then = mixing.least_read(pool, times_read, 7, rng)
+    assert [sorted(part) for part in np.split(then, [3, 5])] == [
+        [1, 2, 4],
+        [0, 3],
+        sorted(then[5:]),
+    ]
+    assert set(then[5:].tolist()) < {1, 2, 4}
+    assert times_read.sum() == 3 + 9 + 4 + 7
+    firsts = [mixing.least_read(pool, np.zeros(6, np.int32), 1, rng)[0] for _ in range(3000)]
+    assert np.bincount(firsts) / 3000 == pytest.approx([0.2] * 5, abs=0.03)
+    with pytest.raises(ValueError, match="at least one window, got none"):
+        mixing.least_read(pool[:0], times_read, 1, rng)
+
+
+def test_a_mixture_draws_its_pools_by_weight() -> None:
+    pools = [np.arange(0, 4000), np.arange(4000, 8000), np.zeros(0, dtype=np.int64)]
+    weights, times_read = np.array([3.0, 1.0, 0.0]), np.zeros(8000, dtype=np.int32)
+    found = mixing.drawn(pools, weights, 4000, times_read, np.random.default_rng(0))
+    assert (found < 4000).mean() == pytest.approx(0.75, abs=0.03)
+    assert len(set(found.tolist())) == 4000 == times_read.sum()
+    assert (found[:2000] < 4000).mean() == pytest.approx(0.75, abs=0.05)  # shuffled
 
 
 def test_words_are_runs_of_letters_or_of_marks_and_characters_where_there_are_no_spaces() -> None:
@@ -388,6 +421,8 @@ def test_the_designed_experiment_is_charged_all_of_its_runs(env) -> None:
     per_window = settings.learner.context * learner.flops_per_token
     windows = 16 * settings.learner.batch + 16 * 48 / 3  # a batch each, and the reward split
     assert d_optimal.experiment(env.stage).flops == pytest.approx(windows * per_window)
+    again = d_optimal._run(env.stage)
+    assert again.mixture.tolist() == d_optimal.experiment(env.stage).mixture.tolist()
     player, seen = begun(env, "d-optimal")
     assert [player.act(seen).extra_flops > 0 for _ in range(2)] == [True, False]
 

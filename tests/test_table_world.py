@@ -179,6 +179,16 @@ def test_greedy_by_what_the_table_knows_has_less_regret_than_chance(env: TableEn
     assert by_chance.returns + by_chance.regrets == pytest.approx(np.array(best))
 
 
+def test_a_bandit_of_the_frontier_learns_in_the_table_from_its_topics_losses(env: TableEnv) -> None:
+    env.reset(seed=0)
+    windows = np.array([0, len(env.stage.store) - 1])
+    topics = env.stage.world.passage_topic[env.stage.store.document[windows]]
+    assert np.array_equal(env.learner.losses(windows), env.learner.probe(topics))
+    found = regret_of(env, arm_of("ucb1-frontier"), 4)
+    assert found.problem == ""
+    assert (found.steps >= -1e-9).all()
+
+
 def test_an_arm_that_reads_other_text_is_told_so(env: TableEnv) -> None:
     found = regret_of(env, arm_of("uniform"), 2)
     assert "the table holds no draws from the corpus" in found.problem

@@ -26,7 +26,7 @@ ROUNDS = 8  # of k-means
 # Cells that are searched: the least of these with which RECALL of the NEAREST true neighbours of
 # TRIED queries are found. How many that takes depends on the vectors, so it is measured.
 PROBED = (16, 32, 64, 128, 256, 512, 1024)
-RECALL, NEAREST, TRIED = 0.96, 10, 256
+RECALL, NEAREST, TRIED = 0.97, 10, 256
 ALIKE = 1e-6  # inner products that differ by less are one
 ADDED = 2**15  # [vectors] that are added, or compared, together
 GPU_MOST = 2048  # [vectors] that an index on a GPU finds at most
@@ -59,6 +59,7 @@ class PassageIndex:
         self.index = index
         self.passages = passages
         self._rows = index  # where vectors can be read back from; a GPU's index cannot
+        self._search = _Search(index, index)
         self.corpus_hash = corpus_hash
         self.made_as = made_as
 
@@ -90,14 +91,14 @@ class PassageIndex:
     def search(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """(n, min(k, size)) passage numbers, nearest first; ties by the lower row."""
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        return self.passages[_search(self.index, self._rows, queries, min(k, self.size))[1]]
+        return self.passages[self._search(queries, min(k, self.size))[1]]
 
     def vectors(self) -> NDArray[np.float32]:
         """(n, D) the indexed vectors, in the order of `passages`."""
         import faiss
 
         rows: Any = faiss.downcast_index(self._rows)
-        if isinstance(rows, faiss.IndexPreTransform):
+        if _is_turned(rows):
             return _turned_back(rows)
         if isinstance(rows, faiss.IndexIVF):
             rows.make_direct_map()
@@ -114,8 +115,9 @@ class PassageIndex:
             return found
         vectors = self.vectors()
         index = _flat(vectors) if len(vectors) <= EXACT_PAIRS else _coarse(vectors, LOOKED_AT)
+        search = _Search(index, index)
         for i in range(0, len(vectors), 4096):
-            near, rows = _search(index, index, np.ascontiguousarray(vectors[i : i + 4096]), 2)
+            near, rows = search(np.ascontiguousarray(vectors[i : i + 4096]), 2)
             # A copy may be found before the passage itself.
             own = rows[:, 0] == np.arange(i, i + len(rows))
             found[self.passages[i : i + len(rows)]] = np.where(own, near[:, 1], near[:, 0])
@@ -182,6 +184,7 @@ class PassageIndex:
             raise ValueError(f"{folder}: {error}") from None
         if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
             opened.index = _on_gpu(index)
+            opened._search = _Search(opened.index, index)
         return opened
 
 
@@ -316,9 +319,16 @@ def _cells_of(index: Any) -> Any | None:
     import faiss
 
     inside: Any = faiss.downcast_index(index)
-    if isinstance(inside, faiss.IndexPreTransform):
+    if _is_turned(index):
         inside = faiss.downcast_index(faiss.downcast_index(inside.index).base_index)
     return inside if isinstance(inside, faiss.IndexIVF) else None
+
+
+def _is_turned(index: Any) -> bool:
+    """Whether it is one of `_short`."""
+    import faiss
+
+    return isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
 
 
 def _turned_back(index: Any) -> NDArray[np.float32]:
@@ -339,7 +349,7 @@ def _on_gpu(index: Any) -> Any:
     """The same on GPUs; of many vectors an exact index there, of two bytes for each number."""
     import faiss
 
-    if not isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+    if not _is_turned(index):
         return faiss.index_cpu_to_all_gpus(index)
     vectors = _turned_back(faiss.downcast_index(index))
     config = faiss.GpuIndexFlatConfig()
@@ -382,30 +392,45 @@ def _true(
     return np.asarray((products >= nearest[:, None] - ALIKE) & (rows >= 0))
 
 
-def _search(
-    index: Any, rows: Any, queries: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(n, k) inner products and rows, with as many cells looked into as it takes to find k.
+class _Search:
+    """Looks into as many cells as it takes to find what is asked for.
 
     Args:
         index: What is searched.
         rows: The same on the CPU.
     """
-    coarse = _cells_of(rows)
-    if coarse is None or (index is not rows and _cells_of(index) is None):
-        return (index if k <= GPU_MOST else rows).search(queries, k)
-    # Two times what is wanted: cells differ in size.
-    cells = max(coarse.nprobe, int(np.ceil(2 * k * coarse.nlist / coarse.ntotal)))
-    while True:
-        looked = _looking_into(rows, min(cells, coarse.nlist))
-        try:
-            found = index.search(queries, k, params=looked)
-        except RuntimeError:  # a GPU's has a limit to k, copies on several take no parameters
-            found = rows.search(queries, k, params=looked)
-        # What is not found has the number -1.
-        if cells >= coarse.nlist or (found[1] >= 0).all():
-            return found
-        cells *= 2
+
+    def __init__(self, index: Any, rows: Any) -> None:
+        self._index, self._rows = index, rows
+        self._cells = _cells_of(rows)
+        # Turned vectors are looked at one by one on a GPU.
+        self._is_exact = self._cells is None or (index is not rows and _is_turned(rows))
+        self._looking: dict[int, Any] = {}  # parameters by cells: they take as long as a search
+
+    def __call__(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(n, k) inner products and rows."""
+        coarse: Any = self._cells
+        if self._is_exact:
+            return (self._index if k <= GPU_MOST else self._rows).search(queries, k)
+        # Two times what is wanted: cells differ in size.
+        cells = max(coarse.nprobe, int(np.ceil(2 * k * coarse.nlist / coarse.ntotal)))
+        while True:
+            looked = self._into(min(cells, coarse.nlist))
+            try:
+                found = self._index.search(queries, k, params=looked)
+            except RuntimeError:  # a GPU's has a limit to k, copies on several take no parameters
+                found = self._rows.search(queries, k, params=looked)
+            # What is not found has the number -1.
+            if cells >= coarse.nlist or (found[1] >= 0).all():
+                return found
+            cells *= 2
+
+    def _into(self, cells: int) -> Any:
+        if cells not in self._looking:
+            self._looking[cells] = _looking_into(self._rows, cells)
+        return self._looking[cells]
 
 
 def _looking_into(index: Any, cells: int) -> Any:
@@ -414,7 +439,7 @@ def _looking_into(index: Any, cells: int) -> Any:
 
     parameters: Any = faiss.SearchParametersIVF
     found = parameters(nprobe=cells)
-    if not isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+    if not _is_turned(index):
         return found
     refined: Any = faiss.IndexRefineSearchParameters
     outer: Any = faiss.SearchParametersPreTransform
