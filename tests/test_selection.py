@@ -261,10 +261,10 @@ def test_no_text_has_no_words() -> None:
         assert len(words) == len(text) == len(pairs_of(words, text)[0]) == 0
 
 
-def test_importance_weights_are_log_shares_with_one_added_to_each_count() -> None:
-    # p = (4, 2, 1) / 7, q = (2, 2, 3) / 7
+def test_importance_weights_are_differences_of_log_shares() -> None:
+    # p = (3, 1, 0) / 4, q = (1, 1, 2) / 4
     found = dsir.log_ratio(np.array([3.0, 1, 0]), np.array([1.0, 1, 2]))
-    assert found == pytest.approx([np.log(2), 0, -np.log(3)])
+    assert found == pytest.approx([np.log(3), 0, np.log(1e-8 / 0.5)], abs=1e-6)
 
 
 def test_a_passages_weight_is_the_sum_over_its_words_and_pairs(env, small_world: World) -> None:
@@ -281,8 +281,8 @@ def test_a_passages_weight_is_the_sum_over_its_words_and_pairs(env, small_world:
     weights = dsir.weights(env.stage)
     for p in train[[0, 200, -1]].tolist():
         by_hand = sum(
-            n * np.log((sample[b] + 1) / (sample.total() + 10_000))
-            - n * np.log((corpus[b] + 1) / (corpus.total() + 10_000))
+            n * np.log(sample[b] / sample.total() + 1e-8)
+            - n * np.log(corpus[b] / corpus.total() + 1e-8)
             for b, n in counted([p]).items()
         )
         assert weights[p] == pytest.approx(by_hand)
@@ -304,15 +304,15 @@ def test_gumbel_noise_draws_without_replacement_in_proportion() -> None:
 
 
 def test_moore_lewis_is_a_difference_of_two_interpolated_cross_entropies() -> None:
-    sample = moore_lewis.PairModel.of([["a b"]])
-    corpus = moore_lewis.PairModel.of([["a c"], ["a"]])
-    v = 2**16
-    # "a" begins its text: p(a) = 2 / (2 + V) against 3 / (3 + V).
-    first = np.log(3 / (3 + v)) - np.log(2 / (2 + v))
-    # "b" after "a": half of 1 / 1 and of 2 / (2 + V), against half of 0 / 1 and of 1 / (3 + V).
-    then = np.log(0.5 / (3 + v)) - np.log(0.5 + 1 / (2 + v))
-    # "d" after "b", which was never followed: p(d) alone.
-    last = np.log(1 / (3 + v)) - np.log(1 / (2 + v))
+    number = moore_lewis.vocabulary([["a b a"], ["b c"]])
+    assert number.max() == 2  # a and b; c stands there once
+    sample = moore_lewis.PairModel.of([["a b a b"]], number)
+    corpus = moore_lewis.PairModel.of([["a c a"]], number)
+    # Of the sample: 2 a, 2 b, of three words; ab twice, ba once. Of the corpus: 2 a, 1 unknown.
+    first = np.log(3 / 6) - np.log(3 / 7)  # "a" begins its text
+    then = np.log(0.5 * 0 + 0.5 * 1 / 6) - np.log(0.5 * 2 / 2 + 0.5 * 3 / 7)  # "b" after "a"
+    # An unknown word after "b", which was followed once in the sample and never in the corpus.
+    last = np.log(2 / 6) - np.log(0.5 * 0 + 0.5 * 1 / 7)
     found = moore_lewis.difference(["a b d", "", "a"], sample, corpus)
     assert found == pytest.approx([(first + then + last) / 3, 0, first])
 
