@@ -194,9 +194,9 @@ def test_chance_earns_what_its_expectation_over_the_tree_is(env: TableEnv) -> No
             return 0.0
         return float(np.mean([table.gain(c) + expected(c, draw) for c in children]))
 
-    found = regret_of(env, arm_of("random"), 25).returns.reshape(25, table.draws)
+    found = regret_of(env, arm_of("random"), 12).returns.reshape(12, table.draws)
     for draw in range(table.draws):
-        error = found[:, draw].std(ddof=1) / np.sqrt(25)
+        error = found[:, draw].std(ddof=1) / np.sqrt(12)
         assert abs(found[:, draw].mean() - expected(0, draw)) < 4 * error
 
 

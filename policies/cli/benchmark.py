@@ -52,8 +52,8 @@ def benchmark_parser(verbs: Verbs) -> None:
     what.add_argument(
         "--plan",
         action="store_true",
-        help="print the minutes that each cell will take on this machine instead, from a few steps "
-        "that are measured once (off)",
+        help="print the minutes that each cell will take on this machine instead, from a step that "
+        "is measured once; arms that pay for trial runs take longer (off)",
     )
     what.add_argument(
         "--table",
