@@ -109,6 +109,7 @@ def test_the_benchmark_covers_worlds_scenarios_and_both_sizes() -> None:
         if "-distant-" in cell.name and cell.learning and cell.learning.trainings >= 3
     }
     assert len(trained) >= 2
+    assert all(set(arms_of(cell)) <= set(ARMS) for cell in CELLS.values())
     small = [cell for cell in CELLS.values() if cell.preset == "s"]
     assert len({cell.recipe.region for cell in small}) >= 2
     assert all(len(cell.arms) == 5 and cell.seeds >= 5 for cell in small)
