@@ -200,11 +200,12 @@ def read_collection(place: Path) -> str:
         told("%s: %s: %s", failure.title, failure.reason, failure.detail)
     if report.stopped:
         told(report.stopped)
-    walks = [
-        (w.id, w.status, w.licence, [(v.title, v.page_id, v.offered, v.text) for v in w.visits])
-        for w in read_paths(out, on_error=told)
-    ]
-    return repr(walks).replace(urlsplit(server).netloc, "")  # another port each time
+    walks = []
+    for walk in read_paths(out, on_error=told):
+        seen = [(v.title, v.page_id, v.offered, v.text) for v in walk.visits]
+        # An id begins with what names the server, whose port is another each time.
+        walks.append((walk.id.rpartition(":")[2], walk.status, walk.licence, seen))
+    return repr(walks)
 
 
 def read_archive(place: Path) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -27,6 +29,7 @@ from policies.benchmark.runs import Places, claimed, run_benchmark
 from policies.benchmark.standings import pairwise_p, placing
 from policies.benchmark.stored import ArmFigures, Duel, Score, read_score
 from policies.cli.main import main
+from train_lm.checked.digests import sealed
 
 SETTINGS = {
     "model": "xxs",
@@ -106,6 +109,7 @@ def test_the_benchmark_covers_worlds_scenarios_and_both_sizes() -> None:
         if "-distant-" in cell.name and cell.learning and cell.learning.trainings >= 3
     }
     assert len(trained) >= 2
+    assert all(set(arms_of(cell)) <= set(ARMS) for cell in CELLS.values())
     small = [cell for cell in CELLS.values() if cell.preset == "s"]
     assert len({cell.recipe.region for cell in small}) >= 2
     assert all(len(cell.arms) == 5 and cell.seeds >= 5 for cell in small)
@@ -223,6 +227,34 @@ def test_a_score_that_was_edited_is_refused_before_any_work(played: Places, tmp_
         read_score(tmp_path / "tiny.json")
 
 
+def test_a_score_that_lacks_anything_or_has_it_of_another_kind_is_one_clear_error(
+    played: Places, tmp_path: Path
+) -> None:
+    whole = json.loads(played.score(TINY).read_text())
+
+    def holes(value: object) -> Iterator[object]:
+        """The same with a field left out, and with one that is a number."""
+        if not isinstance(value, dict):
+            return
+        for name, inner in value.items():
+            rest = {key: own for key, own in value.items() if key != name}
+            yield rest
+            yield {**rest, name: -1}
+            yield from ({**rest, name: hole} for hole in holes(inner))
+
+    said = []
+    for hole in holes({name: own for name, own in whole.items() if name != "seal"}):
+        (tmp_path / "tiny.json").write_text(json.dumps(sealed(hole)))
+        try:
+            score = read_score(tmp_path / "tiny.json")
+        except ValueError as error:
+            said.append(str(error))
+        else:  # what no page shows: versions, settings of the learner
+            page_of({"tiny": score}, {"tiny": TINY})
+    assert len(said) > 100
+    assert all("tiny.json" in line for line in said)
+
+
 def test_a_score_under_the_name_of_another_cell_is_refused(played: Places, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_bytes(played.score(TINY).read_bytes())
     with pytest.raises(ValueError, match="expected the score of other"):
@@ -233,6 +265,9 @@ def test_a_benchmark_killed_in_the_middle_goes_on_to_the_same_bytes(
     played: Places, tmp_path: Path
 ) -> None:
     out, results = tmp_path / "out", tmp_path / "results"
+    out.mkdir()
+    shutil.copy(played.out / "config.json", out)
+    shutil.copytree(played.out / "worlds", out / "worlds")  # what is built is not the question
     names = {"tests": str(ROOT / "tests"), "out": str(out), "results": str(results)}
     words = [sys.executable, "-c", PLAYS.format(**names)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -254,13 +289,13 @@ def test_a_benchmark_killed_in_the_middle_goes_on_to_the_same_bytes(
 
 
 def test_a_cell_with_learning_plays_clones_trainings_fresh_policies_and_controls(
-    tmp_path: Path,
+    played: Places, tmp_path: Path
 ) -> None:
     learning = Learning(
         trainings=2, scratch=1, cloned=1, walks=60, iterations=1, episodes=2, learning_rate=1e-3
     )
     cell = replace(TINY, name="taught", learning=learning, subject="learned")
-    places = Places(tmp_path / "out", tmp_path / "results")
+    places = Places(played.out, tmp_path / "results")  # the same world
     (score,), left_out = run_benchmark([cell], places)
     assert left_out == []
     arms = score.arms
@@ -352,7 +387,13 @@ def test_the_page_names_the_winner_among_all_and_the_cells_that_are_missing() ->
     score = Score(
         cell={**TINY.to_json(), "subject": "learned"},
         identity="i",
-        world={"hash": "0" * 64, "build": "kncl-env build", "counts": {"topics": 24, "tokens": 9}},
+        world={
+            "source": "s",
+            "licence": "l",
+            "hash": "0" * 64,
+            "build": "kncl-env build",
+            "counts": {"topics": 24, "tokens": 9},
+        },
         made_by={"command": "c", "commit": "abc", "torch": "2", "machine": "m"},
         moments=(0.0, 100.0),
         arms=arms,

@@ -637,7 +637,7 @@ def test_all_orders_read_the_same_windows_each_as_often(
     for topic in order:  # each is next to what is known when its turn comes
         assert known & set(telling_world.graph.around(topic).tolist())
         known.add(topic)
-    rows = orders.plan(telling_world, store, nucleus, order, 3, 8, 0)
+    rows = orders.plan(telling_world, store, nucleus, order, (12, 12), 0)
     grown, outside, topics, shuffled = rows
     assert rows.shape == (4, 20 * 3 * 8)
     assert (np.sort(rows) == np.sort(grown)).all()

@@ -271,7 +271,7 @@ def _inverted(vectors: Rows, queries: Rows) -> tuple[Any, Json]:
     index.train(_some(vectors, TRAINED_ON * lists))
     for low in range(0, n, ADDED):
         index.add(np.ascontiguousarray(vectors[low : low + ADDED]))
-    scan = _cells_of(index)
+    scan: Any = _cells_of(index)
     asked = _some(queries, TRIED)
     nearest = _nearest_products(vectors, asked)
     found = 0.0
@@ -320,7 +320,8 @@ def _cells_of(index: Any) -> Any | None:
 
     inside: Any = faiss.downcast_index(index)
     if _is_turned(index):
-        inside = faiss.downcast_index(faiss.downcast_index(inside.index).base_index)
+        refined: Any = faiss.downcast_index(inside.index)
+        inside = faiss.downcast_index(refined.base_index)
     return inside if isinstance(inside, faiss.IndexIVF) else None
 
 
@@ -335,7 +336,8 @@ def _turned_back(index: Any) -> NDArray[np.float32]:
     """(n, D) the vectors of a `_short` index, as their bytes have them."""
     import faiss
 
-    stored: Any = faiss.downcast_index(faiss.downcast_index(index.index).refine_index)
+    refined: Any = faiss.downcast_index(index.index)
+    stored: Any = faiss.downcast_index(refined.refine_index)
     turn: Any = faiss.downcast_VectorTransform(index.chain.at(0))
     matrix = faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in)
     found = np.empty((index.ntotal, turn.d_in), dtype=np.float32)

@@ -173,11 +173,9 @@ def _read_turned(reader: _Reader, index: IndexFile) -> None:
     if turn != (0, index.dimensions, even, 1):
         raise ValueError(f"expected a rotation from {index.dimensions} to {even}, got {turn}")
     for kind in (REFINED, SHORT):
-        if (found := reader.take(4), _read_header(reader)) != (kind, inside):
-            raise ValueError(f"expected {inside} as {kind!r}, got {found}")
+        _check_head(reader, kind, inside)
     _read_short(reader, inside)
-    if (found := reader.take(4), _read_header(reader)) != (BYTES, inside):
-        raise ValueError(f"expected {inside} as {BYTES!r}, got {found}")
+    _check_head(reader, BYTES, inside)
     _read_form(reader, inside)
     if (size := reader.one("<u8")) != index.vectors * even:
         raise ValueError(f"expected {index.vectors} vectors of {even} bytes, got {size} bytes")
@@ -185,6 +183,12 @@ def _read_turned(reader: _Reader, index: IndexFile) -> None:
     longer = float(reader.array("<f4", 1)[0])
     if not 1 <= longer <= LONGEST:
         raise ValueError(f"expected a short list of 1 to {LONGEST} times, got {longer}")
+
+
+def _check_head(reader: _Reader, kind: bytes, index: IndexFile) -> None:
+    found, size = reader.take(4), _read_header(reader)
+    if (found, size) != (kind, index):
+        raise ValueError(f"expected {index} as {kind!r}, got {size} as {found!r}")
 
 
 def _read_short(reader: _Reader, index: IndexFile) -> None:
@@ -197,8 +201,8 @@ def _read_short(reader: _Reader, index: IndexFile) -> None:
         *(reader.one("<i4"), reader.one("<u8")),
         *(reader.one("<u8") for _ in range(4)),  # of the quantiser
     )
-    wanted = (1, (parts + 1) // 2, TOGETHER, even, 0, 0)
-    wanted = (*wanted, index.dimensions, parts, 4, 16 * index.dimensions)
+    of_quantiser = (index.dimensions, parts, 4, 16 * index.dimensions)
+    wanted = (1, (parts + 1) // 2, TOGETHER, even, 0, 0, *of_quantiser)
     if found != wanted:
         raise ValueError(f"expected short codes of shape {wanted}, got {found}")
     reader.check_finite("<f4", 16 * index.dimensions)

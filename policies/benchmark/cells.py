@@ -1,8 +1,9 @@
 """The cells of the reference benchmark, as data: what is played, in which world, for how long.
 
 A cell is a world, a target and rules; its arms are those of the registry, so that a new arm joins
-by itself. The sizes are chosen so that 12 arms with 8 seeds of a distant cell at `xs` take eight
-minutes on two idle cores; what that leaves for each part stands in docs/PERFORMANCE.md.
+by itself. The length of an episode is chosen so that 12 arms with 8 seeds of a distant cell at `xs`
+can be played in eight minutes on two idle cores: five seconds an episode, nucleus phases included.
+`kncl-policy benchmark --plan` says what a cell takes on a machine at hand.
 
 It imports nothing that is heavy, so that `--help` and `--list` answer at once.
 """

@@ -104,13 +104,18 @@ def _cell(score: Score, cell: Cell) -> list[str]:
         ranked = sorted(own, key=lambda arm: own[arm].loss[0])
         lines += [_row(arm, own[arm]) for arm in ranked]
     lines += ["", *(f"- {visible(note)}" for note in score.notes), *([""] if score.notes else [])]
-    settings = ", ".join(f"{name} {value}" for name, value in score.cell["settings"].items())
+    settings = ", ".join(
+        visible(f"{name} {value}") for name, value in score.cell["settings"].items()
+    )
     budget = next(iter(score.arms.values())).tokens
+    build, command, commit, torch, machine = (
+        visible(text)
+        for text in (world["build"], *(made[x] for x in ("command", "commit", "torch", "machine")))
+    )
     lines += [
-        f"World: `{world['build']}`, {counts['topics']:,} topics, {counts['tokens']:,} tokens, "
-        f"hash {world['hash'][:12]}. Episode: {budget:,.0f} tokens; {settings}. "
-        f"`{made['command']}` at commit {made['commit']}, torch {made['torch']}, "
-        f"{made['machine']}.",
+        f"World: `{build}`, {counts['topics']:,} topics, {counts['tokens']:,} tokens, hash "
+        f"{visible(world['hash'][:12])}. Episode: {budget:,.0f} tokens; {settings}. `{command}` at "
+        f"commit {commit}, torch {torch}, {machine}.",
         "",
     ]
     if score.cell != cell.to_json():

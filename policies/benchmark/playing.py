@@ -12,6 +12,7 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.learner import MEASURED_WINDOWS
 from kncl_env.observation import FEATURE_SCHEMA
 from kncl_env.passage_traits import TRAITS_VERSION
+from kncl_env.retrieval import RETRIEVAL_VERSION
 from kncl_env.settings import Settings
 from kncl_env.stage import NUCLEUS_VERSION, open_stage
 from kncl_env.world.world import World
@@ -66,6 +67,7 @@ def identity_of(cell: Cell, world_hash: str) -> str:
         "nucleus": NUCLEUS_VERSION,
         "windows": MEASURED_WINDOWS,
         "traits": TRAITS_VERSION,
+        "retrieval": RETRIEVAL_VERSION,
         "features": FEATURE_SCHEMA,
     }
     arms = {name: arm_of(name).digest for name in arms_of(cell)}

@@ -196,10 +196,10 @@ def read_score(file: Path) -> Score:
     arms = found.inner("arms")
     cell = found.inner("cell")
     score = Score(
-        cell=dict(cell.values),
+        cell=_cell(cell),
         identity=found.text("identity"),
-        world=dict(found.inner("world").values),
-        made_by=dict(found.inner("made_by").values),
+        world=_world(found.inner("world")),
+        made_by=_texts(found.inner("made_by")),
         moments=tuple(found.numbers("moments", least=0)),
         arms={arm: ArmFigures.from_json(arms.inner(arm)) for arm in arms},
         placing=Placing.from_json(found.inner("placing")),
@@ -208,12 +208,45 @@ def read_score(file: Path) -> Score:
         lacks=tuple(found.texts("lacks")),
         notes=tuple(found.texts("notes")),
     )
+    if "uniform" not in score.arms or not {score.placing.winner, *_named(score)} <= set(score.arms):
+        raise found.wrong("arms", "uniform and the arm that came first among them")
     if file.stem != cell.text("name"):
         raise ValueError(
             f"expected the score of {file.stem} in {file}, got that of {cell.text('name')}: "
             f"{ADVICE}"
         )
     return score
+
+
+def _named(score: Score) -> list[str]:
+    """Arms that a page looks up."""
+    subject, runner_up = score.cell.get("subject"), score.placing.runner_up
+    about = [str(subject)] if subject is not None and score.duels else []
+    return about + ([] if runner_up is None else [runner_up])
+
+
+def _cell(found: Fields) -> Json:
+    """A cell as it was; what a page does not show is not looked at."""
+    found.text("name")
+    found.inner("settings")
+    if "subject" in found:
+        found.or_none("subject", found.text)
+    return dict(found.values)
+
+
+def _world(found: Fields) -> Json:
+    for name in ("hash", "source", "licence", "build"):
+        found.text(name)
+    counts = found.inner("counts")
+    for name in ("topics", "tokens"):
+        counts.whole(name)
+    return dict(found.values)
+
+
+def _texts(found: Fields) -> Json:
+    for name in ("command", "commit", "torch", "machine"):
+        found.text(name)
+    return dict(found.values)
 
 
 def _span(found: Fields, name: str) -> Span:
