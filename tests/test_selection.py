@@ -553,3 +553,19 @@ def test_every_arm_plays_where_the_targets_text_is_withheld(distant_env, name: s
     every = domains.domains_of(stage)
     assert sorted(np.concatenate(every).tolist()) == list(range(world.n_topics))
     assert all(len(pool) for pool in domains.pools_of(distant_env, every))
+
+
+def test_where_every_topic_counts_the_sample_is_of_all_of_them(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    corpus = read_synthetic(SyntheticConfig(n_topics=48, n_communities=4))
+    config = BuildConfig(scenario="noisy", vocab_size=300, passage_bytes=200)
+    world = build_world(corpus, tmp_path_factory.mktemp("worlds") / "noisy", config)
+    env = env_of(world, **SETTINGS)
+    covered = np.unique(world.passage_topic[env.stage.sample])
+    assert covered.tolist() == np.flatnonzero(world.has_held_out & ~world.topic_is_noise).tolist()
+    for name in PLAYED:
+        if ARMS[name].family in ("selection", "search"):
+            turn = Playing(env, arm_of(name), 3, 7).step()
+            read = env.stage.store.document[turn.info["windows"]]
+            assert (world.passage_split[read] == 0).all(), name
