@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -233,7 +233,7 @@ _VISIT_FIELDS = tuple(Visit.__dataclass_fields__)
 _PATH_FIELDS = tuple(Path.__dataclass_fields__)
 
 
-def read_paths(file: StrPath, *, on_error: Callable[[str], None]) -> Iterator[Path]:
+def read_paths(file: StrPath, *, on_error: Callable[[str], None]) -> Generator[Path, None, None]:
     """Stream the paths of a JSON Lines file, one at a time.
 
     Args:

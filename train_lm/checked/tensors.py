@@ -172,7 +172,7 @@ def load_packed(file: Path, advice: str = "the file is damaged", finite: bool = 
                 raise ValueError(f"a head of {first:,} bytes in a file of {size:,}")
             head = parse_json(stream.read(first), file.name)
             data = np.empty(size - 8 - first, dtype=np.uint8)
-            if stream.readinto(data.data) != len(data):  # type: ignore[attr-defined]
+            if stream.readinto(data.data) != len(data):
                 raise ValueError(f"fewer than the {len(data):,} bytes that its head says")
         return _packed(Fields.of(head, "its head"), data, finite)
 
