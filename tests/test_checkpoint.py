@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,22 @@ def test_lines_of_metrics_that_damage_took_are_told(
     cut_metrics(file, 4)
     assert file.read_text() == "".join(lines[:2])
     assert caplog.messages == [f"{file}: lines of update 3 to 4 are lost: damaged"]
+
+
+def test_lines_beside_a_checkpoint_that_changed_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Checkpoints(tmp_path, "steps", beside="metrics.jsonl")
+    journal = tmp_path / "metrics.jsonl"
+    for done in (1, 2, 3):
+        with journal.open("a") as stream:
+            stream.write(json.dumps({"step": done, "loss": 1 / done}) + "\n")
+        kept.keep(done, {"x": torch.tensor(float(done))})
+    with journal.open("a") as stream:
+        stream.write("what came later\n")
+    assert Checkpoints(tmp_path, "steps", beside="metrics.jsonl").newest() is not None
+    assert caplog.messages == []
+    journal.write_text(journal.read_text().replace('"loss": 0.5', '"loss": 0.6'))
+    assert kept.newest().done == 3  # type: ignore[union-attr]
+    (said,) = caplog.messages
+    assert said.startswith(f"{journal}: other lines than were written")
