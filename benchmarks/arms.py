@@ -1,9 +1,10 @@
 """What each arm costs beside training: its bookkeeping on the CPU, and the models that it runs.
 
 Bookkeeping is the CPU time of the arm's thread in `begin` and `act`, without what the environment's
-`step` and `feed` and the learner take. A stage's first episode pays for what its episodes share,
-such as counts of words; `begin first` shows it. Models beside the budget are probes, reference
-models and trial runs: they are paid for by design, and charged.
+`step` and `feed` and the stage's learners take. A stage's first episode pays for what its episodes
+share, such as counts of words; `begin first` shows it. Models beside the budget are probes,
+reference models and trial runs: they are paid for by design, and charged. Where an arm trains a
+model of another kind, its time stands with the bookkeeping.
 
     python benchmarks/arms.py --world worlds/wiki
 """
@@ -98,8 +99,11 @@ def measure(stage: Stage, names: Sequence[str], steps: int) -> dict[str, Costs]:
     """
     found = {}
     learner, settings = stage.learner(), stage.settings
+    paid, make = _Clock(), Stage.learner
+    # Learners that an arm asks for are watched, too.
+    Stage.learner = lambda own, *more: _Watched(make(own, *more), paid)  # type: ignore
     for name in names:
-        rules, paid = _Clock(), _Clock()  # the environment's step alone; with the learner's work
+        rules = _Clock()  # of the environment's step alone
         env = TopicExpansionEnv(stage, _Watched(learner, paid))
         env.step = paid.around(rules.around(env.step))  # type: ignore[method-assign]
         env.feed = paid.around(rules.around(env.feed))  # type: ignore[method-assign]
@@ -129,28 +133,29 @@ def measure(stage: Stage, names: Sequence[str], steps: int) -> dict[str, Costs]:
             models=(first + (n - 1) * flops)
             / (settings.tokens_per_episode * learner.flops_per_token),
         )
+    Stage.learner = make  # type: ignore[method-assign]
     return found
 
 
 def flat(costs: dict[str, Costs]) -> dict[str, float]:
-    """The two figures of each arm that a bar is set for, by name."""
-    shares = {f"bookkeeping_share_of_{name}": c.share for name, c in costs.items()}
+    """The figure of each arm that counts, by name: its bookkeeping, or the models it pays for."""
+    shares = {f"bookkeeping_share_of_{n}": c.share for n, c in costs.items() if not c.models}
     models = {f"models_of_{name}_share_of_training": c.models for name, c in costs.items()}
     return shares | {name: share for name, share in models.items() if share}
 
 
 def print_table(costs: dict[str, Costs]) -> None:
     print(
-        f"{'':22s} {'begin first':>12s} {'begin':>8s} {'a step':>9s} {'of a step':>10s} "
+        f"{'':26s} {'begin first':>12s} {'begin':>8s} {'a step':>9s} {'of a step':>10s} "
         f"{'models beside':>14s}"
     )
-    print(f"{'':22s} {'s':>12s} {'s':>8s} {'ms':>9s} {'%':>10s} {'% of training':>14s}")
+    print(f"{'':26s} {'s':>12s} {'s':>8s} {'ms':>9s} {'%':>10s} {'% of training':>14s}")
     # Those that pay for models by design stand apart.
     for name, c in sorted(costs.items(), key=lambda item: item[1].models > 0):
-        over = " over 2 %" if c.share > SHARE else ""
+        over = " over 2 %" if c.share > SHARE and not c.models else ""
         models = f"{100 * c.models:14.0f}" if c.models else f"{'':14s}"
         print(
-            f"{name:22s} {c.begin_first:12.2f} {c.begin:8.3f} {1000 * c.act:9.2f} "
+            f"{name:26s} {c.begin_first:12.2f} {c.begin:8.3f} {1000 * c.act:9.2f} "
             f"{100 * c.share:10.2f} {models}{over}"
         )
 

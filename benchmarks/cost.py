@@ -70,6 +70,8 @@ class Worker:
         import torch
 
         torch.set_num_threads(1)
+        with suppress(ImportError):  # as every command begins, where it does
+            found("keep_freed_memory", "train_lm.machine.allocator", "train_lm.memory")()
         self.place = place
         os.environ["KNCL_CACHE"] = str(place / "cache")
         config = found("BuildConfig", "kncl_env.world.build", "kncl_env.build")

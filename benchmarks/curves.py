@@ -25,7 +25,7 @@ from kncl_env.world.world import World
 from policies.arms.arm import Turn
 from policies.arms.registry import arm_of
 from policies.play.curves import Curve, CurveMeter
-from policies.play.episodes import play
+from policies.play.episodes import Playing
 from policies.play.seeds import EVALUATION
 from policies.verdict.scores import ArmRun, summarise
 from policies.verdict.summary import Summary
@@ -57,14 +57,13 @@ class PairWatch:
         return Pair(tuple(w.finish() for w in self.watches), tuple(self.seconds))
 
 
-@dataclass(frozen=True)
-class PairMeter:
-    """Several curves of one episode, which no journal holds."""
-
-    meters: tuple[CurveMeter, ...]
-
-    def begin(self, env: TopicExpansionEnv) -> PairWatch:
-        return PairWatch(env, self.meters)
+def measured(env: TopicExpansionEnv, arm: str, seed: int, meters: tuple[CurveMeter, ...]) -> Pair:
+    """All curves of one whole episode."""
+    episode = Playing(env, arm_of(arm), seed, EVALUATION.choices)
+    watch = PairWatch(env, meters)
+    while not episode.over:
+        watch.after(episode.step())
+    return watch.finish()
 
 
 def summary_of(curves: dict[tuple[str, int], Curve]) -> Summary:
@@ -112,13 +111,13 @@ def main() -> None:
     clock = ClockedLearner(stage.learner())
     env = TopicExpansionEnv(stage, clock)
     dense = CurveMeter(args.steps + 1, MEASURED_WINDOWS["select"])
-    meter = PairMeter((dense, *map(meter_of, args.meters)))
+    meters = (dense, *map(meter_of, args.meters))
     kinds = ("dense", *args.meters)
     found: list[dict[tuple[str, int], Curve]] = [{} for _ in kinds]
     spent = np.zeros(len(kinds))
     for seed in EVALUATION(args.seeds):
         for name in args.arms:
-            pair = play(env, arm_of(name), seed, EVALUATION.choices, meter).measured
+            pair = measured(env, name, seed, meters)
             for curves, curve in zip(found, pair.curves, strict=True):
                 curves[name, seed] = curve
             spent += pair.seconds

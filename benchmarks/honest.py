@@ -115,8 +115,7 @@ def kinds_in(folder: Path, quick: bool = False) -> list[Kind]:
 def _of_worlds(world: Path) -> list[Kind]:
     honest = [Kind(f"world: {n}", world, n, READERS[n], form) for n, form in WORLD]
     resealed = [
-        Kind(f"hostile: {n}", world, n, READERS[n], form, reseal_world, loose=True)
-        for n, form in WORLD
+        Kind(f"hostile: {n}", world, n, READERS[n], form, reseal_world) for n, form in WORLD
     ]
     return [*honest, *resealed]
 
@@ -125,7 +124,7 @@ def _of_policies(policy: Path) -> list[Kind]:
     kinds = []
     for n, form in (("policy.json", "json"), ("policy.safetensors", "safetensors")):
         kinds.append(Kind(f"policy: {n}", policy, n, read_policy, form))
-        kinds.append(Kind(f"hostile: {n}", policy, n, read_policy, form, reseal_policy, loose=True))
+        kinds.append(Kind(f"hostile: {n}", policy, n, read_policy, form, reseal_policy))
     return kinds
 
 
@@ -136,7 +135,7 @@ def _others(folder: Path) -> list[Kind]:
         Kind("taste", small, "taste.json", read_taste, "json"),
         Kind("surrogate", small, "surrogate.json", read_surrogate, "json"),
         Kind("curriculum", small, "curriculum.jsonl", read_order, "jsonl"),
-        Kind("paths", small, "paths.jsonl", read_walks, "jsonl", loose=True),
+        Kind("paths", small, "paths.jsonl", read_walks, "jsonl"),
         Kind("page cache", folder / "pages", pages.name, read_pages, "bytes"),
         Kind(
             "journal of a collection",
@@ -146,21 +145,19 @@ def _others(folder: Path) -> list[Kind]:
             "jsonl",
             grows=True,
         ),
-        Kind("clickstream", small, "clicks.tsv", _clicks("clicks.tsv"), "text", loose=True),
-        Kind("clickstream, packed", small, "c.tsv.gz", _clicks("c.tsv.gz"), "bytes", loose=True),
-        Kind("llm games", small, "games.jsonl", read_llm_games, "jsonl", loose=True),
+        Kind("clickstream", small, "clicks.tsv", _clicks("clicks.tsv"), "text"),
+        Kind("clickstream, packed", small, "c.tsv.gz", _clicks("c.tsv.gz"), "bytes"),
+        Kind("llm games", small, "games.jsonl", read_llm_games, "jsonl"),
     ]
     for name in ("articles", "links", "paths_finished", "paths_unfinished"):
         file = f"wikispeedia_paths-and-graph/{name}.tsv"
-        kinds.append(
-            Kind(f"wikispeedia: {name}", folder / "snap", file, read_snap, "text", loose=True)
-        )
+        kinds.append(Kind(f"wikispeedia: {name}", folder / "snap", file, read_snap, "text"))
     for file in ("articles.tsv", "links.tsv", "categories.tsv", TEXT):
         name = "a text" if file == TEXT else file
         place = file if file == TEXT else f"wikispeedia_paths-and-graph/{file}"
-        kinds.append(
-            Kind(f"source: {name}", folder / "source", place, read_source, "text", loose=True)
-        )
+        source = folder / "source"
+        called = "wikispeedia"
+        kinds.append(Kind(f"source: {name}", source, place, read_source, "text", called=called))
     kinds.append(Kind("lock", small, ".anything.lock", read_lock, "json"))
     read = _text(folder / "world")
     for file in ("card.json", "tokens.npy", "starts.npy", "row_of.npy"):
@@ -183,7 +180,7 @@ def _of_runs(folder: Path) -> list[Kind]:
         kinds.append(Kind(f"{name}: checkpoint", root, newest, read, "safetensors", every=2))
     loop, run = _read_loop(world), folder / "run"
     kinds.append(Kind("run: config.json", run, "config.json", loop, "json"))
-    kinds.append(Kind("run: metrics", run, "metrics.jsonl", loop, "jsonl", loose=True))
+    kinds.append(Kind("run: metrics", run, "metrics.jsonl", loop, "jsonl"))
     return kinds
 
 
@@ -193,11 +190,7 @@ def _of_models(folder: Path) -> list[Kind]:
     for file in MODEL:
         form = file.split(".")[1]
         for name, read in (("trained on", _trained_on(folder)), ("asked", _asked(folder))):
-            kinds.append(
-                Kind(
-                    f"model {name}: {file}", folder / "model", file, read, form, loose=True, every=4
-                )
-            )
+            kinds.append(Kind(f"model {name}: {file}", folder / "model", file, read, form, every=4))
     return kinds
 
 
@@ -589,7 +582,7 @@ def read_source(place: Path) -> str:
     from kncl_env.world.sources.wikispeedia import read_wikispeedia
 
     corpus = read_wikispeedia(place)
-    return identity(corpus.articles, sorted(corpus.counts.items()))
+    return identity(list(corpus.read()))  # what was dropped is counted in the world's card
 
 
 def read_lock(place: Path) -> str:

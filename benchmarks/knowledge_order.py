@@ -4,8 +4,8 @@
     python benchmarks/knowledge_order.py run --out DIR
 
 Each seed is a learner with a nucleus of a few topics. One expansion after the other is read, half
-of it text of the new topic, half of earlier ones. Four copies of that learner read exactly the same
-windows, each as often, under the same schedule:
+of it text of the new topic, half of earlier ones (`--replay`). Four copies of that learner read
+exactly the same windows, each as often, under the same schedule:
 
     grown      topic by topic; next comes the frontier's topic with most of its links inside
     outside    the same expansions, in the reverse order
@@ -90,12 +90,14 @@ def run(args: argparse.Namespace) -> None:
     first = np.stack([nucleus_windows(world, store, nucleus, s, args) for s in seeds])
     bank.begin_phase(args.nucleus_updates, decay=False)
     bank.train(read_rows(store, np.repeat(first, len(ORDERS), 0)))
-    plans = np.stack([plan(world, store, nucleus, order, updates, args.batch, s) for s in seeds])
+    counts = windows_of_expansion(updates * args.batch, args.replay)
+    plans = np.stack([plan(world, store, nucleus, order, counts, s) for s in seeds])
     table = plans.reshape(-1, plans.shape[2])  # (seeds * orders, windows)
     bank.begin_phase(table.shape[1] // args.batch, decay=args.schedule == "decayed")
     told: Json = {
         "model": args.model,
         "schedule": args.schedule,
+        "replay": args.replay,
         "world": world.hash,
         "tokens": int(table.shape[1] * shape.context),
         "nucleus": [world.titles[t] for t in nucleus],
@@ -104,7 +106,8 @@ def run(args: argparse.Namespace) -> None:
         "moments": [],
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / f"knowledge_order-{args.model}-{args.schedule}.json"
+    name = f"knowledge_order-{args.model}-{args.schedule}"
+    file = args.out / f"{name}{f'-{args.replay:g}' if args.replay != 0.5 else ''}.json"
     cuts = np.linspace(0, table.shape[1] // args.batch, args.moments + 1).round().astype(int)
     held_out = np.flatnonzero(world.passage_split == 2)
     for low, high in itertools.pairwise([0, *cuts.tolist()]):
@@ -156,24 +159,33 @@ def nucleus_windows(
     return draw_least_read(pool, read, args.nucleus_updates * args.batch, rng)
 
 
+def windows_of_expansion(windows: int, replay: float) -> tuple[int, int]:
+    """Windows of the new topic, and of earlier ones."""
+    new = max(1, round((1 - replay) * windows))
+    return new, windows - new
+
+
 def plan(
     world: World,
     store: TokenStore,
     nucleus: Ints,
     order: list[int],
-    updates: int,
-    batch: int,
+    counts: tuple[int, int],
     seed: int,
 ) -> Ints:
-    """(orders, windows) what each copy of a learner reads, in order: the same windows for all."""
+    """(orders, windows) what each copy of a learner reads, in order: the same windows for all.
+
+    Args:
+        counts: Windows of the new topic, and of earlier ones, of each expansion.
+    """
     rng = np.random.default_rng([seed, 1])
     read = np.zeros(len(store), dtype=np.int32)
     known = store.windows_of(np.concatenate([world.passages_of(int(t)) for t in nucleus]))
     blocks = []
     for topic in order:
         own = store.windows_of(world.passages_of(topic))
-        new = draw_least_read(own, read, updates * batch // 2, rng)
-        old = draw_least_read(known, read, updates * batch - len(new), rng)
+        new = draw_least_read(own, read, counts[0], rng)
+        old = draw_least_read(known, read, counts[1], rng)
         blocks.append(rng.permutation(np.concatenate([new, old])))
         known = np.concatenate([known, own])
     mixed = [blocks[i] for i in rng.permutation(len(blocks))]
@@ -260,6 +272,9 @@ def main() -> None:
     there.add_argument("--model", default="xs", help="preset (xs)")
     there.add_argument("--schedule", default="decayed", choices=("decayed", "constant"))
     there.add_argument("--tokens", type=float, default=3e6, help="of each learner (3e6)")
+    there.add_argument(
+        "--replay", type=float, default=0.5, help="share of an expansion that is old text (0.5)"
+    )
     there.add_argument("--learning-rate", type=float, default=5e-3, help="peak (5e-3)")
     for name, value, about in (
         ("seeds", 8, "learners"),

@@ -8,8 +8,9 @@ them with a mutation, read in a process of its own with bounded memory and time.
     same      the undamaged result
     again     the undamaged result, and a line in the log: a cache that was made again, say
     error     one line that names the file, as `run` of a command prints it
-    named     another result, and a line in the log or the tally that says so
-    accepted  another result, of a file without a digest that anybody may write
+    named     another result, and a line that says so: of the log, of the tally, or that which names
+              the file with another digest than the honest one's (`train_lm/inputs.py`)
+    earlier   a journal as an honest command, killed earlier, leaves it, which then goes on there
     unnamed   an error that does not name its file, or not on one line
     silent    another result, and not a word
     raw       any other exception: a traceback
@@ -18,7 +19,7 @@ them with a mutation, read in a process of its own with bounded memory and time.
     memory    more memory than twice what the honest file takes, and 64 MiB
     outside   a file made or changed beside the copy and the cache
 
-The first four, and `accepted`, are sound.
+The first five are sound.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # for whoever imports this file as a module
 
-SOUND = ("same", "again", "error", "named", "accepted")
+SOUND = ("same", "again", "error", "named", "earlier")
 UNSOUND = ("unnamed", "silent", "raw", "abort", "hang", "memory", "outside")
 LIMIT = 20.0  # [s]
 ROOM = 8 * 2**30  # [bytes] of address space beyond what the process has
@@ -69,7 +70,7 @@ class Kind:
         read: Reads the copy; returns what identifies the result.
         form: json, jsonl, npy, npz, safetensors or text.
         reseal: Makes digests agree with the mutated copy, as somebody hostile would.
-        loose: Whether the file has no digest, since anybody may write one.
+        called: What it is read as, where that is no name of a file.
         grows: Whether it is only ever appended to: any whole lines of it that follow from the first
             are an honest file, too.
         every: Of how many rounds over the kinds it is in one: 1, 2 or 4, as it is dear to read.
@@ -81,7 +82,7 @@ class Kind:
     read: Read
     form: str
     reseal: Callable[[Path], None] | None = None
-    loose: bool = False
+    called: str = ""
     grows: bool = False
     every: int = 1
 
@@ -329,7 +330,7 @@ def judged(kind: Kind, place: Path, honest: dict[str, Any]) -> tuple[str, str]:
         said = str(told["warned"])
         if told["value"] == honest["value"]:
             return ("again" if said else "same"), said
-        return ("named" if said else "accepted" if kind.loose else "silent"), said
+        return ("named" if said or _tells(kind, place, told, honest) else "silent"), said
     said, what = str(told["said"]), str(told["type"])
     if what == "MemoryError" or "Unable to allocate" in said:
         return "memory", f"{what}: {said}"
@@ -338,6 +339,23 @@ def judged(kind: Kind, place: Path, honest: dict[str, Any]) -> tuple[str, str]:
     names = (Path(kind.file).name, str(place))
     clear = "\n" not in said and any(name in said for name in names)
     return ("error" if clear else "unnamed"), f"{what}: {said}"
+
+
+def _tells(kind: Kind, place: Path, told: dict[str, Any], honest: dict[str, Any]) -> bool:
+    """Whether what a command would print, and its record, name the file with another digest."""
+    named = {one["name"] for one in told["inputs"] if one["sha256"] not in _digests(honest)}
+    # The file itself, the folder that is read as one, or the server.
+    mine = {
+        str(place),
+        kind.called,
+        *(str(place / part) for part in [kind.file, *Path(kind.file).parents]),
+    }
+    mine |= {str(place / one.name) for one in place.iterdir() if one.is_dir()}
+    return any(name in mine or "://" in name for name in named)
+
+
+def _digests(told: dict[str, Any]) -> set[str]:
+    return {one["sha256"] for one in told["inputs"]}
 
 
 class _Heard(logging.Handler):
@@ -392,6 +410,9 @@ def _waited(process: int) -> float:
 
 def _in_the_child(action: Callable[[], str], writer: int) -> None:
     gc.disable()  # it would touch, and so copy, every page of the parent
+    from train_lm.inputs import forget_inputs, read_inputs
+
+    forget_inputs()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
@@ -404,6 +425,7 @@ def _in_the_child(action: Callable[[], str], writer: int) -> None:
     try:
         value = action()
         told = {"how": "value", "value": value, "warned": " | ".join(heard.lines)[:300]}
+        told["inputs"] = [vars(one) for one in read_inputs()]
     except BaseException as error:  # whatever it is, it is what is asked for
         told = {
             "how": "error",
@@ -463,7 +485,7 @@ def try_out(
                 before = after
             whole = (kind.root / kind.file).read_bytes()
             if outcome == "silent" and kind.grows and whole.startswith(data) and data[-1:] == b"\n":
-                outcome = "accepted"
+                outcome = "earlier"
             counts[kind.name][outcome] += 1
             if outcome in UNSOUND:
                 said = re.sub(r"\s+", " ", said.replace(folder, ""))[:300]

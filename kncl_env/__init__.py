@@ -1,8 +1,9 @@
 """The world (corpus, graph, retrieval) and the game played on it.
 
-Importing it makes `gymnasium` know `kncl_env/TopicExpansion-v0`. It does not import
-gymnasium, which would bring numpy: `kncl-env --help` needs neither. Where gymnasium comes later,
-the environment is registered when it does.
+Importing it makes `gymnasium` know `kncl_env/TopicExpansion-v0`; a process that did not import it
+asks for `kncl_env:kncl_env/TopicExpansion-v0`, as children of `AsyncVectorEnv` and `SubprocVecEnv`
+do. It does not import gymnasium, which would bring numpy: `kncl-env --help` needs neither. Where
+gymnasium comes later, the environment is registered when it does.
 """
 
 from __future__ import annotations

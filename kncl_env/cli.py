@@ -160,6 +160,7 @@ def _build(args: argparse.Namespace) -> int:
     region = f", target {world.target_region}" if world.target_region else ""
     if world.is_distant:
         sample = world.card["target"]["sample_bytes"] / 1000
+        region = region if args.target is None else f", target {args.target}"
         region += f", of whose text {sample:,.0f} kB are visible and none is trained on"
     say(
         f"{args.out}: {counts['topics']:,} topics, {counts['links']:,} links, "

@@ -22,7 +22,15 @@ from train_lm.checked.arrays import reason
 from train_lm.checked.digests import sealed, unsealed
 from train_lm.checked.records import Fields
 from train_lm.checked.tensors import load_tensors
-from train_lm.files import hash_file, read_json, replacing_folder, write_json, write_tensors
+from train_lm.files import (
+    hash_file,
+    hash_json,
+    read_json,
+    replacing_folder,
+    write_json,
+    write_tensors,
+)
+from train_lm.inputs import note_input
 
 # As sb3-contrib's MaskableCategorical: large, but finite, so that a softmax never sees inf - inf.
 CLOSED = -1e8
@@ -291,6 +299,7 @@ class CuriosityPolicy:
         taste = card.get("taste")
         if taste is not None:
             taste = Taste.from_json(taste, place)
+        note_input(folder, hash_json(card), "a policy", checked=True)
         provenance = fields.inner("provenance").values if "provenance" in fields else None
         return cls(network, provenance, seed, taste)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -17,6 +17,8 @@ from rabbit_holes.path import holds_paths, read_numbered_paths, read_paths, writ
 from rabbit_holes.walkers.cli import add_generate_parser, add_walk_parser
 from train_lm.command_line import command, program, run, say, say_lines
 from train_lm.files import replacing
+from train_lm.inputs import SHOWN as DIGITS
+from train_lm.inputs import inputs
 from train_lm.outputs import alone
 from train_lm.plain_text import in_json, visible
 
@@ -316,7 +318,11 @@ def _describe(args: argparse.Namespace) -> None:
     landscape = Landscape.of_world(world, rng) if world else None
     groups = summarise(paths, landscape, rng, by=args.by)
     if args.json:
-        record = {"groups": [g.to_json() for g in groups], "lines_with_problems": len(problems)}
+        record = {
+            "groups": [g.to_json() for g in groups],
+            "lines_with_problems": len(problems),
+            "inputs": inputs(),
+        }
         say_lines(in_json(record))
     else:
         say_lines(_table(groups))
@@ -324,7 +330,9 @@ def _describe(args: argparse.Namespace) -> None:
         from rabbit_holes.describe.page import render_page
 
         name = f"the {world.card['source']} world {world.hash[:12]}" if world else None
-        page = render_page(groups, [file.name for file in args.files], name)
+        read = inputs()
+        sources = [f"{f.name} (sha256 {read.get(f.name, '')[:DIGITS]}…)" for f in args.files]
+        page = render_page(groups, sources, name)
         with replacing(args.html) as part:
             part.write_text(page, encoding="utf-8")
         say(f"{args.html}: a page for the browser", error=args.json)
@@ -355,8 +363,8 @@ def _export(args: argparse.Namespace) -> None:
         hold.begin_anew(args.force, mine, [args.world, args.file])
         world = World.open(args.world)
         problems: list[str] = []
-        paths = read_paths(_file(args.file), on_error=problems.append)
-        parts = split_by_pair(islice(paths, args.limit))
+        with closing(read_paths(_file(args.file), on_error=problems.append)) as paths:
+            parts = split_by_pair(islice(paths, args.limit))
         _print_some(problems)
         if not any(parts.values()):
             raise ValueError(f"expected paths in {args.file}, got none{_first(problems)}")
@@ -365,7 +373,7 @@ def _export(args: argparse.Namespace) -> None:
             export = write_minari(args.out, args.minari, parts, world, how, args.seed, about)
             end = f"read them with MINARI_DATASETS_PATH={args.out.resolve()}"
         else:
-            export = write_arrays(args.out, parts, world, how, args.seed)
+            export = write_arrays(args.out, parts, world, how, args.seed, inputs())
             end = f"{args.out}: arrays of {', '.join(SPLITS)}, and card.json"
     for own in export.splits:
         place = own.place or f"{own.split}, which has no data set"

@@ -176,9 +176,18 @@ class Export:
 
 
 def write_arrays(
-    out: Path, parts: Mapping[str, Sequence[Walk]], world: World, how: Showing, seed: int
+    out: Path,
+    parts: Mapping[str, Sequence[Walk]],
+    world: World,
+    how: Showing,
+    seed: int,
+    read: Mapping[str, str] | None = None,
 ) -> Export:
-    """Write `SPLIT.npz` and `card.json` into `out`."""
+    """Write `SPLIT.npz` and `card.json` into `out`.
+
+    Args:
+        read: Digests of what the paths came from, by name, for the card.
+    """
     table, rng = TopicTable.of(world), np.random.default_rng(seed)
     splits: list[Split] = []
     dropped: Counter[str] = Counter()
@@ -205,6 +214,7 @@ def write_arrays(
                 "format": 1,
                 "made_by": COMMAND,
                 "world": world.hash,
+                **({"inputs": dict(read)} if read else {}),
                 "feature_schema": FEATURE_SCHEMA,
                 "candidate_features": list(CANDIDATE_FEATURES),
                 "context_features": list(CONTEXT_FEATURES),

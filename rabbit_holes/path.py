@@ -7,20 +7,28 @@ wiki and no measure of a path.
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import json
 import logging
 import math
 import os
 import pathlib
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from train_lm.files import naming, replacing
+from train_lm.inputs import note_input
 from train_lm.outputs import Hold, Mine, alone
 
 logger = logging.getLogger(__name__)
+
+SEAL = "seal"  # the last field of a line in a file; see `Chain`
 
 MetaValue = str | int | float | None
 StrPath = str | os.PathLike[str]
@@ -201,11 +209,13 @@ class Path:
 
     @classmethod
     def from_json(cls, record: Any) -> Path:
-        """Inverse of `to_json`.
+        """Inverse of `to_json`; the seal of a line in a file is no part of its path.
 
         Raises:
             ValueError: naming the field that is missing, unknown or of the wrong kind.
         """
+        if isinstance(record, dict) and SEAL in record:
+            record = {name: value for name, value in record.items() if name != SEAL}
         required = ("id", "visits", "source", "walker", "licence")
         _require_fields(record, _PATH_FIELDS, required=required, what="a path")
         if not isinstance(record["visits"], list):
@@ -244,19 +254,27 @@ def read_numbered_paths(
 ) -> Iterator[tuple[int, Path]]:
     """Like `read_paths`, each path with the number of its line."""
     seen: set[str] = set()
-    with open(file, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                path = _parse_line(line, number)
-                if path.id in seen:
-                    raise ValueError(f"expected unique ids, got {path.id!r} again")
-            except ValueError as error:
-                on_error(f"{os.fspath(file)}:{number}: {error}")
-                continue
-            seen.add(path.id)
-            yield number, path
+    digest, chain = hashlib.sha256(), Chain()
+    try:
+        with open(file, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                digest.update(line)
+                if not line.strip():
+                    continue
+                chain.follow(line, number)
+                try:
+                    path = _parse_line(line, number)
+                    if path.id in seen:
+                        raise ValueError(f"expected unique ids, got {path.id!r} again")
+                except ValueError as error:
+                    on_error(f"{os.fspath(file)}:{number}: {error}")
+                    continue
+                seen.add(path.id)
+                yield number, path
+    finally:
+        what = f"{len(seen):,} walks{chain.unsealed(len(seen))}"
+        place = pathlib.Path(file)
+        note_input(place, digest.hexdigest(), what, checked=chain.sound, said=chain.said)
 
 
 def write_paths(file: StrPath, paths: Iterable[Path], *, force: bool = False) -> int:
@@ -273,12 +291,13 @@ def write_paths(file: StrPath, paths: Iterable[Path], *, force: bool = False) ->
     with alone(target) as hold:
         hold.begin_anew(force, holds_paths)
         ids: set[str] = set()
+        chain = Chain()
         with replacing(target) as partial, open(partial, "wb") as stream:
             for path in paths:
                 if path.id in ids:
                     raise ValueError(f"expected unique ids, got {path.id!r} twice")
                 ids.add(path.id)
-                stream.write(_to_line(path))
+                stream.write(chain.sealed(_to_line(path)))
     return len(ids)
 
 
@@ -295,6 +314,15 @@ def holds_paths(file: pathlib.Path, sources: tuple[str, ...] = ()) -> bool:
     return not sources or any(
         first.source.startswith(s) if s.endswith(":") else first.source == s for s in sources
     )
+
+
+def first_of(file: pathlib.Path) -> Path | None:
+    """The path that a file begins with; None where it begins with none."""
+    try:
+        with open(file, "rb") as stream:
+            return _parse_line(stream.readline(), 1)
+    except (OSError, ValueError):
+        return None
 
 
 class PathWriter:
@@ -341,9 +369,12 @@ class PathWriter:
         start = 0  # of the last line
         line = b"\n"
         self._stream.seek(0)
+        self._chain = last = Chain()
         for number, line in enumerate(self._stream, start=1):
             start = self._stream.tell() - len(line)
             if line.strip():
+                last = copy(self._chain)
+                self._chain.follow(line, number)
                 try:
                     self.ids.add(_parse_line(line, number).id)
                 except ValueError as error:
@@ -358,6 +389,7 @@ class PathWriter:
         if cut_short:
             logger.warning("%s: removed an unfinished last line: %s", self.file, errors[-1])
             self._stream.truncate(start)
+            self._chain = last
         elif not line.endswith(b"\n"):
             self._stream.write(b"\n")
         self._sync()
@@ -376,7 +408,7 @@ class PathWriter:
         if path.id in self.ids:
             raise ValueError(f"expected unique ids in {self.file}, got {path.id!r} again")
         with naming(self.file):
-            self._stream.write(_to_line(path))
+            self._stream.write(self._chain.sealed(_to_line(path)))
             self._sync()
         self.ids.add(path.id)
 
@@ -408,6 +440,78 @@ def _to_line(path: Path) -> bytes:
         return json.dumps(path.to_json(), separators=(",", ":")).encode() + b"\n"
 
 
+class Chain:
+    """Follows lines that seal themselves, each with the one before it; a file stays JSON Lines.
+
+    The last field of a line is its seal: the CRC-32 of what stands before it in the line, and that
+    of the line before, each as 8 hexadecimal digits. It tells damage by its line, and lines that
+    are lost or moved; whoever edits a file may leave it out, or add lines without it.
+
+    Attributes:
+        gaps: Numbers of the lines before which others are missing.
+    """
+
+    def __init__(self) -> None:
+        self._before, self._sealed, self._lines = 0, 0, 0
+        self.gaps: list[int] = []
+
+    def sealed(self, line: bytes) -> bytes:
+        """The next line of a file, with its seal."""
+        text = line.rstrip(b"\n").removesuffix(b"}")
+        own = zlib.crc32(text)
+        sealed = text + b',"seal":"%08x%08x"}\n' % (own, self._before)
+        self._before = own
+        return sealed
+
+    def follow(self, line: bytes, number: int) -> None:
+        """Read the next line of a file."""
+        self._lines += 1
+        found = _SEAL.search(line)
+        if found is None:
+            self._before = zlib.crc32(line.strip().removesuffix(b"}"))
+            return
+        self._sealed += 1
+        # A first line may stand anywhere, where files were joined.
+        if int(found[2], 16) not in (0, self._before):
+            self.gaps.append(number)
+        self._before = int(found[1], 16)
+
+    @property
+    def sound(self) -> bool:
+        """Whether all lines have seals, and follow one another as they were written."""
+        return self._sealed == self._lines and not self.gaps
+
+    @property
+    def said(self) -> str:
+        if not self.gaps:
+            return ""
+        others = f" and {len(self.gaps) - 1:,} others" if len(self.gaps) > 1 else ""
+        return f"lines are missing or moved before line {self.gaps[0]}{others}"
+
+    def unsealed(self, read: int) -> str:
+        """The end of what is told of so many walks."""
+        without = self._lines - self._sealed
+        return f" ({without:,} lines without a seal)" if without and self._sealed and read else ""
+
+
+def _unsealed(line: bytes) -> bytes:
+    """A line without its seal. Raises: ValueError where it is not the line that was sealed."""
+    found = _SEAL.search(line)
+    if found is None:
+        return line
+    text = line[: found.start()].removeprefix(codecs.BOM_UTF8)
+    if zlib.crc32(text) != int(found[1], 16):
+        raise ValueError(
+            "expected a line as it was written, got another: damaged, or edited without taking "
+            f"its seal away: {shown(text.decode(errors='replace'))}"
+        )
+    return text + b"}"
+
+
+# The last field of a line that one of our own commands wrote.
+_SEAL = re.compile(rb',"seal":"([0-9a-f]{8})([0-9a-f]{8})"\}\s*$')
+
+
 def _begins_a_path(line: bytes) -> bool:
     """Whether a kill may have left this of a first line that `_to_line` wrote."""
     opening = b'{"id":'
@@ -417,7 +521,7 @@ def _begins_a_path(line: bytes) -> bool:
 def _parse_line(line: bytes, number: int) -> Path:
     try:
         # Some editors put a byte order mark at the top of a file.
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        text = _unsealed(line).decode("utf-8-sig" if number == 1 else "utf-8")
         record = json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"expected UTF-8, got byte {error.object[error.start]:#04x}") from None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -21,13 +23,13 @@ from kncl_env.world.world import World
 from policies.arms.arm import Listed, Player
 from policies.arms.registry import ARMS
 from policies.benchmark.cells import ALL, CELLS, Cell, Learning, Recipe, chosen
-from policies.benchmark.clusters import clusters_of
 from policies.benchmark.page import page_of, write_page
 from policies.benchmark.playing import arms_of, identity_of, playable
 from policies.benchmark.runs import Places, claimed, run_benchmark
 from policies.benchmark.standings import pairwise_p, placing
-from policies.benchmark.stored import ArmFigures, Score, read_score
+from policies.benchmark.stored import ArmFigures, Duel, Score, read_score
 from policies.cli.main import main
+from train_lm.checked.digests import sealed
 
 SETTINGS = {
     "model": "xxs",
@@ -67,12 +69,12 @@ def figures(loss: float, family: str = "frontier rule", seeds: int = 8) -> ArmFi
     return ArmFigures(
         family=family,
         digest="d",
+        trainings=0,
         test=test,
         curve=(3.0, loss),
         tokens=100.0,
-        training=6.0,
-        beside=0.0,
-        search=0.0,
+        per_run=6.0,
+        once=0.0,
         loss=(centre, centre - 0.01, centre + 0.01),
         speed_up=(1.5, 1.2, 1.8),
         difference=(-0.1, -0.2, -0.05),
@@ -107,6 +109,7 @@ def test_the_benchmark_covers_worlds_scenarios_and_both_sizes() -> None:
         if "-distant-" in cell.name and cell.learning and cell.learning.trainings >= 3
     }
     assert len(trained) >= 2
+    assert all(set(arms_of(cell)) <= set(ARMS) for cell in CELLS.values())
     small = [cell for cell in CELLS.values() if cell.preset == "s"]
     assert len({cell.recipe.region for cell in small}) >= 2
     assert all(len(cell.arms) == 5 and cell.seeds >= 5 for cell in small)
@@ -224,6 +227,34 @@ def test_a_score_that_was_edited_is_refused_before_any_work(played: Places, tmp_
         read_score(tmp_path / "tiny.json")
 
 
+def test_a_score_that_lacks_anything_or_has_it_of_another_kind_is_one_clear_error(
+    played: Places, tmp_path: Path
+) -> None:
+    whole = json.loads(played.score(TINY).read_text())
+
+    def holes(value: object) -> Iterator[object]:
+        """The same with a field left out, and with one that is a number."""
+        if not isinstance(value, dict):
+            return
+        for name, inner in value.items():
+            rest = {key: own for key, own in value.items() if key != name}
+            yield rest
+            yield {**rest, name: -1}
+            yield from ({**rest, name: hole} for hole in holes(inner))
+
+    said = []
+    for hole in holes({name: own for name, own in whole.items() if name != "seal"}):
+        (tmp_path / "tiny.json").write_text(json.dumps(sealed(hole)))
+        try:
+            score = read_score(tmp_path / "tiny.json")
+        except ValueError as error:
+            said.append(str(error))
+        else:  # what no page shows: versions, settings of the learner
+            page_of({"tiny": score}, {"tiny": TINY})
+    assert len(said) > 100
+    assert all("tiny.json" in line for line in said)
+
+
 def test_a_score_under_the_name_of_another_cell_is_refused(played: Places, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_bytes(played.score(TINY).read_bytes())
     with pytest.raises(ValueError, match="expected the score of other"):
@@ -234,6 +265,9 @@ def test_a_benchmark_killed_in_the_middle_goes_on_to_the_same_bytes(
     played: Places, tmp_path: Path
 ) -> None:
     out, results = tmp_path / "out", tmp_path / "results"
+    out.mkdir()
+    shutil.copy(played.out / "config.json", out)
+    shutil.copytree(played.out / "worlds", out / "worlds")  # what is built is not the question
     names = {"tests": str(ROOT / "tests"), "out": str(out), "results": str(results)}
     words = [sys.executable, "-c", PLAYS.format(**names)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -254,24 +288,30 @@ def test_a_benchmark_killed_in_the_middle_goes_on_to_the_same_bytes(
     assert (results / "tiny.json").read_bytes() == played.score(TINY).read_bytes()
 
 
-def test_a_cell_with_learning_plays_clones_trainings_and_fresh_policies(tmp_path: Path) -> None:
+def test_a_cell_with_learning_plays_clones_trainings_fresh_policies_and_controls(
+    played: Places, tmp_path: Path
+) -> None:
     learning = Learning(
         trainings=2, scratch=1, cloned=1, walks=60, iterations=1, episodes=2, learning_rate=1e-3
     )
-    cell = replace(TINY, name="taught", learning=learning)
-    places = Places(tmp_path / "out", tmp_path / "results")
+    cell = replace(TINY, name="taught", learning=learning, subject="learned")
+    places = Places(played.out, tmp_path / "results")  # the same world
     (score,), left_out = run_benchmark([cell], places)
     assert left_out == []
-    names = ["uniform", "random", "cloned-0", "learned-0", "learned-1", "scratch-0"]
-    assert list(score.arms) == names
-    digests = {score.arms[name].digest for name in names[2:]}
-    assert len(digests) == 4  # each was trained by itself
-    episode = score.arms["learned-0"].training
-    assert score.arms["learned-0"].search == pytest.approx(2 * episode)
-    assert score.arms["cloned-0"].search == 0
-    (cluster,) = clusters_of(score.arms)
-    assert cluster.name == "learned"
-    assert cluster.tests.shape == (2, 2)
+    arms = score.arms
+    assert list(arms)[:2] == ["uniform", "random"]
+    assert {"cloned", "learned", "scratch", "shuffle", "static-final", "rewired"} <= set(arms)
+    assert arms["shuffle"].family == "control"
+    assert arms["learned"].trainings == 2
+    assert len(arms["learned"].digest.split(",")) == 2  # each was trained by itself
+    # Two episodes of PPO cost two episodes at least, beside the clone that they began with.
+    episode = arms["uniform"].per_run
+    assert arms["learned"].once > 2 * episode
+    assert 0 < arms["cloned"].once < arms["learned"].once
+    assert score.duels[0].against == "uniform"
+    assert "shuffle" in [one.against for one in score.controls]
+    assert any("learner seeds" in lack for lack in score.lacks)
+    assert read_score(places.score(cell)) == score
 
 
 def test_who_came_first_is_told_by_hand_made_losses() -> None:
@@ -284,6 +324,18 @@ def test_who_came_first_is_told_by_hand_made_losses() -> None:
     # No flip but none and all of them leaves as large a t: 2 of 256.
     assert found.p == pytest.approx(2 / 256)
     assert found.shown
+
+
+def test_a_policy_that_comes_first_needs_trainings_that_agree() -> None:
+    tests = {"rule": [2.0, 2.1] * 4, "learned": [1.5, 1.61] * 4}
+    families = {"rule": "frontier rule", "learned": "learned"}
+    once = placing(tests, families, {"learned": ["a"] * 8})
+    assert once.p == 1.0
+    agreed = placing(tests, families, {"learned": ["a", "a", "b", "b", "c", "c", "a", "b"]})
+    assert agreed.shown
+    rival = placing({**tests, "rule": [1.0, 1.1] * 4}, families, {"learned": ["a"] * 8})
+    assert rival.winner == "rule"
+    assert rival.shown
 
 
 def test_five_seeds_show_no_winner_whatever_comes_out() -> None:
@@ -327,27 +379,41 @@ def test_the_page_names_the_winner_among_all_and_the_cells_that_are_missing() ->
         "uniform": replace(figures(2.5, "independent"), difference=None, p=None),
         "rule": figures(2.4),
         "knn": figures(2.3, "selection"),
-        "learned-0": figures(2.45, "learned"),
-        "learned-1": figures(2.47, "learned"),
+        "learned": replace(figures(2.45, "learned"), trainings=3),
         "target-text": figures(2.0, "reference"),
     }
     tests = {arm: own.test for arm, own in arms.items()}
     families = {arm: own.family for arm, own in arms.items()}
     score = Score(
-        cell=TINY.to_json(),
+        cell={**TINY.to_json(), "subject": "learned"},
         identity="i",
-        world={"hash": "0" * 64, "build": "kncl-env build", "counts": {"topics": 24, "tokens": 9}},
+        world={
+            "source": "s",
+            "licence": "l",
+            "hash": "0" * 64,
+            "build": "kncl-env build",
+            "counts": {"topics": 24, "tokens": 9},
+        },
         made_by={"command": "c", "commit": "abc", "torch": "2", "machine": "m"},
         moments=(0.0, 100.0),
         arms=arms,
         placing=placing(tests, families),
-        notes=(),
+        duels=(
+            Duel("the best selection method", "knn", (0.15, 0.14, 0.16), 0.01, "worse"),
+            Duel("uniform", "uniform", (-0.05, -0.06, -0.04), 0.01, "better"),
+        ),
+        controls=(Duel("shuffle", "shuffle", (0.0, -0.01, 0.01), 0.8, "no difference shown"),),
+        lacks=("8 learner seeds",),
     )
     page = page_of({"tiny": score}, cells)
-    assert "**knn** (selection) has the lowest final loss of all 5 arms that compete" in page
+    assert "**knn** (selection) has the lowest final loss of all 4 arms that compete" in page
     assert "0.1000 [0.1000, 0.1000] above it" in page
     # A policy that lost is told to have lost.
-    assert "0.1600 above the best selection, knn" in page
+    assert "- against the best selection method, knn: +0.1500 [+0.1400, +0.1600]" in page
+    assert "p = 0.01: worse" in page
+    assert "- control *shuffle*: +0.0000" in page
+    assert "an estimate, no headline: it lacks 8 learner seeds" in page
+    assert "| learned, 3 trainings |" in page
     assert "## Not played yet" in page
     assert "- other: `kncl-policy benchmark --cells other --out DIR`" in page
     assert "| target-text |" in page

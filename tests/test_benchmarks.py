@@ -57,6 +57,20 @@ def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: P
 
 
 @pytest.mark.slow
+def test_the_table_of_arms_has_every_arm_and_who_pays_for_models(tmp_path: Path) -> None:
+    out = tmp_path / "arms.json"
+    names = "uniform,dsir,highest-loss,target-aligned"
+    run("arms.py", "--tiny", "--steps", "2", "--arms", names, "--out", str(out))
+    found = json.loads(out.read_text())
+    assert list(found) == names.split(",")
+    assert all(row["act"] > 0 < row["step"] for row in found.values())
+    models = {name: row["models"] for name, row in found.items()}
+    assert models["uniform"] == models["dsir"] == 0
+    assert models["highest-loss"] == pytest.approx(4 / 3)  # four times a step's, a third each
+    assert models["target-aligned"] > 0
+
+
+@pytest.mark.slow
 def test_the_gpu_table_has_a_dry_run_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     run("gpu.py", "--device", "cpu", "--tiny", "--rounds", "1", "--out", str(out))

@@ -152,19 +152,6 @@ ARMS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def played(
-    far_world: World, hidden_changed: World, sample_changed: World
-) -> dict[str, list[dict[str, Any]]]:
-    """Episodes of several arms in each of the three worlds."""
-    found = {}
-    worlds = {"as it is": far_world, "hidden": hidden_changed, "sample": sample_changed}
-    for name, world in worlds.items():
-        env = env_of(world, **SETTINGS)
-        found[name] = [seen_by(env, arm, taste) for arm, taste in ARMS]
-    return found
-
-
 def same(one: dict[str, Any], other: dict[str, Any], part: str) -> bool:
     a, b = one[part], other[part]
     if part != "seen":
@@ -172,25 +159,25 @@ def same(one: dict[str, Any], other: dict[str, Any], part: str) -> bool:
     return all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
 
 
-@pytest.mark.parametrize("i", range(len(ARMS)))
 def test_hidden_text_of_the_target_moves_nothing_but_what_an_evaluation_measures(
-    i: int, played: dict[str, list[dict[str, Any]]]
+    far_world: World, hidden_changed: World
 ) -> None:
-    here, there = played["as it is"][i], played["hidden"][i]
-    for part in ("seen", "rewards", "titles", "read"):
-        assert same(here, there, part), part
-    assert here["losses"]["reward"] == there["losses"]["reward"]
-    assert here["losses"]["select"] != there["losses"]["select"]
-    assert here["losses"]["test"] != there["losses"]["test"]
+    envs = [env_of(world, **SETTINGS) for world in (far_world, hidden_changed)]
+    for arm, taste in ARMS:
+        here, there = (seen_by(env, arm, taste) for env in envs)
+        for part in ("seen", "rewards", "titles", "read"):
+            assert same(here, there, part), (arm, part)
+        assert here["losses"]["reward"] == there["losses"]["reward"]
+        assert here["losses"]["select"] != there["losses"]["select"]
+        assert here["losses"]["test"] != there["losses"]["test"]
 
 
 def test_the_visible_sample_moves_what_is_seen_and_paid(
-    played: dict[str, list[dict[str, Any]]],
+    far_world: World, sample_changed: World
 ) -> None:
-    here, there = played["as it is"][0], played["sample"][0]
+    here, there = (seen_by(env_of(w, **SETTINGS), "rule") for w in (far_world, sample_changed))
     assert not same(here, there, "seen")
     assert not same(here, there, "rewards")
-    # The hidden text is the same, and so are the learners before they read anything.
     assert here["losses"]["reward"] != there["losses"]["reward"]
 
 

@@ -21,6 +21,7 @@ class RiggedModel:
 
     name = "rigged"
     chats = False
+    sha256 = ""
 
     def __init__(self, likes: dict[str, float] | None = None, words: list[str] | None = None):
         self.likes = likes or {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +36,7 @@ from kncl_env.world.world import World
 from policies.arms.registry import arm_of
 from policies.play.curves import CurveMeter
 from policies.play.episodes import play
+from policies.play.guard import Guarded
 from policies.play.seeds import EVALUATION
 from policies.verdict.knowledge_section import knowledge_section
 from train_lm.continuations import Question, log_likelihoods
@@ -518,7 +521,8 @@ def test_an_episode_tells_what_was_known_where_it_is_asked_and_nothing_else_chan
 
 def test_a_learner_in_a_bank_is_asked_with_its_own_weights(naming_world: World) -> None:
     stage = env_of(naming_world, **SMALL).stage
-    bank = side_by_side(stage, 2, compile=False)
+    # As an evaluation has them: with a guard around each.
+    bank = side_by_side(stage, 2, compile=False, watch=partial(Guarded, stage=stage))
     alone = stage.learner()
     windows = np.arange(8)
     for learner in (alone, bank.envs[0].learner, bank.envs[1].learner):
@@ -607,3 +611,50 @@ def test_seeds_add_items_and_no_topics() -> None:
     assert (own.items, own.topics) == (300, 300)
     assert (found.items, found.topics) == (600, 300)
     assert both.tokens == [0, 1000]
+
+
+# --- the test of the hypothesis --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def orders() -> ModuleType:
+    place = Path(__file__).parents[1] / "benchmarks" / "knowledge_order.py"
+    spec = importlib.util.spec_from_file_location("knowledge_order", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_orders_read_the_same_windows_each_as_often(
+    telling_world: World, orders: ModuleType
+) -> None:
+    store = telling_world.windows(32)
+    nucleus, order = orders.grown_order(telling_world, 4)
+    assert sorted([*nucleus.tolist(), *order]) == list(range(24))
+    known = set(nucleus.tolist())
+    for topic in order:  # each is next to what is known when its turn comes
+        assert known & set(telling_world.graph.around(topic).tolist())
+        known.add(topic)
+    rows = orders.plan(telling_world, store, nucleus, order, (12, 12), 0)
+    grown, outside, topics, shuffled = rows
+    assert rows.shape == (4, 20 * 3 * 8)
+    assert (np.sort(rows) == np.sort(grown)).all()
+    blocks = grown.reshape(20, -1)
+    assert np.array_equal(outside.reshape(20, -1), blocks[::-1])
+    assert {b.tobytes() for b in topics.reshape(20, -1)} == {b.tobytes() for b in blocks}
+    for block, topic in zip(blocks, order, strict=True):
+        of = telling_world.passage_topic[store.document[block]]
+        assert (of == topic).sum() >= 12  # half of it, and replay may bring it again
+    assert not (shuffled.reshape(20, -1) == blocks).all(1).any()
+
+
+def test_a_difference_of_orders_is_paired_by_seed(orders: ModuleType) -> None:
+    found = orders.paired([0.2, 0.4, 0.6], [0.1, 0.3, 0.5])
+    assert found["mean"] == pytest.approx(0.1)
+    assert found["interval"] == pytest.approx([0.1, 0.1])
+    assert found["p"] == pytest.approx(0.25)  # the least that three pairs can give
+    other = orders.paired([0.0, 0.2, 0.1, 0.1], [0.1, 0.0, 0.2, 0.0])
+    assert other["interval"][0] < 0 < other["interval"][1]
+    assert other["p"] > 0.5

@@ -43,18 +43,27 @@ def test_the_harness_tells_each_outcome_apart(tmp_path: Path) -> None:
     finally:
         sys.path.pop(0)
 
-    def outcome(read: str, loose: bool = False) -> str:
+    def outcome(read: str) -> str:
         def reader(place: Path) -> str:
             return str(eval(read, {"place": place, "np": np, "os": os, "kill": os.kill}))
 
-        kind = Kind("any", tmp_path, "a.json", reader, "json", loose=loose)
-        return judged(kind, tmp_path, {"value": "1", "grown": 0})[0]
+        kind = Kind("any", tmp_path, "a.json", reader, "json")
+        honest = {"value": "1", "grown": 0, "inputs": [{"name": "a", "sha256": "ab"}]}
+        return judged(kind, tmp_path, honest)[0]
 
     log = "__import__('logging').getLogger('x').warning('said')"
     assert outcome("1") == "same"
     assert outcome(f"[{log}, 1][1]") == "again"
     assert outcome("2") == "silent"
-    assert outcome("2", loose=True) == "accepted"
+    for name, digest, told in (
+        (tmp_path / "a.json", "cd", "named"),
+        (tmp_path, "cd", "named"),
+        ("http://server/", "cd", "named"),
+        (tmp_path / "a.json", "ab", "silent"),  # the honest file's
+        ("elsewhere", "cd", "silent"),
+    ):
+        note = "__import__('train_lm.inputs').inputs.note_input"
+        assert outcome(f"[{note}({str(name)!r}, {digest!r}), 2][1]") == told
     assert outcome(f"[{log}, 2][1]") == "named"
     assert outcome("open(place / 'a.json').read()") == "error"
     assert outcome("open('elsewhere').read()") == "unnamed"

@@ -138,7 +138,7 @@ def test_goals_are_named_by_comma_and_malformed_lines_are_counted(
     assert main([*argv, "--out", str(tmp_path / "cloned")]) == 0
     said = capsys.readouterr()
     assert "dropped 25: malformed lines" in said.out
-    assert said.err.count("broken.jsonl:") == 20
+    assert said.err.count(f"left out: {broken}:") == 20
     assert "left out: 5 more malformed lines" in said.err
     assert CuriosityPolicy.load(tmp_path / "cloned").provenance["goals"] == ["given", "withheld"]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path as FilePath
@@ -101,7 +102,11 @@ def test_import_prints_what_was_read_and_dropped_and_where_it_wrote(snap, tmp_pa
     assert f"{out}: 2 paths" in printed.out
     named = out.with_name("people.jsonl.problems.txt")
     assert f"{named}: 3 lines" in printed.out
-    assert named.read_text().splitlines() == printed.err.splitlines()
+    *problems, read = printed.err.splitlines()
+    assert named.read_text().splitlines() == problems
+    assert re.fullmatch(
+        rf"read {snap}/\S*: 4 files, sha256 [0-9a-f]{{12}}…, nothing to check it against", read
+    )
 
 
 def test_an_existing_file_is_kept_without_force(snap, tmp_path, capsys) -> None:

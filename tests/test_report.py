@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policies.verdict.accounting import ArmCost, Bill, Spent
+from policies.verdict.controls_section import CONTROLS
 from policies.verdict.figures import nice_ticks
 from policies.verdict.growth_map import Growth
 from policies.verdict.report import Beside, RunInfo, headline, write_report
 from policies.verdict.scores import ArmRun, summarise
-from policies.verdict.summary import Summary
+from policies.verdict.summary import Interval, Summary
 from policies.verdict.table import table
 
 INFO = RunInfo(
@@ -465,3 +468,79 @@ def test_a_browser_renders_the_page_without_complaint_and_without_overflow(tmp_p
         assert seen["overlaps"] == []
         assert seen["cells"] == 6 * 7
         assert seen["drawn"] == 1 + 2 + 1 + 2  # of each map the moment that is chosen
+
+
+def whole_report(file: Path) -> Summary:
+    """A page with everything that one can have: families, controls, costs, growth."""
+    families = {"uniform": "independent", "rule": "frontier rule", "dsir": "selection"}
+    families |= {"learned": "learned"} | dict.fromkeys(CONTROLS, "control")
+    runs = [
+        replace(run, family=family, learner_seed=run.seed, training=f"{run.seed % 3}")
+        if family == "learned"
+        else replace(run, family=family, learner_seed=run.seed)
+        for k, (arm, family) in enumerate(families.items())
+        for run in arm_runs(arm, [3.0 - 0.01 * k + 0.003 * (seed * k % 5) for seed in range(9)])
+    ]
+    summary = summarise(runs, subject="learned", rng=np.random.default_rng(0), reps=60)
+    cost = ArmCost(1e6, 2e5, 1e6, 0.0, 6e5)
+    bills = {arm: Bill(cost) for arm in families}
+    searched = replace(cost, search=(Spent("episodes of PPO", 8, 8e6, 1e6), Spent("cloning")))
+    bills["learned"] = Bill(searched, Interval(17.2, 9.0, None))
+    write_report(
+        file, summary, runs, INFO, Beside(some_growth(("learned", "rule")), costs=bills), "learned"
+    )
+    return summary
+
+
+def test_the_page_says_first_what_was_found_and_whether_it_is_a_headline(tmp_path: Path) -> None:
+    summary = whole_report(tmp_path / "report.html")
+    assert summary.standing.lacks == ()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    first = text.split("<p class='headline'>")[1].split("</p>")[0]
+    assert first.startswith("learned does better than uniform, and it ")
+    assert summary.contest.rival in first
+    for part in (
+        "Comparisons that were named beforehand",
+        "Controls of learned",
+        "Where tokens went",
+        "How many runs are how fast",
+        "Noise floor",
+    ):
+        assert part in page.text
+    for name, (what, _) in CONTROLS.items():
+        assert name in page.text
+        assert what in page.text
+    assert text.count("<details open>") == 5
+    assert "learned: 1" in page.text
+    assert "17.2" in page.text
+    assert page.tags.count("input") == 2 * 9
+    few = replace(summary, standing=replace(summary.standing, learner_seeds=1))
+    lines = headline(few, "learned")
+    assert lines[0].startswith("Estimate: learned does better")
+    assert lines[1] == ("A headline would need 8 learner seeds, of which there is 1 (--inits 8).")
+    assert "an estimate: a headline needs 8 learner seeds" in table(few)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_renders_all_sections_without_complaint_request_or_overflow(
+    tmp_path: Path,
+) -> None:
+    whole_report(tmp_path / "report.html")
+    asked = (
+        "const entries = frame.contentWindow.performance.getEntriesByType('resource');"
+        "found[width] = {asked: entries.length, "
+    )
+    (tmp_path / "probe.html").write_text(PROBE.replace("found[width] = {", asked), encoding="utf-8")
+    probe, console = open_in_browser(tmp_path / "probe.html", tmp_path / "browser")
+    assert console == ""
+    title = re.search(r"<title>(.*?)</title>", probe)
+    assert title is not None
+    found = json.loads(title[1].replace("&amp;", "&"))
+    assert set(found) == {"1280", "900", "420"}
+    for seen in found.values():
+        assert seen["asked"] == 0
+        assert seen["scroll"] <= seen["client"]
+        assert seen["overlaps"] == []
+        # Curves, two panels of dots, profiles, and of each map the moment that is chosen.
+        assert seen["drawn"] == 1 + 2 + 1 + 2

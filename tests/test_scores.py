@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -89,6 +90,19 @@ def test_plain_interval_stays_within_the_data_and_the_widened_one_holds_it() -> 
     assert 1.0 <= plain[0] <= plain[1] <= 4.0
     assert wide[0] < plain[0]
     assert wide[1] > plain[1]
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 9, 30])
+@pytest.mark.parametrize("statistic", [mean, iqm])
+def test_resamples_drawn_at_once_are_those_drawn_one_after_another(
+    n: int, statistic: Callable[[np.ndarray], float]
+) -> None:
+    x = np.random.default_rng(n).normal(size=n) * 3
+    ends = [
+        stratified_bootstrap_ci(x, how, np.random.default_rng(1), reps=99)
+        for how in (statistic, lambda rows: statistic(rows))
+    ]
+    assert ends[0] == ends[1]
 
 
 def test_strata_are_resampled_apart() -> None:

@@ -19,6 +19,7 @@ from kncl_env.table_world.table import SHIPPED, UNIT, Table, key_after, load_tab
 from policies.arms.registry import arm_of
 from policies.benchmark.regret import regret_of
 from policies.cli.main import main
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,10 @@ def test_arrays_that_are_no_tree_are_refused(table: Table) -> None:
     parent[3] = 4
     with pytest.raises(ValueError, match="every state after the one that it came from"):
         Table(**{**parts, "parent": parent})
+    draw = table.draw.copy()
+    draw[-1] = 0
+    with pytest.raises(ValueError, match="in the draw of the one before"):
+        Table(**{**parts, "draw": draw})
     key = table.key.copy()
     key[3] = key[4]
     with pytest.raises(ValueError, match="a key twice"):
@@ -165,7 +170,7 @@ def test_a_snapshot_in_the_table_is_exact(env: TableEnv) -> None:
 
 
 def test_greedy_by_what_the_table_knows_has_less_regret_than_chance(env: TableEnv) -> None:
-    by_chance = regret_of(env, arm_of("random"), 12)
+    by_chance = regret_of(env, arm_of("random"), 3)
     table, greedy = env.table, []
     for draw in range(table.draws):
         row, total = 0, 0.0
@@ -175,24 +180,61 @@ def test_greedy_by_what_the_table_knows_has_less_regret_than_chance(env: TableEn
         greedy.append(total)
     assert 0 <= np.mean(greedy) < by_chance.regrets.mean()
     # What an episode earned and what it missed are the best return together.
-    best = [table.optimum(seed % table.draws) for seed in range(12)]
+    best = [table.optimum(seed % table.draws) for seed in range(3 * table.draws)]
     assert by_chance.returns + by_chance.regrets == pytest.approx(np.array(best))
 
 
+def test_chance_earns_what_its_expectation_over_the_tree_is(env: TableEnv) -> None:
+    table = env.table
+
+    def expected(row: int, draw: int) -> float:
+        """Return of drawing evenly among candidates; rehearsal is no candidate."""
+        children = [int(c) for c in table.children(row, draw) if table.topic[c] >= 0]
+        if not children:
+            return 0.0
+        return float(np.mean([table.gain(c) + expected(c, draw) for c in children]))
+
+    found = regret_of(env, arm_of("random"), 12).returns.reshape(12, table.draws)
+    for draw in range(table.draws):
+        error = found[:, draw].std(ddof=1) / np.sqrt(12)
+        assert abs(found[:, draw].mean() - expected(0, draw)) < 4 * error
+
+
+def test_a_bandit_of_the_frontier_learns_in_the_table_from_its_topics_losses(env: TableEnv) -> None:
+    env.reset(seed=0)
+    windows = np.array([0, len(env.stage.store) - 1])
+    topics = env.stage.world.passage_topic[env.stage.store.document[windows]]
+    assert np.array_equal(env.learner.losses(windows), env.learner.probe(topics))
+    found = regret_of(env, arm_of("ucb1-frontier"), 1)
+    assert found.problem == ""
+    assert (found.steps >= -1e-9).all()
+
+
+def test_a_policy_is_at_home_in_the_table(env: TableEnv, tmp_path: Path) -> None:
+    network = CuriosityNetwork(CuriosityConfig(width=16, seed=0))
+    CuriosityPolicy(network, {"made_by": "nobody"}).save(tmp_path / "fresh")
+    found = regret_of(env, arm_of(str(tmp_path / "fresh")), 1)
+    assert found.problem == ""
+    assert (found.regrets >= 0).all()
+
+
 def test_an_arm_that_reads_other_text_is_told_so(env: TableEnv) -> None:
-    found = regret_of(env, arm_of("uniform"), 2)
+    found = regret_of(env, arm_of("uniform"), 1)
     assert "the table holds no draws from the corpus" in found.problem
 
 
 def test_the_verb_prints_arms_by_regret_and_names_those_it_cannot_play(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["regret", "--policies", "random,coverage,uniform", "--episodes", "6"]) == 0
+    assert main(["regret", "--policies", "random,coverage,uniform", "--rounds", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     arms = [line.split()[0] for line in lines[2:-1]]
     assert sorted(arms) == ["coverage", "random"]
     regrets = [float(line.split()[1]) for line in lines[2:-1]]
     assert regrets == sorted(regrets)
+    coverage = next(line for line in lines if line.startswith("coverage"))
+    exact = coverage.split()[1]  # it draws no lots, so that nothing is left open
+    assert f"{exact} [{exact}, {exact}]" in coverage
     assert lines[-1].endswith("uniform")
 
 

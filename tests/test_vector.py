@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.vec_env import DummyVecEnv
+from gymnasium.vector import AsyncVectorEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import kncl_env  # noqa: F401  # registers the id
 from kncl_env.entry_points import topic_expansion, topic_expansions
@@ -133,3 +135,30 @@ def test_closing_frees_the_threads(small_world: World) -> None:
     for thread in opened:
         thread.join(5)
     assert not ours() & opened
+
+
+@pytest.mark.parametrize("kind", ["gymnasium", "stable-baselines3"])
+def test_spawned_children_find_the_environment(small_world: World, kind: str) -> None:
+    """The id names the module that registers it, so a fresh process need not know of it."""
+    make = partial(_made_in_a_child, str(small_world.path))
+    if kind == "gymnasium":
+        found = AsyncVectorEnv([make, make], context="spawn")
+        seen, _ = found.reset(seed=3)
+    else:
+        found = SubprocVecEnv([make, make], start_method="spawn")
+        found.seed(3)
+        seen = found.reset()
+    try:
+        alone = make()
+        expected, _ = alone.reset(seed=3)
+        for name in expected:
+            np.testing.assert_array_equal(seen[name][0], expected[name])
+    finally:
+        found.close()
+
+
+def _made_in_a_child(world: str) -> gym.Env:  # type: ignore[type-arg]
+    import torch
+
+    torch.set_num_threads(1)
+    return gym.make("kncl_env:kncl_env/TopicExpansion-v0", world=world, **SETTINGS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from killed_once import Square, square
 
 from train_lm.crew.hands import Hands
 from train_lm.crew.local import TRIES
+from train_lm.machine.launchers import check_launcher
 
 
 def tasks(marks: Path, *deaths: int) -> list[Square]:
@@ -33,3 +37,69 @@ def test_a_task_that_always_kills_its_worker_is_given_up_with_one_line(tmp_path:
 def test_no_worker_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected processes >= 1, got 0"):
         list(Hands(0).played(tasks(tmp_path, 0), square))
+
+
+@dataclass
+class Tally:
+    """Keeps a sum; its worker is killed as it adds a 3 for the first time."""
+
+    marks: str
+    total: int = 0
+
+    def begin(self, total: int) -> int:
+        self.total = total
+        return total
+
+    def add(self, number: int) -> int:
+        mark = Path(self.marks) / "killed"
+        if number == 3 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number < 0:
+            raise ValueError("expected a number of 0 or more, got less")
+        self.total += number
+        return self.total
+
+
+def test_a_standing_worker_that_is_killed_is_told_again_what_it_was_told(tmp_path: Path) -> None:
+    workers = Hands(2).standing(Tally, [str(tmp_path)] * 2)
+    try:
+        workers.begin_anew()
+        assert workers.each("begin", [(10,), (20,)]) == [10, 20]
+        assert workers.each("add", [(1,), (2,)]) == [11, 22]
+        assert workers.each("add", [(3,), (2,)]) == [14, 24]
+        assert (tmp_path / "killed").exists()
+        with pytest.raises(ValueError, match="expected a number of 0 or more"):
+            workers.each("add", [(-1,), (0,)])
+    finally:
+        workers.close()
+
+
+def test_both_ways_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected processes of this machine or a Ray cluster"):
+        Hands(2, "auto")
+
+
+def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"install it with `pip install 'kncl\[ray\]'`"):
+        list(Hands(ray="auto").played([1], square))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["/usr/bin/python", "/usr/bin/accelerate", "launch", "--cpu", "--num_processes", "2", "x"],
+        ["python", "-m", "accelerate.commands.launch", "launch", "--num-processes=2", "x"],
+    ],
+)
+def test_a_launcher_that_started_too_few_is_told(words: list[str]) -> None:
+    with pytest.raises(ValueError, match="expected the 2 processes that accelerate was asked for"):
+        check_launcher(words)
+
+
+@pytest.mark.parametrize(
+    "words", [["accelerate", "launch", "x"], ["bash", "launch", "-n", "2"], []]
+)
+def test_other_parents_are_no_launchers(words: list[str]) -> None:
+    check_launcher(words)

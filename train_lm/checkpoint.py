@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -22,7 +23,7 @@ from train_lm.checked.digests import read_sealed, sealed
 from train_lm.checked.inside import check_links, inside
 from train_lm.checked.records import Fields, parse_json
 from train_lm.checked.tensors import Packed, load_packed
-from train_lm.files import read_json, replacing, write_json, write_packed
+from train_lm.files import Json, read_json, replacing, write_json, write_packed
 from train_lm.machine.parallel import Parallel
 from train_lm.outputs import MADE_BY, SETTINGS
 from train_lm.trainer import Trainer
@@ -30,7 +31,10 @@ from train_lm.trainer import Trainer
 log = logging.getLogger(__name__)
 
 CARD = "checkpoint.json"
+METRICS = "metrics.jsonl"
 LONGEST_SHOWN = 100  # characters of a setting in a message
+
+BESIDE = "journal"  # in a card: bytes and CRC-32 of what is written beside the checkpoints
 
 _MISSING = object()  # a setting that one side has not even as null
 
@@ -63,10 +67,14 @@ class Checkpoints:
         run: Its folder.
         unit: What progress is counted in, `updates` for example.
         finite: Whether all numbers have to be.
+        beside: Name of a journal in the folder that grows with the run, if its lines are the same
+            whenever they are written: its checksum is kept, too, and what differs is told.
     """
 
-    def __init__(self, run: Path, unit: str, finite: bool = True) -> None:
-        self.run, self.unit, self.finite = run, unit, finite
+    def __init__(
+        self, run: Path, unit: str, finite: bool = True, beside: str | None = None
+    ) -> None:
+        self.run, self.unit, self.finite, self.beside = run, unit, finite, beside
         self._named: set[str] | None = None  # files that the card names, once it was read
 
     def keep(
@@ -88,10 +96,31 @@ class Checkpoints:
         write_packed(file, packed, durable=False)
         entry = {self.unit: done, "file": file.name, "digest": packed.digest(), **(more or {})}
         before = [e for e in self._entries() if e.whole(self.unit) < done][:1]
+        entry |= self._checksum(before[0] if before else None)
         last = {"before": dict(before[0].values)} if before else {}
         write_json(self.run / CARD, sealed({**entry, **last}), durable=False)
         self._named = {file.name, *(e.text("file") for e in before)}
         self._forget_others(self._named)
+
+    def _checksum(self, before: Fields | None) -> Json:
+        """Bytes and CRC-32 of the journal, from where the checkpoint before it knows them."""
+        if self.beside is None or not (self.run / self.beside).is_file():
+            return {}
+        first, crc = before.wholes(BESIDE) if before is not None and BESIDE in before else (0, 0)
+        with (self.run / self.beside).open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size < first:  # it lost lines
+                first = crc = 0
+            stream.seek(first)
+            more = stream.read()
+        return {BESIDE: [first + len(more), zlib.crc32(more, crc)]}
+
+    def _check_journal(self, entry: Fields) -> None:
+        if self.beside is None or BESIDE not in entry:
+            return
+        (size, crc), file = entry.wholes(BESIDE), self.run / self.beside
+        found = file.read_bytes()[:size] if file.is_file() else b""
+        if len(found) != size or zlib.crc32(found) != crc:
+            log.warning("%s: other lines than were written before the checkpoint: damaged", file)
 
     def newest(self) -> Checkpoint | None:
         """The last good checkpoint; None where none was kept yet.
@@ -107,6 +136,7 @@ class Checkpoints:
                 log.warning("%s", error)
                 reasons.append(str(error))
                 continue
+            self._check_journal(entry)
             return found
         if reasons:
             raise ValueError(
@@ -139,6 +169,8 @@ class Checkpoints:
             entries.append(card.inner("before"))
         for entry in entries:
             entry.whole(self.unit)
+            if BESIDE in entry and len(entry.wholes(BESIDE)) != 2:
+                raise entry.wrong(BESIDE, "a size and a checksum")
             inside(self.run, entry.text("file"), CARD)
         self._named = {entry.text("file") for entry in entries}
         return entries
@@ -157,7 +189,7 @@ def save_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> None:
     """Keep this moment; every process must call it."""
     state = {**trainer.snapshot(), **_generators(parallel)}
     if parallel.rank == 0:
-        Checkpoints(run, "updates").keep(trainer.updates, state)
+        Checkpoints(run, "updates", beside=METRICS).keep(trainer.updates, state)
     parallel.wait()
 
 
@@ -167,7 +199,7 @@ def restore_checkpoint(run: Path, trainer: Trainer, parallel: Parallel) -> int:
     Raises:
         ValueError: The checkpoints are damaged or of another model.
     """
-    kept = Checkpoints(run, "updates")
+    kept = Checkpoints(run, "updates", beside=METRICS)
     found = kept.newest()
     if found is None:
         return 0

@@ -24,6 +24,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 from train_lm import say_again
+from train_lm.inputs import forget_inputs, told_inputs
 from train_lm.machine.allocator import keep_freed_memory
 from train_lm.outputs import interrupted, told_command
 from train_lm.plain_text import visible, visible_lines
@@ -56,6 +57,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
         told_command([self.prog, *words])
+        forget_inputs()
         found = super().parse_args(words, namespace)
         found.argv = words
         _HOW[0] = "the same command begins anew"
@@ -120,6 +122,8 @@ def run(action: Callable[[], int | None]) -> int:
         with _signals():
             code = action() or 0
             sys.stdout.flush()
+            for line in told_inputs():
+                say(line, error=True)
             return code
     except BrokenPipeError:
         # Python would flush what is left at exit, and complain once more.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from train_lm.adapters import AdapterConfig
+from train_lm.checked.model_folder import note_model
 from train_lm.checkpoint import (
     claim_run,
     cut_metrics,
@@ -27,6 +28,7 @@ from train_lm.checkpoint import (
 from train_lm.composing.adapter_files import save_adapter
 from train_lm.curriculum import Curriculum, read_curriculum
 from train_lm.files import append_line, hash_file, naming
+from train_lm.machine.launchers import check_launcher
 from train_lm.machine.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.model import PRESETS, check_seed, open_model, save_model
 from train_lm.outputs import Hold, alone
@@ -221,6 +223,7 @@ def _processes(machine: Machine) -> Parallel:
         return Accelerated(machine.shard, machine.cpu)
     if machine.shard:
         raise ValueError("expected several processes to shard over, got one: start by torchrun")
+    check_launcher()
     return Alone()
 
 
@@ -320,13 +323,16 @@ class _Run:
             "tokenizer": hash_file(places.world / "tokenizer.json"),
             "updates": self.updates,
         }
+        since = dict(SINCE)
+        if Path(config.model).is_dir():  # anybody's, and it may change
+            settings["model_sha256"] = since["model_sha256"] = note_model(Path(config.model))
         self.parallel.wait()  # nobody may look for files after they were touched
         if places.hold is not None:
             inputs = (places.world, places.curriculum, Path(config.model))
             places.hold.begin_run(COMMAND, places.force, inputs)
-            claim_run(self.out, settings, SINCE, made_by=COMMAND)
+            claim_run(self.out, settings, since, made_by=COMMAND)
         self.parallel.wait()
-        claim_run(self.out, settings, SINCE, made_by=COMMAND)
+        claim_run(self.out, settings, since, made_by=COMMAND)
         self.parallel.wait()
 
     def _text(self, world: Path, curriculum: Curriculum, tokenizer: Any | None) -> TrainingText:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.cached import cached_array
-from kncl_env.world.splits import HELD_OUT
+from kncl_env.world.splits import HELD_OUT, SPLITS
 from kncl_env.world.world import World
 from train_lm.tokenizer import encode
 
@@ -180,7 +180,7 @@ def _drawn(world: World, split: str, n: int, others: int, seed: int) -> Ints:
 
 def _mentions(world: World, split: str, names: Sequence[str]) -> Iterator[Mention]:
     """The first place of each linked topic's name in each passage, far enough into the text."""
-    held_out = np.flatnonzero(world.passage_split == ("train", *HELD_OUT).index(split))
+    held_out = np.flatnonzero(world.passage_split == SPLITS.index(split))
     patterns: dict[int, re.Pattern[str] | None] = {}
     number = {name: topic for topic, name in enumerate(names) if name}
     for passage, row in zip(held_out.tolist(), world.passage_rows(held_out), strict=True):

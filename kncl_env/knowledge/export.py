@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.knowledge.cloze import LinkCloze
-from kncl_env.knowledge.links import LinkRanks, LinkScores
+from kncl_env.knowledge.links import SCORINGS, LinkRanks, LinkScores
 from train_lm.files import Json, replacing
 from train_lm.plain_text import visible
 
@@ -65,12 +65,15 @@ def asked_links(
     ends = zip(cloze.sources.tolist(), cloze.topics[:, 0].tolist(), strict=True)
     margin = scores.own[:, 0] - scores.own[:, 1:].max(1)
     lift = scores.own[:, 0] - scores.stranger[:, 0]
+    own, without, by_lift = (ranks.of[name].tolist() for name in SCORINGS)
     return [
         AskedLink(
-            titles[source],
-            titles[target],
-            int(hops[i]),
-            *(int(ranks.of[name][i]) for name in ("with", "without", "lift")),
+            source=titles[source],
+            target=titles[target],
+            hop=int(hops[i]),
+            rank=own[i],
+            rank_without=without[i],
+            rank_by_lift=by_lift[i],
             margin=float(margin[i]),
             lift=float(lift[i]),
         )

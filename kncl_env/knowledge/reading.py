@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.knowledge.links import Encode
-from kncl_env.learner import ClockedLearner, Learner, WorldLearner
+from kncl_env.learner import Learner, WorldLearner
 from kncl_env.stage import Stage
 from kncl_env.world.world import World
 from train_lm.tokenizer import encode
@@ -92,7 +92,9 @@ def learner_model(stage: Stage, learner: Learner) -> Asked:
     """
     from train_lm.trainer import Trainer
 
-    own = learner.learner if isinstance(learner, ClockedLearner) else learner
+    own: Any = learner
+    while not isinstance(own, WorldLearner) and hasattr(own, "learner"):
+        own = own.learner  # a clock or a guard around it
     if not isinstance(own, WorldLearner):
         raise ValueError(
             f"expected a language model to ask what it knows, got a {type(own).__name__}: measure "

@@ -28,7 +28,8 @@ class TableEnv(TopicExpansionEnv):
     """
 
     def __init__(self, stage: Stage, table: Table, seed: int = 0) -> None:
-        super().__init__(stage, TableLearner(table))
+        topic_of_window = stage.world.passage_topic[stage.store.document]
+        super().__init__(stage, TableLearner(table, topic_of_window))
         self.table = table
         self._lots = np.random.default_rng(seed)
 

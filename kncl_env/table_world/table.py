@@ -75,6 +75,10 @@ class Table:
             or not ((self.parent[1:] >= 0) & (self.parent[1:] < np.arange(1, m))).all()
         ):
             raise ValueError("expected every state after the one that it came from, got another")
+        root = self.parent[1:] == 0
+        kept = self.draw[1:] == self.draw[self.parent[1:]]
+        if not (self.draw[1:] >= 0).all() or not (root | kept).all():
+            raise ValueError("expected every state in the draw of the one before, got another")
         if len(np.unique(self.key)) < m:
             raise ValueError("expected every state once, got a key twice")
         if not (np.isfinite(self.reducible) and self.reducible > 0):

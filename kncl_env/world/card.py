@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from train_lm.checked.digests import unsealed
 from train_lm.checked.inside import check_links, is_plain
-from train_lm.checked.records import Fields, is_number
+from train_lm.checked.records import Fields, is_number, parse_json
 from train_lm.files import Json, hash_json, read_json
+from train_lm.inputs import SHOWN, note_input
 from train_lm.plain_text import visible
 
 WORLD_FORMAT = 1
@@ -40,7 +42,8 @@ def read_card(world: Path) -> Json:
             "make one with `kncl-env build`"
         )
     check_links(world)
-    card = read_json(file)
+    content = file.read_bytes()
+    card = parse_json(content, file)
     found = card.get("format") if isinstance(card, dict) else "something else"
     if type(found) is not int or found != WORLD_FORMAT:
         raise ValueError(
@@ -59,6 +62,8 @@ def read_card(world: Path) -> Json:
         raise ValueError(
             f"expected {file} as it was built, got another: the card was edited, {ADVICE}"
         )
+    digest = hashlib.sha256(content).hexdigest()
+    note_input(world, digest, str(card["hash"])[:SHOWN], checked=True)
     return card
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kncl_env.world.graph import LINK_TYPES
+from train_lm.inputs import note_input
 
 QUOTED = 60  # [characters] of what was dropped, at most
 
@@ -136,6 +137,7 @@ class Reading:
             why = "; ".join(self._corpus.losses()) or "check that the source holds text"
             place = self._corpus.place or f"source {self._corpus.source!r}"
             raise ValueError(f"expected a corpus with articles, got none from {place}: {why}")
+        note_input(self._corpus.source, self.sha256, f"{self.n:,} articles")
 
     @property
     def sha256(self) -> str:

@@ -203,7 +203,8 @@ def set_target_aside(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say
     )
     topics = regions[region]
     set_aside(config, cut, topics, draft.titles, draft.is_noise, region).save(draft.scratch)
-    say(f"  target: {region}, {len(topics):,} topics, none of whose text is trained on")
+    named = region if config.target is None else "documents of one's own"
+    say(f"  target: {named}, {len(topics):,} topics, none of whose text is trained on")
     return {"region": region, "topics": len(topics)}
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from policies.arms.arm import Ints, Rng, Turn
-from train_lm.windows import draw_least_read
 
 Floats = NDArray[np.float64]
 
@@ -33,10 +32,35 @@ def drawn(
     """The same of n windows; `times_read` (W,) is updated in place."""
     counts = rng.multinomial(n, weights / weights.sum())
     found = [
-        draw_least_read(pools[k], times_read, int(counts[k]), rng)
-        for k in counts.nonzero()[0].tolist()
+        least_read(pools[k], times_read, int(counts[k]), rng) for k in counts.nonzero()[0].tolist()
     ]
     return rng.permutation(np.concatenate(found))
+
+
+def least_read(pool: Ints, times_read: NDArray[np.int32], n: int, rng: Rng) -> Ints:
+    """n windows of a pool, those read least often first, ties at random; counts them as read.
+
+    The rule of `draw_least_read` with other lots: it shuffles no pool, and a domain's is large.
+
+    Raises:
+        ValueError: The pool is empty.
+    """
+    if not len(pool):
+        raise ValueError(
+            "expected passages that hold at least one window, got none: give the arm a taste with "
+            "a larger share, or none"
+        )
+    found: list[Ints] = []
+    rest, missing = pool, n
+    while missing > 0:
+        read = times_read[rest]
+        least = rest[read == read.min()]
+        chosen = least[rng.choice(len(least), min(missing, len(least)), replace=False)]
+        times_read[chosen] += 1
+        found.append(chosen)
+        missing -= len(chosen)
+        rest = rest[read > read.min()] if len(least) < len(rest) else pool
+    return np.concatenate(found)
 
 
 def fed(env: TopicExpansionEnv, windows: Ints, seen: Observation, extra_flops: float = 0.0) -> Turn:

@@ -1,8 +1,9 @@
 """The cells of the reference benchmark, as data: what is played, in which world, for how long.
 
 A cell is a world, a target and rules; its arms are those of the registry, so that a new arm joins
-by itself. The sizes are chosen so that 12 arms with 8 seeds of a distant cell at `xs` take eight
-minutes on two idle cores; what that leaves for each part stands in docs/PERFORMANCE.md.
+by itself. The length of an episode is chosen so that 12 arms with 8 seeds of a distant cell at `xs`
+can be played in eight minutes on two idle cores: five seconds an episode, nucleus phases included.
+`kncl-policy benchmark --plan` says what a cell takes on a machine at hand.
 
 It imports nothing that is heavy, so that `--help` and `--list` answer at once.
 """
@@ -108,6 +109,8 @@ class Cell:
         learners: Episodes that are played side by side.
         points: Measurements of a learning curve.
         learning: How policies are learned; none is, if None.
+        subject: The arm that all controls are of, and that is compared with the best of each
+            family; fixed before the first episode. Nobody, if None.
 
     Raises:
         ValueError: No seed, no arm but `uniform`, or a name that is no file's.
@@ -121,6 +124,7 @@ class Cell:
     learners: int = 6
     points: int = 13
     learning: Learning | None = None
+    subject: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").isalnum():
@@ -144,8 +148,8 @@ class Cell:
     @property
     def episode_digest(self) -> str:
         """Tells apart cells whose episodes would come out with other numbers, whatever the arm."""
-        own = self.to_json()
-        return hash_json({name: own[name] for name in ("recipe", "settings", "points", "seeds")})
+        own, what = self.to_json(), ("recipe", "settings", "points", "seeds", "learning", "subject")
+        return hash_json({name: own[name] for name in what})
 
 
 # What an episode is: the same for all worlds, so that cells can be compared.
@@ -159,6 +163,7 @@ XS: dict[str, Setting] = {
 S: dict[str, Setting] = {**XS, "model": "s", "learning_rate": 1e-3}
 # Curricula are known to fade under a decayed rate (Luo et al. 2025, arXiv:2511.18903).
 CONSTANT: dict[str, Setting] = {**XS, "schedule": "constant", "averaging": "tail"}
+LEARNED = "learned"  # the arm of all trainings of a cell
 LEADING = ("uniform", "random", "coverage", "rule", "dsir")
 SEVERAL = (*LEADING, "knn", "centroid", "moore-lewis")
 SYNTHETIC_TOPICS = 400
@@ -188,7 +193,8 @@ def _distant() -> Iterator[Cell]:
     for source, regions in REGIONS.items():
         for region in regions:
             recipe = _recipe(source, "distant", region)
-            yield Cell(f"{source}-distant-{_short(region)}", recipe, XS, learning=Learning())
+            name = f"{source}-distant-{_short(region)}"
+            yield Cell(name, recipe, XS, learning=Learning(), subject=LEARNED)
     for region in REGIONS["wikispeedia"][:2]:
         recipe = _recipe("wikispeedia", "distant", region)
         name = f"wikispeedia-distant-{_short(region)}-s"
@@ -203,7 +209,9 @@ def _others() -> Iterator[Cell]:
         for region in regions[:2]:
             # The target is a setting of a broad world, which such cells share.
             settings = {**XS, "region": region}
-            yield Cell(f"{source}-focused-{_short(region)}", _recipe(source, "broad"), settings)
+            recipe = _recipe(source, "broad")
+            name = f"{source}-focused-{_short(region)}"
+            yield Cell(name, recipe, settings, subject="coverage")
         for scenario in ("noisy", "broad"):
             yield Cell(f"{source}-{scenario}", _recipe(source, scenario), XS)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kncl_env.settings import Settings
 from kncl_env.world.world import World
-from policies.benchmark.cells import Learning
+from policies.benchmark.cells import LEARNED, Learning
 from policies.curiosity import CuriosityPolicy
 from policies.learn.cloning import PretrainConfig, pretrain
 from policies.learn.ppo import PPOConfig
@@ -35,8 +35,15 @@ class Policies:
     scratch: tuple[str, ...] = ()
 
     @property
-    def places(self) -> tuple[str, ...]:
-        return (*self.cloned, *self.learned, *self.scratch)
+    def alone(self) -> tuple[str, ...]:
+        """Those that are an arm by themselves."""
+        return tuple(own[0] for own in (self.cloned, self.learned, self.scratch) if len(own) == 1)
+
+    @property
+    def trainings(self) -> dict[str, tuple[str, ...]]:
+        """Those that are one arm together, as its trainings."""
+        kinds = {"cloned": self.cloned, LEARNED: self.learned, "scratch": self.scratch}
+        return {name: own for name, own in kinds.items() if len(own) > 1}
 
 
 def learn(
@@ -50,7 +57,7 @@ def learn(
         learners: Episodes played side by side, at most.
     """
     n_clones = max(learning.cloned, learning.trainings)
-    clones = [folder / f"cloned-{seed}" for seed in range(n_clones)]
+    clones = [folder / _named("cloned", learning.cloned, seed) for seed in range(n_clones)]
     waiting = [seed for seed, place in enumerate(clones) if not (place / "policy.json").is_file()]
     if waiting:
         walks = _walks(world, data, learning.walks)
@@ -60,10 +67,10 @@ def learn(
                 config = PretrainConfig(paths=learning.walks, seed=seed)
                 pretrain(world, walks, config).save(clones[seed], over=True)
     side_by_side = next(n for n in range(learners, 0, -1) if learning.episodes % n == 0)
-    trained: dict[str, list[str]] = {"learned": [], "scratch": []}
-    for kind, n in (("learned", learning.trainings), ("scratch", learning.scratch)):
+    trained: dict[str, list[str]] = {LEARNED: [], "scratch": []}
+    for kind, n in ((LEARNED, learning.trainings), ("scratch", learning.scratch)):
         for seed in range(n):
-            place = folder / f"{kind}-{seed}"
+            place = folder / _named(kind, n, seed)
             if not (place / "policy.json").is_file():
                 ppo = PPOConfig(
                     iterations=learning.iterations,
@@ -72,16 +79,21 @@ def learn(
                     learning_rate=learning.learning_rate,
                     seed=seed,
                 )
-                init = clones[seed] if kind == "learned" else None
+                init = clones[seed] if kind == LEARNED else None
                 own = settings.with_learner_seed(TRAINING_LEARNERS + seed)
                 train_policy(world, own, TrainingPlan(ppo, init), place)
             CuriosityPolicy.load(place)
             trained[kind].append(str(place))
     return Policies(
         cloned=tuple(map(str, clones[: learning.cloned])),
-        learned=tuple(trained["learned"]),
+        learned=tuple(trained[LEARNED]),
         scratch=tuple(trained["scratch"]),
     )
+
+
+def _named(kind: str, n: int, seed: int) -> str:
+    """The folder of a policy; one that is alone is called as its arm is."""
+    return kind if n == 1 and not seed else f"{kind}-{seed}"
 
 
 def _walks(world: World, data: str, walks: int) -> Sequence[Walk]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from policies.arms.arm import FAMILIES
 from policies.benchmark.cells import CELLS, Cell
-from policies.benchmark.clusters import Cluster, clusters_of
-from policies.benchmark.stored import ArmFigures, Score, Span, read_score
+from policies.benchmark.stored import ArmFigures, Duel, Score, Span, read_score
 from policies.verdict.wording import MINUS, NEVER, NOTHING, TIMES
 from train_lm.command_line import by_comma
 from train_lm.files import replacing
@@ -24,9 +23,11 @@ Every figure is of one cell: one world, one target, one size of learner, one len
 Final loss is held-out text of the target's `test` split [bits per byte], lower is better, an
 interquartile mean over paired seeds; each seed has an initial learner of its own. Brackets are 95 %
 intervals over seeds. *p*: two-sided sign flips of paired seeds against uniform, corrected for the
-number of arms (Holm). Speed-up: uniform's tokens over the arm's, to uniform's final loss. FLOPs are
-of one episode with everything that it needs: its training, what the arm spent beside it, and what
-had to be searched or trained before it, counted as if for this episode alone.
+number of arms (Holm); where a policy was trained several times, seeds are spread over its
+trainings, and p is that of the trainings' means where it is larger. Speed-up: uniform's tokens over
+the arm's, to uniform's final loss. FLOPs are of one episode with everything that it needs: its
+training, what the arm spent beside it, and what had to be searched or trained before it, counted as
+if for this episode alone.
 
 "Shown" is meant in one sense: below every other arm that competes, each with a p below 0.05 after
 correction for all pairs of arms, since any of them might have come first (the largest of all pairs'
@@ -94,8 +95,7 @@ def _cell(score: Score, cell: Cell) -> list[str]:
     made, world = score.made_by, score.world
     counts = world["counts"]
     lines = [f"## {score.name}", "", _sentence(score), ""]
-    told = _told_of_learned(score)
-    lines += [told, ""] if told else []
+    lines += _told_of_subject(score)
     lines += ["| arm | test | minus uniform | p | speed-up | FLOPs |", "|---|---|---|---|---|---|"]
     for family in FAMILIES:
         own = {arm: row for arm, row in score.arms.items() if row.family == family}
@@ -103,16 +103,19 @@ def _cell(score: Score, cell: Cell) -> list[str]:
             lines.append(f"| *{family}* | | | | | |")
         ranked = sorted(own, key=lambda arm: own[arm].loss[0])
         lines += [_row(arm, own[arm]) for arm in ranked]
-        if family == "learned":
-            lines += [_cluster_row(cluster) for cluster in clusters_of(score.arms)]
     lines += ["", *(f"- {visible(note)}" for note in score.notes), *([""] if score.notes else [])]
-    settings = ", ".join(f"{name} {value}" for name, value in score.cell["settings"].items())
+    settings = ", ".join(
+        visible(f"{name} {value}") for name, value in score.cell["settings"].items()
+    )
     budget = next(iter(score.arms.values())).tokens
+    build, command, commit, torch, machine = (
+        visible(text)
+        for text in (world["build"], *(made[x] for x in ("command", "commit", "torch", "machine")))
+    )
     lines += [
-        f"World: `{world['build']}`, {counts['topics']:,} topics, {counts['tokens']:,} tokens, "
-        f"hash {world['hash'][:12]}. Episode: {budget:,.0f} tokens; {settings}. "
-        f"`{made['command']}` at commit {made['commit']}, torch {made['torch']}, "
-        f"{made['machine']}.",
+        f"World: `{build}`, {counts['topics']:,} topics, {counts['tokens']:,} tokens, hash "
+        f"{visible(world['hash'][:12])}. Episode: {budget:,.0f} tokens; {settings}. `{command}` at "
+        f"commit {commit}, torch {torch}, {machine}.",
         "",
     ]
     if score.cell != cell.to_json():
@@ -146,33 +149,27 @@ def _sentence(score: Score) -> str:
     return said
 
 
-def _told_of_learned(score: Score) -> str:
-    """How the learned policies did, where there are any: also where they lost."""
-    found = clusters_of(score.arms)
-    rivals = {
-        family: min(
-            (arm for arm, row in score.arms.items() if row.family == family),
-            key=lambda arm: score.arms[arm].loss[0],
-            default=None,
-        )
-        for family in ("frontier rule", "selection")
-    }
-    told = []
-    for cluster in found:
-        said = (
-            f"The policy *{cluster.name}*, {cluster.trainings} trainings, ends at "
-            f"{_bits(cluster.mean)} on average, {_bits(cluster.best)} to {_bits(cluster.worst)}"
-        )
-        for family, arm in rivals.items():
-            if arm is not None:
-                gap, low, high = cluster.minus(score.arms[arm])
-                where = "below" if gap < 0 else "above"
-                said += (
-                    f"; {_bits(abs(gap))} {where} the best {family}, {visible(arm)} "
-                    f"[{_signed(low)}, {_signed(high)}]"
-                )
-        told.append(f"{said}.")
-    return " ".join(told)
+def _told_of_subject(score: Score) -> list[str]:
+    """How the cell's subject did against those named beforehand, and its controls: where it lost,
+    too."""
+    subject = score.cell.get("subject")
+    if not score.duels or subject is None:
+        return []
+    row = score.arms[str(subject)]
+    trained = f", {row.trainings} trainings" if row.trainings else ""
+    lines = [f"The cell is about *{visible(subject)}*{trained}, as was fixed beforehand:", ""]
+    for one in score.duels:
+        whom = one.against if one.against == one.rival else f"{one.against}, {visible(one.rival)}"
+        lines.append(f"- against {whom}: {_duel(one)}")
+    for one in score.controls:
+        lines.append(f"- control *{one.against}*: {_duel(one)}")
+    if score.lacks:
+        lines.append(f"- an estimate, no headline: it lacks {'; '.join(score.lacks)}")
+    return [*lines, ""]
+
+
+def _duel(one: Duel) -> str:
+    return f"{_interval(one.difference, _signed)} bits per byte, p = {_p(one.p)}: {one.verdict}"
 
 
 def _row(arm: str, row: ArmFigures) -> str:
@@ -180,15 +177,8 @@ def _row(arm: str, row: ArmFigures) -> str:
     minus = NOTHING if row.difference is None else _interval(row.difference, _signed)
     p = NOTHING if row.p is None else f"{_p(row.p)}, {row.verdict}"
     speed = NOTHING if row.speed_up is None else _speed(row.speed_up)
-    return f"| {visible(arm)} | {test} | {minus} | {p} | {speed} | {_flops(row.all_in)} |"
-
-
-def _cluster_row(found: Cluster) -> str:
-    test = f"{_bits(found.mean)} [{_bits(found.best)}, {_bits(found.worst)}]"
-    return (
-        f"| {found.name}, mean of {found.trainings} trainings, lowest and highest | {test} | "
-        f"{_signed(found.difference)} | {NOTHING} | {NOTHING} | {NOTHING} |"
-    )
+    name = visible(arm) if row.trainings < 2 else f"{visible(arm)}, {row.trainings} trainings"
+    return f"| {name} | {test} | {minus} | {p} | {speed} | {_flops(row.all_in)} |"
 
 
 def _named(score: Score, arm: str | None) -> str:

@@ -19,6 +19,7 @@ from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from policies.benchmark.cells import Cell
 from policies.benchmark.playing import arms_of
+from policies.play.controls import CONTROLS
 from policies.play.curves import CurveMeter
 from train_lm.checked.digests import read_sealed, sealed
 from train_lm.files import write_json
@@ -45,14 +46,18 @@ class Pace:
     updates: int
 
     def minutes(self, cell: Cell) -> float:
-        """Of a cell, on this machine when nothing else runs."""
+        """Of a cell, on this machine when nothing else runs.
+
+        Arms count alike; those that pay for trial runs take several times as long.
+        """
         settings = Settings.of(**cell.settings)
         rules, learning = settings.rules, cell.learning
         trained = policies = trainings = 0
         if learning is not None:
             trained, trainings = learning.trained_episodes, learning.trainings
             policies = trainings + learning.scratch + learning.cloned
-        played = (len(arms_of(cell)) + policies) * cell.seeds
+        controls = 0 if cell.subject is None else len(CONTROLS)
+        played = (len(arms_of(cell)) + policies + controls) * cell.seeds
         measured = 2 * MEASURED_WINDOWS["test"] + cell.points * CurveMeter.windows
         steps = (played + trained) * rules.steps * rules.updates_per_step / self.updates
         # A nucleus phase, and the reference run that says what there is to be learned.

@@ -48,14 +48,18 @@ class RegretRow:
         """Share of the actions that none would have been better than."""
         return float((self.steps < 1e-9).mean())
 
-    def interval(self) -> tuple[float, float]:
-        """Of the mean regret, 95 %, over episodes."""
-        return stratified_bootstrap_ci(self.regrets, mean, np.random.default_rng(0))
+    def interval(self, draws: int) -> tuple[float, float]:
+        """Of the mean regret over these draws, 95 %: what an arm's own lot leaves open.
+
+        An arm without any has exactly this regret, and an interval of no width.
+        """
+        by_draw = self.regrets.reshape(-1, draws)
+        return stratified_bootstrap_ci(by_draw, mean, np.random.default_rng(0))
 
 
-def regret_of(env: TableEnv, arm: Arm, episodes: int) -> RegretRow:
-    """Play an arm; draws come in turn, so that all arms meet the same ones."""
-    length = env.rules.steps
+def regret_of(env: TableEnv, arm: Arm, rounds: int) -> RegretRow:
+    """Play an arm; draws come in turn, each as often as there are rounds."""
+    length, episodes = env.rules.steps, rounds * env.table.draws
     returns, steps = np.zeros(episodes), np.zeros((episodes, length))
     try:
         for number, seed in enumerate(EVALUATION(episodes)):
@@ -76,15 +80,16 @@ def lines_of(env: TableEnv, rows: Sequence[RegretRow]) -> list[str]:
     lines = [
         f"{len(table):,} states, {table.draws} draws; best returns {best} [share of the reducible "
         "loss]",
-        f"{'arm':24s} {'regret':>26s} {'return':>9s} {'best actions':>13s}  regret of each step",
+        f"{'arm':28s} {'regret':>26s} {'return':>9s} {'best actions':>13s}  regret of each step",
     ]
     played = [row for row in rows if not row.problem]
     for row in sorted(played, key=lambda row: float(row.regrets.mean())):
-        low, high = row.interval()
-        regret = f"{row.regrets.mean():.4f} [{low:.4f}, {high:.4f}]"
+        low, high = row.interval(table.draws)
+        regret = f"{row.regrets.mean():.4f}"
+        regret += f" [{low:.4f}, {high:.4f}]" if np.isfinite(low) else ""
         each = " ".join(f"{x:.3f}" for x in row.steps.mean(0))
         lines.append(
-            f"{row.arm[:24]:24s} {regret:>26s} {row.returns.mean():9.4f} {row.best_share:13.0%}  "
+            f"{row.arm[:28]:28s} {regret:>26s} {row.returns.mean():9.4f} {row.best_share:13.0%}  "
             f"{each}"
         )
     unplayed = ", ".join(row.arm for row in rows if row.problem)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from policies.verdict.statistics import EXACT_PAIRS, paired_difference
+from policies.verdict.statistics import EXACT_PAIRS, cluster_test, paired_difference
 from policies.verdict.summary import ALPHA
 from train_lm.checked.records import Fields
 from train_lm.files import Json
@@ -73,12 +74,18 @@ class Placing:
         )
 
 
-def placing(tests: Mapping[str, Sequence[float]], families: Mapping[str, str]) -> Placing:
+def placing(
+    tests: Mapping[str, Sequence[float]],
+    families: Mapping[str, str],
+    trainings: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Placing:
     """Of all arms that compete.
 
     Args:
         tests: Final test loss of each seed, by arm.
         families: Of each arm.
+        trainings: Of learned policies, which training played each seed. A pair's p is at least that
+            of its trainings' means; one training shows nothing of a policy that comes first.
     """
     rivals = {arm: np.array(own) for arm, own in tests.items() if families[arm] not in ASIDE}
     ranked = sorted(rivals, key=lambda arm: (rivals[arm].mean(), arm))
@@ -87,8 +94,14 @@ def placing(tests: Mapping[str, Sequence[float]], families: Mapping[str, str]) -
     losses = np.array([rivals[arm] for arm in ranked])
     ahead = paired_difference(losses[0], losses[1], np.random.default_rng(0))
     centre, low, high = (x if np.isfinite(x) else ahead[0] for x in ahead)
-    p = float(pairwise_p(losses)[0, 1:].max())
-    return Placing(ranked[0], ranked[1], len(ranked), (centre, low, high), p)
+    found = [float(p) for p in pairwise_p(losses)[0, 1:]]
+    first = trainings.get(ranked[0], ())
+    for i, arm in enumerate(ranked[1:]):
+        others = trainings.get(arm, ())
+        clusters = first or (others if len(set(others)) > 1 else ())
+        if clusters:
+            found[i] = max(found[i], cluster_test(losses[0] - losses[i + 1], clusters))
+    return Placing(ranked[0], ranked[1], len(ranked), (centre, low, high), max(found))
 
 
 def pairwise_p(losses: ArrayLike) -> Floats:

@@ -25,13 +25,13 @@ class ArmFigures:
 
     Attributes:
         family: As the registry has it.
-        digest: Of what it played by.
+        digest: Of what it played by; of every training, where there are several.
+        trainings: Of a learned policy, that the seeds are spread over; 0 where none was learned.
         test: Final test loss of each seed [bits per byte].
         curve: Loss on `select` at each of the cell's moments, a mean over seeds [bits per byte].
         tokens: Trained in an episode.
-        training: FLOPs of an episode's training.
-        beside: FLOPs that the arm spent in an episode beside the budget.
-        search: FLOPs spent once, such as a policy's training.
+        per_run: FLOPs of an episode, with what the arm spent beside its budget.
+        once: FLOPs spent once, such as a policy's training.
         loss: Interquartile mean of `test`, and its interval.
         speed_up: Over uniform, and its interval; None where it has no meaning.
         difference: To uniform, and its interval; None for uniform.
@@ -41,12 +41,12 @@ class ArmFigures:
 
     family: str
     digest: str
+    trainings: int
     test: tuple[float, ...]
     curve: tuple[float, ...]
     tokens: float
-    training: float
-    beside: float
-    search: float
+    per_run: float
+    once: float
     loss: Span
     speed_up: Span | None
     difference: Span | None
@@ -56,7 +56,7 @@ class ArmFigures:
     @property
     def all_in(self) -> float:
         """FLOPs of one episode and of all that had to come before it."""
-        return self.training + self.beside + self.search
+        return self.per_run + self.once
 
     def to_json(self) -> Json:
         return {name: _plain(value) for name, value in vars(self).items()}
@@ -67,16 +67,49 @@ class ArmFigures:
         return cls(
             family=found.text("family"),
             digest=found.text("digest"),
+            trainings=found.whole("trainings"),
             test=tuple(found.numbers("test", least=0)),
             curve=tuple(found.numbers("curve", least=0)),
             tokens=found.number("tokens", least=0),
-            training=found.number("training", least=0),
-            beside=found.number("beside", least=0),
-            search=found.number("search", least=0),
+            per_run=found.number("per_run", least=0),
+            once=found.number("once", least=0),
             loss=_span(found, "loss"),
             speed_up=found.or_none("speed_up", lambda name: _span(found, name)),
             difference=found.or_none("difference", lambda name: _span(found, name)),
             p=found.or_none("p", lambda name: found.number(name, 0, 1)),
+            verdict=found.text("verdict"),
+        )
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The cell's subject against one arm that was named before the first episode, or a control.
+
+    Attributes:
+        against: In words: `uniform`, `the best selection method`; of a control, its name.
+        rival: The arm.
+        difference: The subject's final test loss minus the rival's, and its interval.
+        p: Corrected for the number of such comparisons.
+        verdict: One cautious word.
+    """
+
+    against: str
+    rival: str
+    difference: Span
+    p: float
+    verdict: str
+
+    def to_json(self) -> Json:
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, found: Fields) -> Duel:
+        """Raises: ValueError where it is none."""
+        return cls(
+            against=found.text("against"),
+            rival=found.text("rival"),
+            difference=_span(found, "difference"),
+            p=found.number("p", 0, 1),
             verdict=found.text("verdict"),
         )
 
@@ -93,6 +126,9 @@ class Score:
         moments: Tokens at which curves were measured.
         arms: By name, in the order in which they were played.
         placing: Who came first.
+        duels: Of the cell's subject, where it has one, against those named beforehand.
+        controls: Of the subject, likewise.
+        lacks: What a headline about the subject would need, one phrase each.
         notes: What a reader must know before comparing.
     """
 
@@ -103,6 +139,9 @@ class Score:
     moments: tuple[float, ...]
     arms: dict[str, ArmFigures]
     placing: Placing
+    duels: tuple[Duel, ...] = ()
+    controls: tuple[Duel, ...] = ()
+    lacks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -119,6 +158,9 @@ class Score:
             "made_by": self.made_by,
             "moments": [*self.moments],
             "placing": self.placing.to_json(),
+            "duels": [one.to_json() for one in self.duels],
+            "controls": [one.to_json() for one in self.controls],
+            "lacks": [*self.lacks],
             "notes": [*self.notes],
             "arms": {arm: own.to_json() for arm, own in self.arms.items()},
         }
@@ -154,21 +196,57 @@ def read_score(file: Path) -> Score:
     arms = found.inner("arms")
     cell = found.inner("cell")
     score = Score(
-        cell=dict(cell.values),
+        cell=_cell(cell),
         identity=found.text("identity"),
-        world=dict(found.inner("world").values),
-        made_by=dict(found.inner("made_by").values),
+        world=_world(found.inner("world")),
+        made_by=_texts(found.inner("made_by")),
         moments=tuple(found.numbers("moments", least=0)),
         arms={arm: ArmFigures.from_json(arms.inner(arm)) for arm in arms},
         placing=Placing.from_json(found.inner("placing")),
+        duels=tuple(map(Duel.from_json, found.inners("duels"))),
+        controls=tuple(map(Duel.from_json, found.inners("controls"))),
+        lacks=tuple(found.texts("lacks")),
         notes=tuple(found.texts("notes")),
     )
+    if "uniform" not in score.arms or not {score.placing.winner, *_named(score)} <= set(score.arms):
+        raise found.wrong("arms", "uniform and the arm that came first among them")
     if file.stem != cell.text("name"):
         raise ValueError(
             f"expected the score of {file.stem} in {file}, got that of {cell.text('name')}: "
             f"{ADVICE}"
         )
     return score
+
+
+def _named(score: Score) -> list[str]:
+    """Arms that a page looks up."""
+    subject, runner_up = score.cell.get("subject"), score.placing.runner_up
+    about = [str(subject)] if subject is not None and score.duels else []
+    return about + ([] if runner_up is None else [runner_up])
+
+
+def _cell(found: Fields) -> Json:
+    """A cell as it was; what a page does not show is not looked at."""
+    found.text("name")
+    found.inner("settings")
+    if "subject" in found:
+        found.or_none("subject", found.text)
+    return dict(found.values)
+
+
+def _world(found: Fields) -> Json:
+    for name in ("hash", "source", "licence", "build"):
+        found.text(name)
+    counts = found.inner("counts")
+    for name in ("topics", "tokens"):
+        counts.whole(name)
+    return dict(found.values)
+
+
+def _texts(found: Fields) -> Json:
+    for name in ("command", "commit", "torch", "machine"):
+        found.text(name)
+    return dict(found.values)
 
 
 def _span(found: Fields, name: str) -> Span:

@@ -46,7 +46,8 @@ def table_of(arms: Mapping[str, Listed]) -> str:
         for name, arm in arms.items():
             if arm.family == family:
                 called = f"`{name}`, `{name}@FILE`" if arm.of_file else f"`{name}`"
-                lines.append(f"| {called} | {family} | {arm.variant} | {arm.source} |")
+                told = [text.replace("|", r"\|") for text in (arm.variant, arm.source)]
+                lines.append(f"| {called} | {family} | {' | '.join(told)} |")
     return "\n".join([*lines, ""])
 
 

@@ -52,8 +52,8 @@ def benchmark_parser(verbs: Verbs) -> None:
     what.add_argument(
         "--plan",
         action="store_true",
-        help="print the minutes that each cell will take on this machine instead, from a few steps "
-        "that are measured once (off)",
+        help="print the minutes that each cell will take on this machine instead, from a step that "
+        "is measured once; arms that pay for trial runs take longer (off)",
     )
     what.add_argument(
         "--table",
@@ -78,7 +78,7 @@ def regret_parser(verbs: Verbs) -> None:
         help="arms and policy directories, as for evaluate (every arm that has a name)",
     )
     verb.add_argument(
-        "--episodes", type=int, default=30, metavar="N", help="episodes of each arm (30)"
+        "--rounds", type=int, default=8, metavar="N", help="episodes of each arm in each draw (8)"
     )
     verb.add_argument(
         "--table", type=Path, metavar="F.npz", help="another table of the same recipe (ours)"
@@ -92,11 +92,11 @@ def _regret(args: argparse.Namespace) -> int:
     from policies.arms.registry import ARMS, arm_of
     from policies.benchmark.regret import lines_of, regret_of
 
-    if args.episodes < 1:
-        raise ValueError(f"expected --episodes of 1 or more, got {args.episodes}")
+    if args.rounds < 1:
+        raise ValueError(f"expected --rounds of 1 or more, got {args.rounds}")
     arms = [arm_of(spec) for spec in args.policies or ARMS]
     env = open_table_world(load_table(args.table or SHIPPED))
-    rows = [regret_of(env, arm, args.episodes) for arm in arms]
+    rows = [regret_of(env, arm, args.rounds) for arm in arms]
     say_lines("\n".join(lines_of(env, rows)))
     return 0
 

@@ -110,6 +110,38 @@ def _evaluate_parser(verbs: Verbs) -> None:
         metavar="N",
         help="initial learners that the seeds are spread over (1)",
     )
+    _add_subject(verb)
+    verb.add_argument(
+        "--curve-points",
+        type=int,
+        default=13,
+        metavar="N",
+        help="measurements of a learning curve, more of them at its beginning (13)",
+    )
+    verb.add_argument(
+        "--knowledge",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="N",
+        help="ask the learner at N moments of a curve which links of the world it knows (not at "
+        "all; 3 where N is left out)",
+    )
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
+    )
+    add_learners(verb)
+    add_hands(verb, "episodes")
+    verb.add_argument(
+        "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
+    )
+    verb.set_defaults(action=_evaluate, **{GOES_ON: True})
+    add_settings(verb)
+
+
+def _add_subject(verb: argparse.ArgumentParser) -> None:
+    """Whom an evaluation is about, and what else could have done what it did."""
     verb.add_argument(
         "--trainings",
         type=_trainings,
@@ -143,17 +175,6 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help="random curricula that the control equal-search tries, at most; it tries as many as "
         "the subject's training took episodes (32)",
     )
-    _add_measuring(verb)
-    verb.add_argument(
-        "--out", type=Path, required=True, metavar="RUN", help="directory of the results"
-    )
-    add_learners(verb)
-    add_hands(verb, "episodes")
-    verb.add_argument(
-        "--force", action="store_true", help="begin again: empty RUN first (go on with it)"
-    )
-    verb.set_defaults(action=_evaluate, **{GOES_ON: True})
-    add_settings(verb)
 
 
 def _trainings(text: str) -> tuple[str, list[str]]:
@@ -162,26 +183,6 @@ def _trainings(text: str) -> tuple[str, list[str]]:
     if not found or not name.strip():
         raise argparse.ArgumentTypeError(f"expected NAME=A,B,C, got {text!r}")
     return name.strip(), comma_separated(places)
-
-
-def _add_measuring(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--curve-points",
-        type=int,
-        default=13,
-        metavar="N",
-        help="measurements of a learning curve, more of them at its beginning (13)",
-    )
-    verb.add_argument(
-        "--knowledge",
-        type=int,
-        nargs="?",
-        const=3,
-        default=0,
-        metavar="N",
-        help="ask the learner at N moments of a curve which links of the world it knows (not at "
-        "all; 3 where N is left out)",
-    )
 
 
 def _run_parser(verbs: Verbs) -> None:

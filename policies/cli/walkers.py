@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
 from train_lm.files import read_json
+from train_lm.inputs import inputs
 from train_lm.outputs import alone, holds_json
 from train_lm.plain_text import in_json
 
@@ -244,6 +245,7 @@ def _pretrain(args: argparse.Namespace) -> int:
                 show_lessons,
                 lambda i, a, b: say(f"epoch {i + 1}: train {a:.4f}, select {b:.4f} nats/click"),
             )
+        policy.provenance["inputs"] = inputs()
         policy.save(args.out, over=True)
     say(f"{args.out}: cloned in {time.monotonic() - began:.0f} s")
     return 0

@@ -29,7 +29,7 @@ from policies.play.episodes import Playing
 from policies.play.seeds import EVALUATION
 from train_lm.checked.arrays import rng_state
 from train_lm.checked.records import Fields, is_whole
-from train_lm.checkpoint import Checkpoints, claim_run, cut_metrics, last_checkpoint
+from train_lm.checkpoint import METRICS, Checkpoints, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
 from train_lm.files import Json, append_line, hash_json, naming, write_json
 from train_lm.model import save_model
@@ -105,7 +105,7 @@ class _Loop:
         self.learner = self.env.learner
         self.episode = Playing(self.env, arm, seed, EVALUATION.choices)
         # What of topics was never measured is not a number.
-        self.checkpoints = Checkpoints(out, "steps", finite=False)
+        self.checkpoints = Checkpoints(out, "steps", finite=False, beside=METRICS)
         self.record: Json = {"topics": [], "passages": [], "over": False}
         self.record["select_before"] = self.learner.held_out_loss("select")
 

@@ -287,10 +287,12 @@ def _play_wave(wave: _Wave[M]) -> list[EpisodeRecord[M]]:
 def folders_of(stage: Stage) -> list[Folder]:
     """What has to be where a stage is opened again: its world, and the nucleus phase."""
     assert stage.cached is not None, "a stage of a world has a cache"
-    return [
-        Folder.of(stage.world.path, f"worlds/{stage.world.hash[:32]}"),
-        Folder.of(stage.cached, stage.cached.name, cached=True),
-    ]
+    return [folder_of(stage.world), Folder.of(stage.cached, stage.cached.name, cached=True)]
+
+
+def folder_of(world: World) -> Folder:
+    """A world, for what is played elsewhere."""
+    return Folder.of(world.path, f"worlds/{world.hash[:32]}")
 
 
 def _bank(task: EpisodeTask[M]) -> tuple[Settings, str]:

@@ -84,6 +84,10 @@ class Plan:
                     f"expected two trainings or more for {name!r}, each once, got "
                     f"{', '.join(places) or 'none'}: give NAME=A,B,C"
                 )
+            if name in ARMS:
+                raise ValueError(
+                    f"expected trainings under a name of their own, got {name!r}, which is an arm's"
+                )
 
     def cast(self) -> list[Cast]:
         """The arms, each checked before any work is spent; those of `trainings` come last, where

@@ -25,7 +25,8 @@ from policies.play.journal import Journal, read_lines
 from policies.play.seeds import RECORDING
 from train_lm.checked.records import Fields, is_number
 from train_lm.crew.hands import ALONE, Hands
-from train_lm.files import Json
+from train_lm.files import Json, hash_file
+from train_lm.inputs import note_input
 from train_lm.outputs import alone
 
 FORMAT = "kncl-episodes-2"
@@ -231,6 +232,7 @@ def read_episodes(files: Iterable[Path]) -> tuple[Json, list[Json]]:
         except ValueError as error:
             raise ValueError(f"{error}: make one with `kncl-policy record`") from None
         _check(file, first, rest)
+        note_input(file, hash_file(file), f"{len(rest):,} episodes", checked=True)
         if header is not None and any(header[k] != first[k] for k in ("world", "settings")):
             raise ValueError(f"expected files of one world and its settings, got others in {file}")
         header = header or first

@@ -28,6 +28,7 @@ from kncl_env.settings import Settings
 from policies.stream.course import Course, Layout, open_course
 from policies.stream.methods import MERGED, Method, method_of
 from train_lm.checked.records import Fields
+from train_lm.crew.folders import located
 from train_lm.files import Json, hash_json
 from train_lm.plain_text import in_file_name
 from train_lm.windows import draw_least_read
@@ -79,6 +80,12 @@ class PartTask:
     @property
     def adapter(self) -> Path:
         return adapter_folder(self.folder, self.kind, self.seed, self.number)
+
+
+def adapters_of(task: PartTask) -> list[Path]:
+    """Folders that playing a task writes."""
+    own = (task.folder, task.kind, task.seed, task.number)
+    return [task.adapter, adapter_folder(*own, early=True)]
 
 
 def adapter_folder(folder: str, kind: str, seed: int, number: int, early: bool = False) -> Path:
@@ -278,7 +285,7 @@ def _opened(course: Course, task: TogetherTask, kind: str, early: bool = False) 
     places = [
         adapter_folder(task.folder, kind, task.seed, number, early) for number in range(len(course))
     ]
-    return [open_adapter(place, course.base_digest) for place in places]
+    return [open_adapter(located(place), course.base_digest) for place in places]
 
 
 def _pair_cost(

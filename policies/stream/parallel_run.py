@@ -16,6 +16,7 @@ import numpy as np
 from kncl_env.settings import Settings
 from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.world.world import World
+from policies.play.episodes import folder_of
 from policies.play.journal import REMEDY, Journal, key_of
 from policies.stream.course import SPLIT, Layout, learner_of, open_course, parts_of
 from policies.stream.methods import Method, method_of
@@ -29,14 +30,16 @@ from policies.stream.parallel import (
     PartTask,
     TogetherRecord,
     TogetherTask,
+    adapters_of,
     play_part,
     play_together,
 )
 from policies.stream.runs import STEP
 from train_lm.checkpoint import claim_run
 from train_lm.composing.adapter_files import WEIGHTS
+from train_lm.crew.folders import Folder
 from train_lm.crew.hands import ALONE, Hands
-from train_lm.files import Json, hash_file
+from train_lm.files import Json, hash_file, hash_json
 from train_lm.outputs import alone
 
 COMMAND = "kncl-policy neighbourhoods"
@@ -138,10 +141,10 @@ def run_parallel(
         journal = Journal(out / "tasks.jsonl", {"format": FORMAT, **run})
         tasks = part_tasks(world, settings, layout, plan, out / "adapters")
         firsts = {task.seed: task for task in tasks if not _is_done(journal, task)}
-        for _ in plan.hands.played([*firsts.values()], _prepare):
+        for _ in plan.hands.played([*firsts.values()], _prepare, [folder_of(world)]):
             pass
         waiting = [task for task in tasks if not _is_done(journal, task)]
-        for _, part in plan.hands.played(waiting, play_part):
+        for _, part in plan.hands.played(waiting, play_part, [folder_of(world)], adapters_of):
             if key_of(part.key) not in journal.lines:
                 journal.append(part.to_json())
             on_task()
@@ -151,7 +154,8 @@ def run_parallel(
         ]
         ways = together_tasks(world, settings, layout, plan, out / "adapters")
         left = [task for task in ways if key_of(task.key) not in journal.lines]
-        for _, way in plan.hands.played(left, play_together):
+        needed = [folder_of(world), *_adapters(out / "adapters")] if left else []
+        for _, way in plan.hands.played(left, play_together, needed):
             journal.append(way.to_json())
             on_task()
         together = [
@@ -162,6 +166,14 @@ def run_parallel(
         ]
         speed = _timed(tasks, plan, out) if plan.timed else None
         return Played(parts, together, speed)
+
+
+def _adapters(place: Path) -> list[Folder]:
+    """What was trained, for nodes that put it together."""
+    if not place.is_dir():
+        return []
+    found = Folder.of(place, "")
+    return [replace(found, kept_as=f"adapters/{hash_json(found.content)[:32]}")]
 
 
 def _is_done(journal: Journal, task: PartTask) -> bool:
@@ -239,6 +251,6 @@ def _span(tasks: Sequence[PartTask], hands: Hands, folder: Path) -> tuple[float,
     """Seconds from the first training's beginning to the last one's end, and of everything."""
     began = time.perf_counter()
     moved = [replace(task, folder=str(folder)) for task in tasks]
-    records = [record for _, record in hands.played(moved, play_part)]
+    records = [record for _, record in hands.played(moved, play_part, [], adapters_of)]
     wall = time.perf_counter() - began
     return max(r.ended for r in records) - min(r.began for r in records), wall

@@ -64,6 +64,11 @@ def kept_in(task: StreamTask) -> Path:
     return Path(task.keep) / in_file_name(name)
 
 
+def kept_places(task: StreamTask) -> list[Path]:
+    """Folders that playing a task writes."""
+    return [kept_in(task)] if task.keep else []
+
+
 def measured_again(task: StreamTask, method: Method) -> Floats:
     """(T + 1, T + 1) losses of the snapshots that a task kept, as the method's record has them.
 

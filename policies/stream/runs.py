@@ -15,11 +15,12 @@ import numpy as np
 from kncl_env.settings import Settings
 from kncl_env.stage import NUCLEUS_VERSION
 from kncl_env.world.world import World
+from policies.play.episodes import folder_of
 from policies.play.journal import REMEDY, Journal, key_of
 from policies.stream.cells import StreamRecord, StreamTask
 from policies.stream.course import SPLIT, Layout, learner_of, parts_of
 from policies.stream.methods import Method, methods_of
-from policies.stream.playing import kept_in, measured_again, play, prepare
+from policies.stream.playing import kept_in, kept_places, measured_again, play, prepare
 from train_lm.checkpoint import claim_run
 from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import Json
@@ -96,9 +97,9 @@ def run_stream(
         found = _found(journal, tasks, on_record)
         waiting = [left for task in tasks if (left := _left(task, found)) is not None]
         learners = {task.settings.learner.seed: task for task in waiting}
-        for _ in plan.hands.played([*learners.values()], prepare):
+        for _ in plan.hands.played([*learners.values()], prepare, [folder_of(world)]):
             pass
-        for _, records in plan.hands.played(waiting, play):
+        for _, records in plan.hands.played(waiting, play, [folder_of(world)], kept_places):
             for record in records:
                 line = record.to_json()
                 journal.append(line)

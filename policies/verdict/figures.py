@@ -206,16 +206,32 @@ def _profiles(summary: Summary, looks: Mapping[str, str]) -> str:
     fastest = max((max(values) for values in speeds.values()), default=0.0)
     if not fastest > 0:
         return ""
+    legend = "".join(
+        f"<span><i class='swatch {looks[arm]}'></i>{in_html(arm)}</span>" for arm in speeds
+    )
     end = 1.05 * max(1.0, fastest)
+    return (
+        "<h3>How many runs are how fast</h3>"
+        f"<div class='wide'>{_profiles_svg(speeds, looks, end, 1080)}</div>"
+        f"<div class='narrow'>{_profiles_svg(speeds, looks, end, 380)}</div>"
+        f"<p class='legend'>{legend}</p>"
+        "<p class='caption'>Performance profiles: the share of an arm's runs whose speed-up is at "
+        "least so large. A run that never gets there has 0.</p>"
+    )
+
+
+def _profiles_svg(
+    speeds: Mapping[str, Sequence[float]], looks: Mapping[str, str], end: float, width: int
+) -> str:
     levels = np.unique([0.0, end, *(v for values in speeds.values() for v in values)])
-    width, height, left, top = 760, 250, 50, 24
+    height, left, top = 270, 50, 24
     right, bottom = width - 14, height - 42
     x, y = _scale(0.0, end, left, right), _scale(0.0, 1.0, bottom, top)
     out = [svg_open(width, height, "Share of runs with at least this speed-up")]
     for tick in (0.0, 0.5, 1.0):
         out.append(f"<path class='grid' d='M{left} {y(tick)}H{right}'/>")
         out.append(f"<text class='end' x='{left - 7}' y='{y(tick) + 4}'>{tick:g}</text>")
-    ticks = nice_ticks(0.0, end, 6)
+    ticks = nice_ticks(0.0, end, max(3, width // 130))
     for tick, label in zip(ticks, _tick_labels(ticks), strict=True):
         out.append(f"<path class='axis' d='M{x(tick)} {bottom}v5'/>")
         out.append(f"<text class='mid' x='{x(tick)}' y='{bottom + 19}'>{label}</text>")
@@ -227,17 +243,10 @@ def _profiles(summary: Summary, looks: Mapping[str, str]) -> str:
         shares = performance_profile(values, levels)
         path = f"M{x(0.0)} {y(float(shares[0]))}"
         for level, share in zip(levels[1:].tolist(), shares[1:].tolist(), strict=True):
-            path += f"V{y(share)}H{x(level)}"  # just above the level before, up to this one
+            path += f"V{y(share)}H{x(level)}"  # from just above the level before, up to this one
         named = f"<title>{in_html(arm)}</title>"
         out.append(f"<path class='line {looks[arm]}' d='{path}'>{named}</path>")
-    legend = "".join(
-        f"<span><i class='swatch {looks[arm]}'></i>{in_html(arm)}</span>" for arm in speeds
-    )
-    return (
-        f"<h3>How many runs are how fast</h3>{''.join(out)}</svg><p class='legend'>{legend}</p>"
-        "<p class='caption'>Performance profiles: the share of an arm's runs whose speed-up is at "
-        "least so large. A run that never gets there has 0.</p>"
-    )
+    return "".join([*out, "</svg>"])
 
 
 def _dots_svg(

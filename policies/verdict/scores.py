@@ -381,16 +381,23 @@ class _Estimates:
         x, y, clusters = _finals(own), _finals(theirs), _clusters(own, theirs)
         values = [a - b for a, b in zip(x, y, strict=True)]
         centre, low, high = paired_difference(x, y, self.rng, self.reps, self.level)
-        p = permutation_test(x, y, True, self.rng, two_sided=True)
         if clusters is not None:
             low, high = self._of_clusters(values, clusters, mean)
-            p = max(p, cluster_test(values, clusters))
         return Difference(
             Interval(centre, _none(low), _none(high), tuple(values)),
-            p=p,
+            p=self.p(own, theirs),
             smallest_p=smallest_p(len(x)),
             probability_of_improvement=probability_of_improvement(x, y),
         )
+
+    def p(self, own: Sequence[ArmRun], theirs: Sequence[ArmRun]) -> float:
+        """Of sign flips over seeds, and at least that of Student's test over trainings."""
+        x, y, clusters = _finals(own), _finals(theirs), _clusters(own, theirs)
+        found = permutation_test(x, y, True, self.rng, two_sided=True)
+        if clusters is None:
+            return found
+        values = [a - b for a, b in zip(x, y, strict=True)]
+        return max(found, cluster_test(values, clusters))
 
     def _of_clusters(
         self, values: Sequence[float], clusters: Sequence[object], statistic: Statistic
@@ -432,7 +439,7 @@ def _contest(
         for arm, row in rows.items()
         if arm not in (subject, target_text) and row[0].family not in NO_RIVALS
     ]
-    return _against(subject, others, rows, estimate) if others else None
+    return _against(subject, others, rows, estimate, whole=True) if others else None
 
 
 def _jointly(contests: Sequence[Contest]) -> list[Contest]:
@@ -444,16 +451,30 @@ def _jointly(contests: Sequence[Contest]) -> list[Contest]:
     ]
 
 
-def _against(subject: str, others: Sequence[str], rows: Rows, estimate: _Estimates) -> Contest:
-    """The subject against the strongest of some others."""
+def _against(
+    subject: str, others: Sequence[str], rows: Rows, estimate: _Estimates, whole: bool = False
+) -> Contest:
+    """The subject against the strongest of some others.
+
+    Args:
+        whole: Whether intervals are drawn for all others, as they always were for the contest:
+            its own, of the same generator, depends on it to the last digit.
+    """
     rival = min(others, key=lambda arm: mean(_finals(rows[arm])))
-    found = {arm: estimate.difference(rows[subject], rows[arm]) for arm in others}
+    found = {
+        arm: estimate.difference(rows[subject], rows[arm])
+        for arm in others
+        if whole or arm == rival
+    }
     difference = found[rival]
+    p = [found[arm].p if arm in found else estimate.p(rows[subject], rows[arm]) for arm in others]
     if (difference.mean.centre or 0) < 0:
         # It beats all others where it beats each of them (Berger 1982); that needs no correction.
-        difference = replace(difference, p=max(d.p for d in found.values()))
+        difference = replace(difference, p=max(p))
     else:
-        difference = dict(zip(others, _corrected([*found.values()]), strict=True))[rival]
+        least = difference.smallest_p and min(1.0, len(others) * difference.smallest_p)
+        corrected = float(holm(p)[list(others).index(rival)])
+        difference = replace(difference, p=corrected, smallest_p=least)
     return Contest(subject, rival, difference, verdict(difference))
 
 

@@ -64,9 +64,18 @@ def stratified_bootstrap_ci(
     table = _score_table(scores)
     n, m = table.shape
     column = np.arange(m)
-    return _bootstrap(
-        table, statistic, lambda: table[rng.integers(n, size=(n, m)), column], reps, level, widen, m
-    )
+
+    def drawn() -> FloatArray:
+        if m == 1 and statistic in (mean, iqm):
+            # All resamples at once, to the same bits as one after another, in a fraction of time.
+            rows = table[rng.integers(n, size=(reps, n)), 0]
+            if statistic is iqm:
+                rows = np.sort(rows, axis=1)[:, n // 4 : n - n // 4]
+            return np.asarray(rows.mean(axis=1))
+        every = (table[rng.integers(n, size=(n, m)), column] for _ in range(reps))
+        return np.array([statistic(rows) for rows in every])
+
+    return _bootstrap(table, statistic, drawn, reps, level, widen, m)
 
 
 def paired_bootstrap_ci(
@@ -80,9 +89,11 @@ def paired_bootstrap_ci(
     """The same for columns that share a seed per row: whole rows are resampled, so pairs stay."""
     table = _score_table(columns)
     n = len(table)
-    return _bootstrap(
-        table, statistic, lambda: table[rng.integers(n, size=n)], reps, level, widen, 1
-    )
+
+    def drawn() -> FloatArray:
+        return np.array([statistic(table[rng.integers(n, size=n)]) for _ in range(reps)])
+
+    return _bootstrap(table, statistic, drawn, reps, level, widen, 1)
 
 
 def cluster_bootstrap_ci(
@@ -113,14 +124,17 @@ def cluster_bootstrap_ci(
     groups = _grouped(values, clusters)
     if len(groups) == 1:
         return math.nan, math.nan
-
-    def draw() -> FloatArray:
-        chosen = rng.integers(len(groups), size=len(groups))
-        return np.concatenate([rng.choice(groups[k], len(groups[k])) for k in chosen])
-
-    drawn = np.array([statistic(draw()) for _ in range(reps)])
-    centre = statistic(np.concatenate(groups))
-    return _stretched(drawn, centre, len(groups), len(groups) - 1, level)
+    n, sizes = len(groups), np.array([len(group) for group in groups])
+    padded = np.zeros((n, sizes.max()))
+    for row, group in zip(padded, groups, strict=True):
+        row[: len(group)] = group
+    chosen = rng.integers(n, size=(reps, n))
+    place = (rng.random((reps, n, sizes.max())) * sizes[chosen][..., None]).astype(np.int64)
+    resampled = padded[chosen[..., None], place]
+    real = np.arange(sizes.max()) < sizes[chosen][..., None]
+    pairs = zip(resampled, real, strict=True)
+    drawn = np.array([statistic(rows[kept]) for rows, kept in pairs])
+    return _stretched(drawn, statistic(np.concatenate(groups)), n, n - 1, level)
 
 
 def cluster_test(differences: ArrayLike, clusters: Sequence[object]) -> float:
@@ -188,7 +202,7 @@ def _bootstrap(
     n = len(table)
     if n == 1:
         return math.nan, math.nan
-    drawn = np.array([statistic(draw()) for _ in range(reps)])
+    drawn = draw()
     if not np.isfinite(drawn).all():
         return math.nan, math.nan
     if not widen:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rabbit_holes.imports.click_rows import TYPES, ClickRow, read_rows
 from rabbit_holes.imports.tally import Tally
 from rabbit_holes.path import Path, StrPath, Visit
+from train_lm.inputs import note_file
 
 SOURCE = "clickstream"
 LICENCE = "CC0 1.0 (Wikimedia Clickstream)"
@@ -164,6 +165,7 @@ def read_clickstream(
             dropped for the most frequent reason.
     """
     file = pathlib.Path(file)
+    note_file(file)
     clicks: dict[str, dict[str, int]] = {}
     entries: dict[str, int] = {}
     known: dict[str, str] = {}  # one string per title: a language edition names each very often

@@ -19,6 +19,7 @@ from rabbit_holes.imports.tally import Tally
 from rabbit_holes.imports.wikispeedia import decode_title
 from rabbit_holes.link_map import LinkMap
 from rabbit_holes.path import Path, StrPath, Visit
+from train_lm.inputs import note_file
 
 LICENCE = "not stated by the collectors: cite, do not redistribute"
 # As the collectors word it -> as a path does.
@@ -39,6 +40,7 @@ def read_games(file: StrPath, tally: Tally, link_maps: Iterable[LinkMap] = ()) -
         FileNotFoundError: If there is no such file.
     """
     file = pathlib.Path(file)
+    note_file(file)
     maps = list(link_maps)
     played: Counter[str] = Counter()
     tally.read["games"] = 0

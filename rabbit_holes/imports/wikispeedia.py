@@ -18,6 +18,7 @@ from rabbit_holes.imports.tally import Tally
 from rabbit_holes.link_map import LinkMap
 from rabbit_holes.path import MetaValue, Path, StrPath, Visit
 from train_lm.checked.inside import checked
+from train_lm.inputs import note_files
 
 SOURCE = "wikispeedia"
 LICENCE = "Wikispeedia navigation paths, SNAP: cite West et al. 2009 and West & Leskovec 2012"
@@ -40,6 +41,9 @@ def decode_title(encoded: str) -> str:
     if not title.strip():
         raise ValueError(f"expected a title, got {encoded!r}")
     return title
+
+
+LINK_TABLES = ("articles.tsv", "links.tsv")
 
 
 def find_tables(source: StrPath) -> pathlib.Path:
@@ -78,6 +82,11 @@ def read_rows(file: pathlib.Path, columns: int, tally: Tally) -> Iterator[Row]:
 
 def read_link_map(folder: pathlib.Path, tally: Tally) -> LinkMap:
     """Titles of `articles.tsv` and links of `links.tsv`; links of unknown pages are dropped."""
+    note_files(folder, LINK_TABLES)
+    return _link_map(folder, tally)
+
+
+def _link_map(folder: pathlib.Path, tally: Tally) -> LinkMap:
     offered: dict[str, set[str]] = {}
     file = folder / "articles.tsv"
     for number, (encoded,) in read_rows(file, 1, tally):
@@ -116,7 +125,8 @@ def read_games(source: StrPath, tally: Tally, world: LinkMap | None = None) -> I
         FileNotFoundError: If a table is missing.
     """
     folder = find_tables(source)
-    maps = [read_link_map(folder, tally)]
+    note_files(folder, (*LINK_TABLES, "paths_finished.tsv", "paths_unfinished.tsv"))
+    maps = [_link_map(folder, tally)]
     if world is not None:
         maps.append(world)
     for status in ("finished", "unfinished"):

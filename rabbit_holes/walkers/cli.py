@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rabbit_holes.path import Path as Walk
-from rabbit_holes.path import PathWriter, holds_paths, read_paths, write_paths
+from rabbit_holes.path import PathWriter, first_of, holds_paths, read_paths, write_paths
 from rabbit_holes.walkers.settings import MODES, WALKERS, GenerationSettings
 from train_lm.command_line import GOES_ON, say
+from train_lm.inputs import SHOWN
 from train_lm.outputs import alone
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _walk(args: argparse.Namespace) -> None:
 
 def _generate(args: argparse.Namespace) -> None:
     from kncl_env.world.world import World
-    from rabbit_holes.walkers.generative import generate, run_name
+    from rabbit_holes.walkers.generative import MODEL_SHA256, generate, run_name
     from rabbit_holes.walkers.language_model import load_language_model, silence_loading
 
     silence_loading()
@@ -165,6 +166,16 @@ def _generate(args: argparse.Namespace) -> None:
         pass  # whoever writes there is named before a model is loaded
     model = load_language_model(args.model, device=args.device, tokenizer=world.tokenizer)
     mine = partial(holds_paths, sources=("generated:",))
+    begun = None if args.force else first_of(args.out)
+    if (
+        begun is not None
+        and begun.meta.get(MODEL_SHA256, model.sha256[:SHOWN]) != (model.sha256[:SHOWN])
+    ):
+        raise ValueError(
+            f"expected the model that {args.out} was begun with, sha256 "
+            f"{begun.meta[MODEL_SHA256]}…, got {model.sha256[:SHOWN]}…: name another file or add "
+            "--force to begin anew"
+        )
     with PathWriter(args.out, force=args.force, mine=mine) as writer:
         name = run_name(world, model.name, settings)
         foreign = [path_id for path_id in writer.ids if not path_id.startswith(name)]

@@ -22,11 +22,13 @@ from rabbit_holes.path import Path, Visit
 from rabbit_holes.walkers.prompts import Prompt, chat_prompt, plain_prompt, read_answer
 from rabbit_holes.walkers.settings import GenerationSettings
 from train_lm.files import hash_json
+from train_lm.inputs import SHOWN
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
     from rabbit_holes.walkers.language_model import LanguageModel
 
+MODEL_SHA256 = "model_sha256"  # in a path's meta: the first digits of its model's digest
 TRIES = 3  # misses in a row after which a walk is lost
 LONGEST_TITLE = 24  # [tokens] titles beyond this are cut when they are scored
 
@@ -101,7 +103,7 @@ def generate(
         while active := [walk for walk in walks if walk.status is None]:
             step(active)
         for walk in walks:
-            path = _path(walk, f"{name}-{walk.number:06d}", world, model.name, settings)
+            path = _path(walk, f"{name}-{walk.number:06d}", world, model, settings)
             if path.id not in done:
                 yield path
 
@@ -204,7 +206,9 @@ def match_topics(world: World, words: Sequence[str], similarity: float) -> list[
     return found
 
 
-def _path(walk: _Walk, name: str, world: World, model: str, settings: GenerationSettings) -> Path:
+def _path(
+    walk: _Walk, name: str, world: World, model: LanguageModel, settings: GenerationSettings
+) -> Path:
     visits = [
         Visit(world.titles[topic], i - 1 if i else None, offered=offered)
         for i, (topic, offered) in enumerate(zip(walk.topics, walk.offered, strict=True))
@@ -214,6 +218,8 @@ def _path(walk: _Walk, name: str, world: World, model: str, settings: Generation
         "temperature": settings.temperature,
         "seed": settings.seed,
     }
+    if model.sha256:
+        meta[MODEL_SHA256] = model.sha256[:SHOWN]
     if settings.mode == "choose" and settings.offered:
         meta["offered_at_most"] = settings.offered
     if settings.mode == "associate":
@@ -221,8 +227,8 @@ def _path(walk: _Walk, name: str, world: World, model: str, settings: Generation
     return Path(
         id=name,
         visits=tuple(visits),
-        source=f"generated:{model}",
-        walker=f"lm:{model}",
+        source=f"generated:{model.name}",
+        walker=f"lm:{model.name}",
         licence=f"titles: {world.card['licence']}",
         goal=None if walk.goal is None else world.titles[walk.goal],
         status=walk.status or "unfinished",

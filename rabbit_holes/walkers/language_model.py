@@ -48,11 +48,13 @@ class LanguageModel:
         name: As recorded in a path.
         model: Any `transformers` causal LM in evaluation mode.
         tokenizer: A `transformers` tokenizer.
+        sha256: Of the files of its directory, if it has one.
     """
 
     name: str
     model: Any
     tokenizer: Any
+    sha256: str = ""
 
     @property
     def chats(self) -> bool:
@@ -436,7 +438,7 @@ def load_language_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-    from train_lm.checked.model_folder import check_finite, opened_as_data
+    from train_lm.checked.model_folder import check_finite, note_model, opened_as_data
     from train_lm.model import PRESETS
 
     folder = Path(place)
@@ -477,7 +479,7 @@ def load_language_model(
             "follows them: it cannot be asked what comes next"
         )
     name = folder.resolve().name if folder.is_dir() else place
-    return LanguageModel(name, model, cut)
+    return LanguageModel(name, model, cut, note_model(folder) if folder.is_dir() else "")
 
 
 def _try_out(tokenizer: Any) -> None:

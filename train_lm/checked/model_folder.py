@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from train_lm.files import read_json
+from train_lm.inputs import note_files
 
 # Formats that may hold code, or that nothing here reads.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
@@ -30,6 +31,7 @@ def opened_as_data(name: str) -> dict[str, bool]:
     if folder.is_dir():
         files = sorted(folder.glob("*.json"))
         _check_weights(folder)
+        note_model(folder)
     else:
         _check_id(name)
         # Or transformers would have a third host convert pickles, and take what that proposes.
@@ -41,6 +43,12 @@ def opened_as_data(name: str) -> dict[str, bool]:
         elif file.name.endswith(".safetensors.index.json"):
             _check_places(file)
     return {"trust_remote_code": False, "local_files_only": folder.is_dir()}
+
+
+def note_model(folder: Path) -> str:
+    """Name what a model and its tokenizer are opened from; returns its digest."""
+    forms = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+    return note_files(folder, (file.name for f in forms for file in folder.glob(f)), "a model")
 
 
 def check_finite(model: Any, name: str) -> None:

@@ -14,10 +14,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import median
 from typing import Any, Generic, TypeVar
 
-from train_lm.crew.folders import Folder, settle
+from train_lm.crew.folders import Folder, Piece, settle
 from train_lm.crew.local import HERE
 from train_lm.crew.standing import Standing, WorkerDiedError
 from train_lm.machine.cores import CORES
@@ -52,6 +53,7 @@ class _Job(Generic[Task, Result]):
     folders: tuple[Folder, ...]
     version: str
     source: str
+    leaves: Callable[[Task], Sequence[Path]] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class _Told(Generic[Result]):
 
     result: Result | None = None
     missing: tuple[Folder, ...] = ()
+    left: tuple[tuple[Folder, tuple[Piece, ...]], ...] = ()
     other: str = ""
     node: str = ""
 
@@ -129,14 +132,20 @@ class Cluster:
         return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
 
     def played(
-        self, tasks: Sequence[Task], play: Callable[[Task], Result], folders: Sequence[Folder]
+        self,
+        tasks: Sequence[Task],
+        play: Callable[[Task], Result],
+        folders: Sequence[Folder],
+        leaves: Callable[[Task], Sequence[Path]] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """As `Hands.played`."""
         ray = self.ray
         sent: dict[Folder, list[Any]] = {}
         waiting = list(range(len(tasks)))[::-1]
         now = _UnderWay()
-        jobs = [_Job(task, play, tuple(folders), version(), source_digest()) for task in tasks]
+        jobs = [
+            _Job(task, play, tuple(folders), version(), source_digest(), leaves) for task in tasks
+        ]
         try:
             while waiting or now.numbers:
                 while waiting and len(now.numbers) < AHEAD * self.cores:
@@ -153,6 +162,9 @@ class Cluster:
                                 sent[folder] = self.send(folder)
                         waiting.append(number)
                         continue
+                    for folder, pieces in told.left:
+                        if folder.here() is None:  # the node has a disk of its own
+                            folder.put_back(pieces)
                     now.took.append(time.monotonic() - now.began.pop(number))
                     yield number, told.result  # type: ignore[misc]
                 _tell_stragglers(now)
@@ -301,7 +313,10 @@ def _play(job: _Job[Task, Result], sent: dict[Folder, list[Any]]) -> _Told[Resul
     told = _ready(job, sent)
     if told.other or told.missing:
         return told
-    return replace(told, result=job.play(job.task))
+    result = job.play(job.task)
+    places = [] if job.leaves is None else job.leaves(job.task)
+    left = [Folder.of(place, "") for place in places if place.is_dir()]
+    return replace(told, result=result, left=tuple((one, tuple(one.pieces())) for one in left))
 
 
 def _ready(job: _Job[Any, Any], sent: dict[Folder, list[Any]]) -> _Told[Any]:

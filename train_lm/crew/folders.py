@@ -28,7 +28,8 @@ class Folder:
 
     Attributes:
         path: Where it lies on the machine that asks, and on nodes that share its disk.
-        kept_as: Its place below the cache folder of a node that has to fetch it.
+        kept_as: Its place below the cache folder of a node that has to fetch it; empty of one
+            that is never fetched.
         content: What is in it: name of each file, and its hash or its size.
         cached: Whether it is looked for in the cache alone, since its reader looks there.
     """
@@ -54,7 +55,8 @@ class Folder:
     def here(self) -> Path | None:
         """Where it is on this machine; None where it has to be fetched."""
         wanted = dict(self.content)
-        for place in (*([] if self.cached else [Path(self.path)]), cache_folder() / self.kept_as):
+        kept = [cache_folder() / self.kept_as] if self.kept_as else []
+        for place in [*([] if self.cached else [Path(self.path)]), *kept]:
             if place.is_dir() and wanted.items() <= dict(_content(place, wanted)).items():
                 return place
         return None
@@ -64,9 +66,16 @@ class Folder:
         for name, _ in self.content:
             with (Path(self.path) / name).open("rb") as stream:
                 offset = 0
-                while (piece := stream.read(PIECE)) or not offset:
+                while True:  # the last piece of a file is a short one, perhaps an empty one
+                    piece = stream.read(PIECE)
                     yield name, offset, piece
-                    offset += max(1, len(piece))
+                    offset += len(piece)
+                    if len(piece) < PIECE:
+                        break
+
+    def put_back(self, pieces: Iterable[Piece]) -> None:
+        """Write what a node sent where the task was to write it."""
+        _write(Path(self.path), pieces)
 
     def keep(self, pieces: Iterable[Piece]) -> Path:
         """Write what was sent to this node's cache: once, whoever else is about to.

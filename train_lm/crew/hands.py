@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from train_lm.crew.folders import Folder
@@ -64,6 +65,7 @@ class Hands:
         tasks: Sequence[Task],
         play: Callable[[Task], Result],
         folders: Sequence[Folder] = (),
+        leaves: Callable[[Task], Sequence[Path]] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """(number of the task, its result) of every task, as they are finished.
 
@@ -71,6 +73,8 @@ class Hands:
             play: A function of a module, which workers import.
             folders: What has to be there where a task is played, such as its world; a node that
                 has it not fetches it once.
+            leaves: A function of a module: folders that playing a task writes; they come home
+                with its result.
 
         Raises:
             ValueError: Ray is asked for and not installed, or a node runs another version.
@@ -83,7 +87,7 @@ class Hands:
         elif tasks:
             from train_lm.crew.cluster import connected
 
-            yield from connected(self.ray).played(tasks, play, folders)
+            yield from connected(self.ray).played(tasks, play, folders, leaves)
 
     def standing(
         self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder] = ()

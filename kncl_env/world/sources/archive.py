@@ -26,6 +26,7 @@ from typing import IO
 
 from train_lm.checked.records import Fields
 from train_lm.files import read_json, replacing
+from train_lm.inputs import note_input
 
 # Called with the archive's name, bytes so far, and bytes in all where the server says so.
 Progress = Callable[[str, int, "int | None"], None]
@@ -166,6 +167,7 @@ def _checked(archive: Archive, part: Path) -> dict[str, object]:
                 f"expected {key} {expected} of {archive.url}, got {got[key]}: the file was damaged "
                 "on its way or has changed; it was removed, call again"
             )
+    note_input(archive.url, str(got["sha256"]), checked="sha256" in known)
     return {"url": archive.url, **got, "checked": sorted(known)}
 
 

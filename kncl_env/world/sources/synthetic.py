@@ -98,12 +98,12 @@ class SyntheticConfig:
             ValueError: They are of no generated world.
         """
         n = counts.get("topics", 0)
-        shares = {
-            f"{kind}_share": counts.get(f"{kind}_topics", 0) / max(1, n)
-            for kind in ("noise", "redundant")
-        }
         return cls(
-            n, seed=seed, **shares, **{name: counts[name] for name in KEPT if name in counts}
+            n_topics=n,
+            noise_share=counts.get("noise_topics", 0) / max(1, n),
+            redundant_share=counts.get("redundant_topics", 0) / max(1, n),
+            seed=seed,
+            **{name: counts[name] for name in KEPT if name in counts},
         )
 
     @property

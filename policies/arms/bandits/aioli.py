@@ -91,7 +91,7 @@ ARMS = both(
     "aioli",
     Aioli,
     "mixture",
-    "4 rounds of one visit of 2 updates a domain, on a copy of the learner and charged; rate 0.5, "
-    "no moving mean; of the target's loss where there is a target",
-    "Chen et al. 2024, arXiv:2411.05735",
+    "Four rounds of one visit of 2 updates a domain, on a copy of the learner and charged; rate "
+    "0.5, no moving mean; the target's loss where there is a target.",
+    "arXiv:2411.05735",
 )

@@ -129,13 +129,13 @@ ARMS = {
     "best-of": Listed(
         best_of(frontier=False),
         "search",
-        "the best of 4 mixtures of domains by lot, each played to the end and undone, by the loss "
-        "on reward; charged",
+        "The best of 4 mixtures of domains by lot, each played to the end and undone, by the loss "
+        "on reward; all are charged.",
     ),
     "best-of-frontier": Listed(
         best_of(),
         "search",
-        "the best of 4 episodes of random expansions, each played to the end and undone, by the "
-        "loss on reward; charged",
+        "The best of 4 episodes of random expansions, each played to the end and undone, by the "
+        "loss on reward; all are charged.",
     ),
 }

@@ -17,6 +17,9 @@ from policies.arms.shared import Shared
 
 Floats = NDArray[np.float64]
 
+# Domains to choose among, at most: an episode has some dozens of steps, and a bandit tries each.
+DOMAINS = 16
+
 # Windows of each domain, the same in all episodes, that its loss is measured on.
 MEASURED = 4
 
@@ -30,7 +33,7 @@ class DomainText:
     """
 
     def __init__(self, stage: Stage) -> None:
-        self.topics = domains_of(stage)
+        self.topics = domains_of(stage, DOMAINS)
         self.k = len(self.topics)
         world, documents = stage.world, stage.store.document
         of_topic = np.zeros(len(stage.table), dtype=np.int64)
@@ -39,9 +42,7 @@ class DomainText:
         self.of_topic = of_topic  # (N,)
         split, domain = world.passage_split[documents], of_topic[world.passage_topic[documents]]
         self._windows = {
-            name: [
-                np.flatnonzero((split == SPLITS.index(name)) & (domain == k)) for k in range(self.k)
-            ]
+            name: _by_group(np.flatnonzero(split == SPLITS.index(name)), domain, self.k)
             for name in ("train", "reward")
         }
 
@@ -72,6 +73,18 @@ _shared = Shared(DomainText)
 def text_of(stage: Stage) -> DomainText:
     """Windows by domain of a stage, made once."""
     return _shared(stage)
+
+
+def _by_group(windows: Ints, group: Ints, k: int) -> list[Ints]:
+    """(k,) windows of each group, ascending.
+
+    Args:
+        windows: Ascending.
+        group: Of every window of the store.
+    """
+    own = group[windows]
+    ends = np.cumsum(np.bincount(own, minlength=k))[:-1]
+    return np.split(windows[np.argsort(own, kind="stable")], ends)
 
 
 def spread(pool: Ints, n: int) -> Ints:

@@ -72,7 +72,7 @@ ARMS = both(
     "doremi",
     Doremi,
     "mixture",
-    "online form: text is drawn from the weights as they change; the reference read every domain "
-    "alike for a whole episode, and is charged to each",
-    "Xie et al. 2023, arXiv:2305.10429",
+    "Online: text is drawn from the weights as they change. The reference read every domain "
+    "alike for a whole episode; it and the measurements are charged.",
+    "after arXiv:2305.10429",
 )

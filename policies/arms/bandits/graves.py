@@ -72,7 +72,7 @@ ARMS = both(
     "graves",
     Graves,
     "bandit",
-    "target prediction gain (the environment's own loss drop) with Exp3.S, rescaled by running "
-    "20th and 80th percentiles, rate sqrt(2 ln K / (K T)); one domain a step",
-    "Graves et al. 2017, arXiv:1704.03003",
+    "Target prediction gain, the environment's own loss drop, with Exp3.S: rescaled by running "
+    "20th and 80th percentiles, at a rate of sqrt(2 ln K / (K T)); one domain a step.",
+    "arXiv:1704.03003",
 )

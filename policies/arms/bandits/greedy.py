@@ -87,13 +87,13 @@ ARMS = {
     "greedy": Listed(
         greedy(frontier=False),
         "search",
-        "a step's text of 4 domains by lot is tried and undone, the best by the target's true loss "
-        "drop is read; trials are charged",
+        "A step's text of 4 domains by lot is tried and undone, and the best by the target's true "
+        "loss drop is read; trials are charged.",
     ),
     "greedy-frontier": Listed(
         greedy(),
         "search",
-        "4 candidates by lot are expanded and taken back, the best by the target's true loss drop "
-        "is expanded; trials are charged",
+        "Four candidates by lot are expanded and taken back, and the best by the target's true "
+        "loss drop is expanded; trials are charged.",
     ),
 }

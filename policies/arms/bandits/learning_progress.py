@@ -5,7 +5,7 @@
     LP_k  = |f(fast_k) - f(slow_k)|
     pi_k in proportion to sigmoid((LP_k - mean) / sd)
 
-Kanitscheider et al. 2021, arXiv:2106.14876, as Syllabus has it. Text has no successes: p_k is
+Kanitscheider et al. 2021, arXiv:2106.14876, without a baseline. Text has no successes: p_k is
 2^-L_k, the (geometric mean) probability of the next byte, of the domain's `reward` text on four
 windows. All domains are measured at the start and after every step.
 """
@@ -62,6 +62,7 @@ ARMS = both(
     "learning-progress",
     LearningProgress,
     "bandit",
-    "bidirectional, of 2^-loss on the domain's own reward text in the place of a rate of success",
-    "Kanitscheider et al. 2021, arXiv:2106.14876",
+    "Bidirectional, with 2^-loss on a domain's own reward text for its rate of success; all "
+    "domains are measured after each step, which is charged.",
+    "arXiv:2106.14876",
 )

@@ -15,11 +15,13 @@ from policies.arms.bandits import (
     plr,
     rho,
     skill_it,
+    stratified,
     tscl,
     ucb1,
 )
 
 BANDITS: dict[str, Listed] = {
+    **stratified.ARMS,
     **odm.ARMS,
     **ucb1.ARMS,
     **tscl.ARMS,

@@ -62,7 +62,8 @@ ARMS = both(
     "odm",
     Odm,
     "bandit",
-    "Exp3 form of algorithm 1 (importance-weighted training loss, moving mean 0.9), not the linear "
-    "form of the released default",
-    "Albalak et al. 2023, arXiv:2312.02406",
+    "Exp3 form of algorithm 1: importance-weighted training loss, moving mean 0.9; not the "
+    "linear form that the authors' code runs by default. A forward pass on up to four windows "
+    "of each domain is charged.",
+    "arXiv:2312.02406",
 )

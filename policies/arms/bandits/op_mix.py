@@ -121,7 +121,7 @@ ARMS = both(
     "op-mix",
     OpMix,
     "mixture",
-    "one LoRA (rank 8) per domain after an even fifth of the budget, the best of max(20, 2 K) "
-    "mixtures simulated by merging them; charged",
-    "Hu et al. 2026, arXiv:2605.15220",
+    "After an even fifth of the budget one LoRA per domain, and the best of max(20, 2 K) "
+    "mixtures simulated by merging them; all of it is charged.",
+    "after arXiv:2605.15220",
 )

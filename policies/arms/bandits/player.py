@@ -73,7 +73,9 @@ class DomainPlayer:
         return {"ready": self.ready, "rule": self.rule.state()}
 
     def restore(self, state: Json) -> None:
-        self.ready = bool(state["ready"])
+        if not isinstance(state.get("rule"), dict):
+            raise ValueError(f"expected what a {type(self.rule).__name__} learned, got other JSON")
+        self.ready = state.get("ready") is True
         self.rule.restore(state["rule"])
 
 
@@ -126,11 +128,15 @@ def grows(make: MakeRule) -> Begin:
     return written_with(begin, make)
 
 
+ON_THE_FRONTIER = (
+    "The same on the frontier: a domain that has candidates is drawn by its share, then one of "
+    "them by lot."
+)
+
+
 def both(name: str, make: MakeRule, family: str, variant: str, source: str) -> dict[str, Listed]:
     """A rule's two forms, as they are listed: `NAME`, and `NAME-frontier`."""
     return {
         name: Listed(mixes(make), family, variant, source),
-        f"{name}-frontier": Listed(
-            grows(make), family, f"{variant}; a topic of the frontier in the domain drawn", source
-        ),
+        f"{name}-frontier": Listed(grows(make), family, ON_THE_FRONTIER, source),
     }

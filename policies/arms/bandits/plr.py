@@ -74,7 +74,7 @@ ARMS = both(
     "plr",
     Plr,
     "bandit",
-    "rank form (temperature 0.1, staleness 0.1), scored by |loss drop| of the domain's own reward "
-    "text since it was last read",
-    "Jiang et al. 2020, arXiv:2010.03934",
+    "By rank (temperature 0.1, staleness 0.1) of the |loss drop| of a domain's own reward text "
+    "since it was last read; measurements are charged.",
+    "arXiv:2010.03934",
 )

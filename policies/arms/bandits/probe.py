@@ -95,7 +95,7 @@ class Probe:
         """What is done to the learner meanwhile is undone at the end, exactly.
 
         In a bank the learner is a member, and its trials are served in lockstep with whatever the
-        others do: nobody waits for nothing.
+        others do: nobody waits in vain.
         """
         if self._trying:
             raise RuntimeError("a trial within a trial: end the first one before")

@@ -79,7 +79,7 @@ ARMS = both(
     "rho",
     Rho,
     "bandit",
-    "by domain, in proportion to the loss above that of a model of a training holdout, which is "
-    "charged to each episode",
-    "Mindermann et al. 2022, arXiv:2206.07137",
+    "Domains in proportion to their loss above that of a model of a tenth of the training text, "
+    "trained for a quarter of the budget; it and the measurements are charged.",
+    "after arXiv:2206.07137",
 )

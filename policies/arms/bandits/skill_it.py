@@ -113,7 +113,8 @@ ARMS = both(
     "skill-it",
     SkillIt,
     "mixture",
-    "weighted A by brute force (a step's budget of each domain alone, charged), window of 3 steps, "
-    "rate 0.2; of the target's loss where there is a target",
-    "Chen et al. 2023, arXiv:2307.14430",
+    "Weights A by brute force, a step's budget of each domain alone on a copy; window of 3 "
+    "steps, rate 0.2, begun anew in each; the target's loss where there is a target. All trials "
+    "are charged.",
+    "arXiv:2307.14430",
 )

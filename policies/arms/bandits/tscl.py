@@ -49,7 +49,7 @@ ARMS = both(
     "tscl",
     Tscl,
     "bandit",
-    "online form, epsilon-greedy (0.1) on |Q|, rate 0.1, of the domain's own reward loss; one "
-    "domain a step",
-    "Matiisen et al. 2017, arXiv:1707.00183",
+    "Online form, one domain a step: the largest |Q| of its own reward loss, at a rate of 0.1, "
+    "and with probability 0.1 any; measurements are charged.",
+    "arXiv:1707.00183",
 )

@@ -64,7 +64,7 @@ ARMS = both(
     "ucb1",
     Ucb1,
     "bandit",
-    "UCB1 on the loss drop of the domain's own reward text, as a share of the largest so far; one "
-    "domain a step",
-    "Auer, Cesa-Bianchi & Fischer 2002, doi:10.1023/A:1013689704352",
+    "One domain a step, by the loss drop of its own reward text (four windows before and after "
+    "the step, charged) as a share of the largest so far.",
+    "Auer, Cesa-Bianchi & Fischer 2002",
 )

@@ -13,10 +13,10 @@ from kncl_env.observation import Observation
 from kncl_env.stage import Stage
 from kncl_env.world.world import World
 from policies.arms.arm import Begin, Ints, Player, Rng, Turn, written_with
-from policies.arms.mixing import fed
+from policies.arms.mixing import fed, least_read
 from policies.arms.shared import windows_by_topic
 from train_lm.files import Json
-from train_lm.windows import TokenStore, draw_least_read
+from train_lm.windows import TokenStore
 
 Floats = NDArray[np.float64]
 
@@ -88,7 +88,7 @@ class Reader:
         assert self.env.episode is not None
         times_read = self.env.episode.reading_list.times_read
         n = self.env.settings.windows_per_step
-        windows = draw_least_read(self.pool, times_read, n, self.rng)
+        windows = least_read(self.pool, times_read, n, self.rng)
         spent, self.spent = self.spent, 0.0
         return fed(self.env, windows, seen, spent)
 

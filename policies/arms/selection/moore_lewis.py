@@ -1,18 +1,20 @@
 """Moore-Lewis selection: difference of cross-entropies (Moore & Lewis 2010, ACL).
 
 A passage scores H_I(s) - H_N(s): its cross-entropy under a model of the target's sample minus that
-under a model of the corpus, per word. The lowest are read. Both models are of pairs of words,
+under a model of the corpus, per word. The lowest are read. As in the paper, both models know the
+words that the sample has twice or more, and take all others for one; and the corpus' model is made
+from as many passages of the corpus as the sample has. Both are of pairs of words (the paper has
+four, which such samples do not fill):
 
     p(w | v) = 1/2 c(v, w) / c(v) + 1/2 (c(w) + 1) / (C + V)    (the second alone, and whole,
                                                                  where v was never followed)
 
-with hashed words: V = 2^16 buckets of words, 2^20 of pairs. As in the paper, the corpus' model is
-made from a sample of the corpus as large as the target's.
+Words are told apart by 2^16 buckets, pairs by 2^20.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +33,7 @@ from policies.arms.selection.chosen import (
     texts_of,
 )
 from policies.arms.selection.topic_scores import TopicScores, best_slot
-from policies.arms.selection.words import Hashes, buckets, pairs_of, words_of
+from policies.arms.selection.words import buckets, pairs_of, words_of
 from policies.arms.shared import Shared
 from train_lm.files import hash_json
 from train_lm.token_files import TRAIN
@@ -39,7 +41,17 @@ from train_lm.token_files import TRAIN
 Floats = NDArray[np.float64]
 
 WORDS, PAIRS = 2**16, 2**20
-VERSION = 1  # raised whenever a score would come out another
+TWICE = 2  # times that a word stands in the sample, at least, to be known
+VERSION = 2  # raised whenever a score would come out another
+
+
+def vocabulary(blocks: Iterable[Sequence[str]]) -> Ints:
+    """(WORDS,) number of the words of each bucket: from 1 on where they are known, else 0."""
+    counts = np.zeros(WORDS, dtype=np.int64)
+    for texts in blocks:
+        counts += np.bincount(buckets(words_of(texts)[0], WORDS), minlength=WORDS)
+    known = counts >= TWICE
+    return np.where(known, np.cumsum(known), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,45 +59,53 @@ class PairModel:
     """Counts of words and of pairs of words.
 
     Attributes:
-        words: (V,) by bucket.
-        followed: (V,) how often a word of the bucket was followed by another.
+        number: Of the words of each bucket; see `vocabulary`.
+        words: (V,) by number.
+        followed: (V,) how often a word was followed by another.
         pairs: By bucket of the pair.
     """
 
+    number: Ints
     words: Floats
     followed: Floats
     pairs: Floats
 
     @classmethod
-    def of(cls, blocks: Sequence[Sequence[str]]) -> PairModel:
-        model = cls(np.zeros(WORDS), np.zeros(WORDS), np.zeros(PAIRS))
+    def of(cls, blocks: Iterable[Sequence[str]], number: Ints) -> PairModel:
+        v = int(number.max()) + 1
+        model = cls(number, np.zeros(v), np.zeros(v), np.zeros(PAIRS))
         for texts in blocks:
-            words, text = words_of(texts)
-            bucket = buckets(words, WORDS)
-            model.words[:] += np.bincount(bucket, minlength=WORDS)
-            first = bucket[:-1][text[1:] == text[:-1]]
-            model.followed[:] += np.bincount(first, minlength=WORDS)
-            pair = buckets(pairs_of(words, text)[0], PAIRS)
-            model.pairs[:] += np.bincount(pair, minlength=PAIRS)
+            words, text = model.numbered(texts)
+            model.words[:] += np.bincount(words, minlength=v)
+            first = words[:-1][text[1:] == text[:-1]]
+            model.followed[:] += np.bincount(first, minlength=v)
+            model.pairs[:] += np.bincount(_pairs(words, text), minlength=PAIRS)
         return model
 
-    def log_probabilities(self, words: Hashes, text: Ints) -> Floats:
+    def numbered(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """(n,) number of every word of the texts, and (n,) of the text it is in."""
+        words, text = words_of(texts)
+        return self.number[buckets(words, WORDS)], text
+
+    def log_probabilities(self, words: Ints, text: Ints) -> Floats:
         """(n,) log p of each word after the one before it in its text [nats]."""
-        bucket = buckets(words, WORDS)
-        single = (self.words[bucket] + 1) / (self.words.sum() + len(self.words))
+        single = (self.words[words] + 1) / (self.words.sum() + len(self.words))
         found = single.copy()
         after = np.flatnonzero(text[1:] == text[:-1]) + 1  # words with one before them
-        times = self.followed[bucket[after - 1]]
-        pair = self.pairs[buckets(pairs_of(words, text)[0], PAIRS)]
+        times = self.followed[words[after - 1]]
         known = times > 0
-        both = 0.5 * pair[known] / times[known] + 0.5 * single[after[known]]
-        found[after[known]] = both
-        return np.log(found)
+        pair = self.pairs[_pairs(words, text)]
+        found[after[known]] = 0.5 * pair[known] / times[known] + 0.5 * single[after[known]]
+        return np.asarray(np.log(found))
+
+
+def _pairs(words: Ints, text: Ints) -> Ints:
+    return buckets(pairs_of(words.astype(np.uint64), text)[0], PAIRS)
 
 
 def difference(texts: Sequence[str], sample: PairModel, corpus: PairModel) -> Floats:
     """(n,) H_I - H_N of each text [nats per word]; 0 where it has no word."""
-    words, text = words_of(texts)
+    words, text = sample.numbered(texts)
     gain = corpus.log_probabilities(words, text) - sample.log_probabilities(words, text)
     n = np.bincount(text, minlength=len(texts))
     return np.asarray(np.bincount(text, gain, minlength=len(texts)) / np.maximum(1, n))
@@ -98,8 +118,9 @@ def _differences(stage: Stage) -> Floats:
     def made() -> Floats:
         n = min(len(stage.sample), len(train))
         general = np.sort(np.random.default_rng(0).choice(train, n, replace=False))
+        number = vocabulary(texts for _, texts in texts_of(world, stage.sample))
         sample, corpus = (
-            PairModel.of([texts for _, texts in texts_of(world, own)])
+            PairModel.of((texts for _, texts in texts_of(world, own)), number)
             for own in (stage.sample, general)
         )
         found = np.zeros(len(world.passage_split))
@@ -133,7 +154,7 @@ ARMS = {
         selects(_choose),
         "selection",
         "Lowest cross-entropy per word under a model of the sample's pairs of words minus that "
-        "under one of as much of the corpus, interpolated and hashed; read in random order.",
+        "under one of as much of the corpus, with the sample's words alone; read in random order.",
         "Moore & Lewis 2010",
     ),
     "moore-lewis-frontier": Listed(

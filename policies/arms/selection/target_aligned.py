@@ -16,6 +16,7 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.stage import Stage
 from policies.arms.arm import Ints, Listed, Player, Rng
 from policies.arms.charges import of_measuring, of_training
+from policies.arms.mixing import least_read
 from policies.arms.selection.by_loss import losses_of
 from policies.arms.selection.chosen import (
     Reader,
@@ -26,7 +27,6 @@ from policies.arms.selection.chosen import (
     n_windows,
 )
 from policies.arms.shared import Shared, of_learner
-from train_lm.windows import draw_least_read
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def _scored(stage: Stage) -> _Scored:
     learner.begin(n * settings.learner.context)
     before = losses_of(learner, windows)
     sample = store.windows_of(stage.sample)
-    learner.train(draw_least_read(sample, np.zeros(len(store), dtype=np.int32), n, rng))
+    learner.train(least_read(sample, np.zeros(len(store), dtype=np.int32), n, rng))
     order = np.argsort(-drop(before, losses_of(learner, windows)), kind="stable")
     spent = of_training(settings, learner, n) + of_measuring(settings, learner, 2 * len(windows))
     return _Scored(passages[order], spent)

@@ -8,9 +8,11 @@ It knows no walk and no file.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ from kncl_env.world.sources.wiki.errors import (
 from kncl_env.world.sources.wiki.etiquette import Etiquette, Gate
 from kncl_env.world.sources.wiki.page_cache import Absent, Links, Page
 from kncl_env.world.sources.wikitext import Namespaces
+from train_lm.inputs import note_input
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +135,23 @@ def _text(asked: str, record: dict[str, Any] | None) -> Text | Absent:
     return Text(title_of(record), number_of(record, "lastrevid"), whole)
 
 
+class _Answers:
+    """What came, in whatever order threads asked for it."""
+
+    def __init__(self) -> None:
+        self._sum, self.n = 0, 0
+        self._lock = threading.Lock()
+
+    def add(self, body: bytes) -> None:
+        own = int.from_bytes(hashlib.sha256(body).digest())
+        with self._lock:
+            self._sum, self.n = (self._sum + own) % 2**256, self.n + 1
+
+    @property
+    def digest(self) -> str:
+        return f"{self._sum:064x}"
+
+
 class PoliteWikipedia(wikipediaapi.Wikipedia):
     """Asks one wiki for articles, through one gate. Usable from several threads.
 
@@ -156,6 +176,7 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         self.gate = gate
         self.api = check_api(api)
         self.needs_text = needs_text
+        self._answers = _Answers()
         super().__init__(
             user_agent=etiquette.agent,
             language=language,
@@ -326,6 +347,8 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         return f"{text} ({url})" if text and url else text or url or None
 
     def close(self) -> None:
+        if self._answers.n:
+            note_input(self.api, self._answers.digest, f"{self._answers.n:,} answers")
         self._client.close()
 
     def _ask(self, title: str, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -364,7 +387,9 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         while True:
             status, headers, body = self._receive(url, query)
             if status not in (301, 302, 303, 307, 308):
-                return parse(status, headers, body)
+                found = parse(status, headers, body)
+                self._answers.add(body)
+                return found
             been.add(str(httpx.URL(url, params=query)) if query is not None else url)
             url, query = next_address(url, headers.get("location", "")), None
             if url in been or len(been) > _MOST_REDIRECTS:
