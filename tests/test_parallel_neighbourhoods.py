@@ -65,8 +65,8 @@ def test_a_worker_that_is_killed_in_the_midst_changes_nothing(
     killed: list[int] = []
     real = Hands.played
 
-    def watched(self, tasks, play, folders=()):  # type: ignore[no-untyped-def]
-        for found in real(self, tasks, play, folders):
+    def watched(self, tasks, play, *more):  # type: ignore[no-untyped-def]
+        for found in real(self, tasks, play, *more):
             yield found
             if play is parallel_run.play_part and not killed:  # the others are at work
                 killed.extend(child.pid for child in multiprocessing.active_children())

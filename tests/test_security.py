@@ -19,7 +19,9 @@ NETWORK = {
     "httpx": {"kncl_env/world/sources/wiki/wikipedia.py"},
     "wikipediaapi": {"kncl_env/world/sources/wiki/wikipedia.py"},
     "huggingface_hub": {"train_lm/checked/model_folder.py"},
-    **{name: set() for name in ("socket", "requests", "aiohttp", "ftplib", "smtplib", "xmlrpc")},
+    "socket": {"train_lm/crew/cluster.py"},  # knocks at the address that --ray names
+    "ray": {"train_lm/crew/cluster.py"},
+    **{name: set() for name in ("requests", "aiohttp", "ftplib", "smtplib", "xmlrpc")},
 }
 # What can run code that a name or a file brings, and the files that may.
 CODE = {
