@@ -89,6 +89,26 @@ def test_what_a_node_wrote_comes_home(text: Path, tmp_path: Path) -> None:
     assert read(text) == wanted
 
 
+def test_what_comes_home_replaces_what_an_earlier_try_left(text: Path) -> None:
+    left = Folder.of(text, "")
+    pieces, wanted = list(left.pieces()), read(text)
+    (text / "inner" / "short").write_text("abd")
+    (text / "inner" / "half").write_text("of another try")
+    left.put_back(pieces)
+    assert read(text) == wanted
+
+
+def test_a_folder_of_which_a_piece_is_missing_does_not_come_home(
+    text: Path, tmp_path: Path
+) -> None:
+    left = Folder.of(text, "")
+    pieces = [piece for piece in left.pieces() if piece[0] != "inner/odd" or piece[1] < 8]
+    text.rename(tmp_path / "gone")
+    with pytest.raises(ValueError, match="expected all pieces of inner/odd, got 8 bytes"):
+        left.put_back(pieces)
+    assert not text.exists()
+
+
 def test_nothing_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a file or a folder with files at"):
         Folder.of(tmp_path / "nothing", "a")

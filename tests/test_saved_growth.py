@@ -19,7 +19,7 @@ from kncl_env.open_world.articles import ArticleJournal, JournalSource, SourceEr
 from kncl_env.open_world.game import LiveWorld, open_game
 from kncl_env.open_world.grown import GrownWorld
 from kncl_env.open_world.growth import OpenWorld
-from kncl_env.open_world.saved import replay_growth, save_grown, together
+from kncl_env.open_world.saved import Growth, replay_growth, save_grown, together
 from kncl_env.settings import Settings
 from kncl_env.world.leaks import faults
 from kncl_env.world.world import World
@@ -148,6 +148,22 @@ def test_it_grows_again_as_the_run_would_have_gone_on(made: Made, tmp_path: Path
     assert one.titles == other.titles
     assert np.array_equal(one.graph.indices, other.graph.indices)
     assert np.array_equal(one.passage_split, other.passage_split)
+    # Passages keep their numbers from growth to growth: a curriculum of any of these worlds is one
+    # of the last.
+    asked = again.asked_by(again.start, grown.n_topics - 1)
+    once = Growth(again, again.start, (), (made.saved.hash,)).with_articles(again.fetch(asked))
+    twice = save_grown(once, tmp_path / "twice")
+    worlds = made.saved.card["grown"]["worlds"]
+    assert twice.card["grown"]["worlds"] == [*worlds, made.saved.hash, one.hash]
+
+
+def test_a_run_under_way_is_read_and_left_as_it_is(made: Made, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made.run, tmp_path / "run"))
+    with (run / "articles.jsonl").open("a") as stream:
+        stream.write('{"asked": "Arti')  # another process is writing this line
+    before = (run / "articles.jsonl").read_bytes()
+    assert replay_growth(made.base, run).world.hash == replay_growth(made.base, made.run).world.hash
+    assert (run / "articles.jsonl").read_bytes() == before
 
 
 def test_of_several_runs_the_first_keeps_its_numbers_and_the_others_add(

@@ -40,10 +40,14 @@ def command_line() -> str:
 
 
 class Hold:
-    """The right to write to an output, from `take` until `release`."""
+    """The right to write to an output, from `take` until `release`.
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    Args:
+        wait: Whether whoever holds it already is waited for, and not told of.
+    """
+
+    def __init__(self, out: Path, *, wait: bool = False) -> None:
+        self.out, self._wait = out, wait
         # By its real name: one place is one output, whatever leads there.
         real = Path(os.path.realpath(out))
         self._file = real.with_name(f".{real.name}.lock")
@@ -52,7 +56,7 @@ class Hold:
         self._began = False
 
     def take(self) -> None:
-        """Raises: BlockingIOError, which says who holds it."""
+        """Raises: BlockingIOError, which says who holds it, unless it waits."""
         try:
             import fcntl
         except ImportError:  # no advisory locks on Windows
@@ -64,7 +68,7 @@ class Hold:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self.out)) from None
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 holder = _note(stream)
                 os.close(stream)
@@ -198,17 +202,20 @@ _HELD: dict[tuple[str, int], Hold] = {}
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[Hold]:
+def alone(out: Path, *, wait: bool = False) -> Iterator[Hold]:
     """Be the only one that writes to a file or folder.
 
+    Args:
+        wait: Whether another one is waited for: who makes something for a cache finds it made.
+
     Raises:
-        BlockingIOError: Another process is; it is named.
+        BlockingIOError: Another process is, and is not waited for; it is named.
     """
     key = (os.path.realpath(out), threading.get_ident())
     if key in _HELD:
         yield _HELD[key]
         return
-    hold = Hold(out)
+    hold = Hold(out, wait=wait)
     hold.take()
     _HELD[key] = hold
     try:

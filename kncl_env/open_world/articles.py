@@ -114,17 +114,21 @@ class ArticleJournal:
     Args:
         file: Made with its first line, if it is not there.
         about: What the articles are of; a file of others is refused.
+        read_only: Whether the file is another run's, which may be under way: nothing of it is
+            mended, and nothing added.
 
     Raises:
         ValueError: The file is another kind of file, is damaged, or is about something else.
+        FileNotFoundError: It is not there, and only read.
     """
 
-    def __init__(self, file: Path, about: Mapping[str, str]) -> None:
-        self.file = file
+    def __init__(self, file: Path, about: Mapping[str, str], *, read_only: bool = False) -> None:
+        self.file, self.read_only = file, read_only
         self._lock = threading.Lock()
         self._known: dict[str, tuple[int, int]] = {}  # place of each line in the file
         header = {"format": FORMAT, "version": VERSION, **about}
-        if not file.is_file() or not file.stat().st_size or _is_torn(file, header):
+        whole = file.is_file() and file.stat().st_size and not _is_torn(file, header)
+        if not (read_only or whole):
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as part:
                 part.write_text(json.dumps(sealed(header)) + "\n")
@@ -153,6 +157,7 @@ class ArticleJournal:
 
     def add(self, articles: Iterable[Fetched]) -> None:
         """Keep articles; one that is there stays as it is."""
+        assert not self.read_only, "a journal of another run"
         with self._lock:
             fresh = {one.asked: one for one in articles if one.asked not in self._known}
             for n, one in enumerate(fresh.values(), 1):
@@ -193,7 +198,8 @@ class ArticleJournal:
                 end += len(line)
             else:
                 return end
-        self._cut(end)
+        if not self.read_only:
+            self._cut(end)
         return end
 
     def _cut(self, end: int) -> None:

@@ -22,7 +22,6 @@ from kncl_env.open_world.growth import OpenWorld
 from kncl_env.open_world.outward import OUTWARD, Outward
 from kncl_env.world.card import world_hash
 from kncl_env.world.corpus import add_texts, new_hash
-from kncl_env.world.index import PassageIndex
 from kncl_env.world.splits import SPLITS, Passage
 from kncl_env.world.tables import PassageWriter, write_topics
 from kncl_env.world.world import World
@@ -88,7 +87,7 @@ def replay_growth(base: World, run: Path) -> Growth:
             f"expected a run in world {base.hash[:12]} ({base.path}), got {run}, which is of world "
             f"{settings.text('world')[:12]}: name the world that it began with"
         )
-    journal = ArticleJournal(run / ARTICLES, {"api": Outward.of(base).api})
+    journal = ArticleJournal(run / ARTICLES, {"api": Outward.of(base).api}, read_only=True)
     source = OpenWorld(base, journal, JournalSource(journal), settings.whole("reach", 1))
     found = Growth(source, source.start, (), (base.hash,))
     curriculum = read_curriculum(run / CURRICULUM)
@@ -147,18 +146,16 @@ def _write(growth: Growth, part: Path) -> Json:
         shutil.copyfile(base._whole(name), part / name)
     facts = _write_passages(grown, part)
     labels = [*base._topics["labels"], *[()] * (grown.n_topics - base.n_topics)]
-    with replacing(part / "topics.parquet", durable=False) as file:
-        write_topics(file, grown.titles, labels, grown.topic_is_noise.tolist())
+    write_topics(part / "topics.parquet", grown.titles, labels, grown.topic_is_noise.tolist())
     tokens, starts = grown._token_files.tokens, grown._token_files.starts
     with TokenWriter(part) as writer:
         writer.append(tokens[a:b] for a, b in pairwise(starts.tolist()))
     with replacing(part / "topic_vectors.npy", durable=False) as file, file.open("wb") as stream:
         np.save(stream, grown.topic_vectors)
     graph = grown.graph
-    with replacing(part / "graph.npz", durable=False) as file, file.open("wb") as stream:
-        np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
+    graph.save(part / "graph.npz")
     index = grown.index
-    PassageIndex(index.index, index.passages, facts["corpus_hash"], index.made_as).save(part)
+    index.save(part, facts["corpus_hash"])
     write_json(part / OUTWARD, _outward(grown).to_json())
     card = {name: value for name, value in base.card.items() if name not in DROPPED}
     return {
@@ -176,7 +173,11 @@ def _write(growth: Growth, part: Path) -> Json:
         },
         "graph": graph.shape().to_json(),
         **({} if index.made_as is None else {"index": index.made_as}),
-        GROWN: {"of": base.hash, "topics_before": base.n_topics, "worlds": list(growth.hashes)},
+        GROWN: {
+            "of": base.hash,
+            "topics_before": base.n_topics,
+            "worlds": [*base.card.get(GROWN, {}).get("worlds", ()), *growth.hashes],
+        },
     }
 
 

@@ -74,7 +74,7 @@ class TableRecipe:
         """The world, built once for this user's cache; that takes seconds."""
         place = cache_folder() / f"table-world-{self.digest[:16]}"
         place.parent.mkdir(parents=True, exist_ok=True)
-        with alone(place):
+        with alone(place, wait=True):  # two commands may want it for the first time
             if _is_whole(place):
                 return World.open(place)
             return build_world(read_synthetic(self.corpus), place, self.build)

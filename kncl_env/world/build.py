@@ -285,7 +285,6 @@ def _embed(draft: Draft) -> Json:
 
 def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     """The graph, the target; a corpus without links or labels gets them by likeness."""
-
     vectors: NDArray[np.float32] = np.load(draft.world / "topic_vectors.npy")
     told = _Told(draft, draft.told)
     graph = connected(draft.graph(say), draft.titles, vectors, told, config)
@@ -301,8 +300,7 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     if not any(labels[:n]):
         of_corpus = _Told(draft, draft.told & (draft.topic < n))
         labels = cluster_labels(vectors[:n], of_corpus, config.seed) + labels[n:]
-    with (draft.world / "graph.npz").open("wb") as stream:
-        np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
+    graph.save(draft.world / "graph.npz")
     is_noise = draft.is_noise.tolist()
     write_topics(draft.world / "topics.parquet", draft.titles, labels, is_noise)
     scenario = _scenario(draft, labels, graph, vectors, corpus, config)

@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+
+from train_lm.files import replacing
 
 # `link`: a hyperlink of the text; `import`, `base`, `member`: relations that documentation states;
 # `similar`: a nearest neighbour in text space, and `mention`: a topic whose title stands in the
@@ -145,6 +148,11 @@ class TopicGraph:
                     types.append(kind)
             indptr[topic + 1] = len(indices)
         return cls(indptr, np.array(indices, dtype=np.int64), np.array(types, dtype=np.int8))
+
+    def save(self, file: Path) -> None:
+        """Write `graph.npz`, whole or not at all."""
+        with replacing(file, durable=False) as part, part.open("wb") as stream:
+            np.savez(stream, indptr=self.indptr, indices=self.indices, types=self.types)
 
     def __len__(self) -> int:
         return len(self.indptr) - 1

@@ -123,13 +123,19 @@ class PassageIndex:
             found[self.passages[i : i + len(rows)]] = np.where(own, near[:, 1], near[:, 0])
         return found
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, corpus_hash: str | None = None) -> None:
+        """Write the index.
+
+        Args:
+            corpus_hash: Of the passages, where they are called otherwise than it was built with.
+        """
         import faiss
 
-        faiss.write_index(self.index, str(folder / "passages.faiss"))
+        faiss.write_index(self._rows, str(folder / "passages.faiss"))
         np.save(folder / "indexed_passages.npy", self.passages)
         made_as = {} if self.made_as is None else {"made_as": self.made_as}
-        write_json(folder / "index.json", {"corpus_hash": self.corpus_hash, **made_as})
+        about = {"corpus_hash": corpus_hash or self.corpus_hash, **made_as}
+        write_json(folder / "index.json", about)
 
     @classmethod
     def open(

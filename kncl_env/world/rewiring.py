@@ -16,7 +16,7 @@ from kncl_env.world.card import world_hash
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.world import World
 from train_lm.checked.digests import sealed
-from train_lm.files import hash_file, replacing, replacing_folder, write_json
+from train_lm.files import hash_file, replacing_folder, write_json
 from train_lm.outputs import alone
 
 GRAPH = "graph.npz"
@@ -127,8 +127,7 @@ def rewire_world(world: World, out: Path, seed: int) -> World:
                         f"expected {name} of world {world.path} as it was built, got another: "
                         "it is damaged or was changed since, rebuild it"
                     )
-        with replacing(part / GRAPH, durable=False) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, indptr=graph.indptr, indices=graph.indices, types=graph.types)
+        graph.save(part / GRAPH)
         files[GRAPH] = hash_file(part / GRAPH)
         card = {
             **world.card,

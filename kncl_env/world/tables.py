@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.splits import SPLITS, Passage
+from train_lm.files import replacing
 
 # Column and type of each, as Arrow writes them.
 TOPICS = {"title": "string", "labels": "list<string>", "noise": "bool"}
@@ -46,7 +47,7 @@ def write_topics(
     labels: Sequence[Sequence[str]],
     is_noise: Sequence[bool],
 ) -> None:
-    """Write `topics.parquet`."""
+    """Write `topics.parquet`, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -57,7 +58,8 @@ def write_topics(
             "noise": pa.array(is_noise, pa.bool_()),
         }
     )
-    pq.write_table(table, file)
+    with replacing(file, durable=False) as part:
+        pq.write_table(table, part)
 
 
 class PassageTable:

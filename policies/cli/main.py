@@ -362,7 +362,8 @@ def _growing(args: argparse.Namespace, world: World) -> World | LiveWorld:
             raise FileNotFoundError(
                 f"expected the articles of a run at {args.articles}, found none"
             )
-        journal = ArticleJournal(args.articles, {"api": Outward.of(world).api})
+        about = {"api": Outward.of(world).api}
+        journal = ArticleJournal(args.articles, about, read_only=True)
         return LiveWorld(world, JournalSource(journal), reach)
     if args.live:
         from kncl_env.world.sources.wiki.articles import wiki_of

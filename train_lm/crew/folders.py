@@ -6,14 +6,15 @@ against the digests that a small one of the same folder names.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
 
-from train_lm.files import cache_folder, hash_file, replacing
+from train_lm.files import cache_folder, hash_file, replacing, replacing_folder
+from train_lm.outputs import alone
 
 SMALL = 2**20  # [bytes] of a file that is known by its hash
 PIECE = 2**24  # [bytes] that are sent at a time
@@ -74,8 +75,12 @@ class Folder:
                         break
 
     def put_back(self, pieces: Iterable[Piece]) -> None:
-        """Write what a node sent where the task was to write it."""
-        _write(Path(self.path), pieces)
+        """Write what a node sent where the task was to write it: all of it or nothing.
+
+        A kill between two files would leave a folder that some of a task made.
+        """
+        with replacing_folder(Path(self.path), over=True) as part:
+            _write(part, pieces)
 
     def keep(self, pieces: Iterable[Piece]) -> Path:
         """Write what was sent to this node's cache: once, whoever else is about to.
@@ -84,7 +89,7 @@ class Folder:
             ValueError: What came is not the folder.
         """
         place = cache_folder() / self.kept_as
-        with _alone(place):
+        with alone(place, wait=True):
             if (found := self.here()) is not None:
                 return found
             _write(place, pieces)
@@ -146,27 +151,15 @@ def _known_by(file: Path) -> str:
 
 
 def _write(place: Path, pieces: Iterable[Piece]) -> None:
-    whole: dict[str, list[bytes]] = {}
-    for name, _, piece in pieces:
+    """Raises: ValueError where a name leads out of the folder, or a file lacks its last piece."""
+    for name, own in groupby(pieces, key=itemgetter(0)):
         file = place / name
         file.resolve().relative_to(place.resolve())  # raises where a name leads out
-        whole.setdefault(name, []).append(piece)
-        if len(piece) < PIECE:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as part, part.open("wb") as stream:
-                stream.writelines(whole.pop(name))
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Wait until nobody else of this machine fetches the same folder."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # elsewhere two may fetch the same bytes
-        yield
-        return
-    with (place.parent / f".{place.name}.fetching").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-        os.unlink(stream.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file, durable=False) as part, part.open("wb") as stream:
+            size = PIECE
+            for _, _, piece in own:
+                size = len(piece)
+                stream.write(piece)
+            if size == PIECE:
+                raise ValueError(f"expected all pieces of {name}, got {stream.tell():,} bytes")
