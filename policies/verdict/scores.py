@@ -251,7 +251,8 @@ def summarise(
             and _apart(differences.get(target_text))
             and arm not in (reference, target_text)
         ):
-            gap = estimate.gap(finals[arm], finals[reference], finals[target_text])
+            three = (finals[arm], finals[reference], finals[target_text])
+            gap = estimate.gap(*three, clusters)
         shares = [x.noise_share for x in row if not math.isnan(x.noise_share)]
         arms[arm] = ArmScore(
             test=test,
@@ -346,10 +347,17 @@ def _trainings(row: Sequence[ArmRun]) -> int:
     return len({run.training for run in row} - {""})
 
 
-def _clusters(*rows: Sequence[ArmRun]) -> list[object] | None:
-    """Which trainings each of some paired runs are of; None where there is but one of each."""
-    found = list(zip(*([run.training for run in row] for row in rows), strict=True))
-    return list(found) if len(set(found)) > 1 else None
+def _trained(*rows: Sequence[ArmRun]) -> list[list[str]]:
+    """Which training each of some paired runs is of, for each arm of several; the fewest first."""
+    found = [[run.training for run in row] for row in rows]
+    return sorted((own for own in found if len(set(own)) > 1), key=lambda own: len(set(own)))
+
+
+def _clusters(*rows: Sequence[ArmRun]) -> list[str] | None:
+    """Which training each of some paired runs is of, where an arm was trained several times: of
+    two such arms, that with fewer. Pairs of trainings are no clusters, since they share trainings.
+    """
+    return next(iter(_trained(*rows)), None)
 
 
 @dataclass(frozen=True)
@@ -392,12 +400,10 @@ class _Estimates:
 
     def p(self, own: Sequence[ArmRun], theirs: Sequence[ArmRun]) -> float:
         """Of sign flips over seeds, and at least that of Student's test over trainings."""
-        x, y, clusters = _finals(own), _finals(theirs), _clusters(own, theirs)
+        x, y = _finals(own), _finals(theirs)
         found = permutation_test(x, y, True, self.rng, two_sided=True)
-        if clusters is None:
-            return found
         values = [a - b for a, b in zip(x, y, strict=True)]
-        return max(found, cluster_test(values, clusters))
+        return max(found, *(cluster_test(values, each) for each in _trained(own, theirs)), 0.0)
 
     def _of_clusters(
         self, values: Sequence[float], clusters: Sequence[object], statistic: Statistic
@@ -405,13 +411,23 @@ class _Estimates:
         return cluster_bootstrap_ci(values, clusters, statistic, self.rng, self.reps, self.level)
 
     def gap(
-        self, own: Sequence[float], reference: Sequence[float], target_text: Sequence[float]
+        self,
+        own: Sequence[float],
+        reference: Sequence[float],
+        target_text: Sequence[float],
+        clusters: Sequence[object] | None = None,
     ) -> Interval:
         columns = np.array([own, reference, target_text]).T
         share = gap_closed(*columns.T)
-        low, high = paired_bootstrap_ci(
-            columns, lambda x: gap_closed(*x.T), self.rng, self.reps, self.level
-        )
+        if clusters is None:
+            low, high = paired_bootstrap_ci(
+                columns, lambda x: gap_closed(*x.T), self.rng, self.reps, self.level
+            )
+        else:
+            seeds = np.arange(len(columns))
+            low, high = self._of_clusters(
+                seeds.tolist(), clusters, lambda drawn: gap_closed(*columns[drawn.astype(int)].T)
+            )
         return Interval(_none(share), _none(low), _none(high))
 
 
