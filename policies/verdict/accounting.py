@@ -17,6 +17,7 @@ from policies.verdict.summary import Interval
 
 FORWARD = 1 / 3  # of the FLOPs of training on a token
 SPENT = "spent"  # where a policy's provenance lists what its training cost
+TASTE = "learning a taste"  # what that is called there
 RUNS = (1, 10, 100)  # that a search is spread over, in tables
 
 Record = Mapping[str, Any]
