@@ -146,6 +146,25 @@ def test_two_policies_of_several_trainings_are_no_more_clusters_than_either_has(
     assert cluster_test(gaps, [s % 6 for s in range(n)]) < max(least) / 2
 
 
+def test_learners_that_seeds_share_are_clusters_where_a_headline_speaks_of_them() -> None:
+    def p(learners: int) -> float:
+        rng = np.random.default_rng(2)
+        runs, effect = [], 0.02 * rng.normal(size=16) - 0.01
+        for seed in range(16):
+            gap = effect[seed % 8] + 1e-4 * rng.normal()
+            about = {"learner_seed": seed % learners}
+            runs.append(run("uniform", seed, 3.0, family="independent", **about))
+            runs.append(run("rule", seed, 3.0 + gap, **about))
+        difference = summary_of(runs, None).arms["rule"].difference
+        assert difference is not None
+        values = [difference.mean.values[i] for i in range(16)]
+        assert learners != 8 or difference.p >= cluster_test(values, [*range(8)] * 2)
+        return difference.p
+
+    assert p(16) == p(4)  # of these four alone, an estimate
+    assert p(8) > 2 * p(16)
+
+
 def test_the_gap_that_is_closed_has_an_interval_over_trainings() -> None:
     text = [run("target-text", s, 2.7 + 0.001 * s, family="reference") for s in range(9)]
     runs = [*table(9, spread=0.05), *text]

@@ -34,6 +34,7 @@ from policies.verdict.summary import (
     ALPHA,
     BETTER,
     FAMILIES_COMPARED,
+    HEADLINE_SEEDS,
     NO_DIFFERENCE,
     NO_RIVALS,
     REFERENCE,
@@ -347,17 +348,26 @@ def _trainings(row: Sequence[ArmRun]) -> int:
     return len({run.training for run in row} - {""})
 
 
-def _trained(*rows: Sequence[ArmRun]) -> list[list[str]]:
-    """Which training each of some paired runs is of, for each arm of several; the fewest first."""
-    found = [[run.training for run in row] for row in rows]
+def _clusterings(*rows: Sequence[ArmRun]) -> list[list[object]]:
+    """Which cluster each of some paired runs is of, in every way in which they are no sample of
+    their own; the fewest clusters first.
+
+    An arm that was trained several times has its trainings for clusters. Initial learners are
+    clusters where there are enough of them for a headline, which speaks of learners: with fewer, it
+    is those at hand that a p speaks of.
+    """
+    found: list[list[object]] = [[run.training for run in row] for row in rows]
+    learners: list[object] = [run.learner_seed for run in rows[0]]
+    if HEADLINE_SEEDS <= len(set(learners)) < len(learners):
+        found.append(learners)
     return sorted((own for own in found if len(set(own)) > 1), key=lambda own: len(set(own)))
 
 
-def _clusters(*rows: Sequence[ArmRun]) -> list[str] | None:
-    """Which training each of some paired runs is of, where an arm was trained several times: of
-    two such arms, that with fewer. Pairs of trainings are no clusters, since they share trainings.
+def _clusters(*rows: Sequence[ArmRun]) -> list[object] | None:
+    """The fewest clusters of some paired runs, if there are any. Of two arms of several trainings
+    these are one's: pairs of trainings share trainings.
     """
-    return next(iter(_trained(*rows)), None)
+    return next(iter(_clusterings(*rows)), None)
 
 
 @dataclass(frozen=True)
@@ -385,7 +395,8 @@ class _Estimates:
         return replace(found, low=None if found.low is None else max(0.0, found.low))
 
     def difference(self, own: Sequence[ArmRun], theirs: Sequence[ArmRun]) -> Difference:
-        """Of paired runs; those of several trainings are told with the trainings as clusters."""
+        """Of paired runs; those of several trainings, or of learners that they share, with these
+        as clusters."""
         x, y, clusters = _finals(own), _finals(theirs), _clusters(own, theirs)
         values = [a - b for a, b in zip(x, y, strict=True)]
         centre, low, high = paired_difference(x, y, self.rng, self.reps, self.level)
@@ -399,11 +410,11 @@ class _Estimates:
         )
 
     def p(self, own: Sequence[ArmRun], theirs: Sequence[ArmRun]) -> float:
-        """Of sign flips over seeds, and at least that of Student's test over trainings."""
+        """Of sign flips over seeds, and at least that of Student's test over clusters."""
         x, y = _finals(own), _finals(theirs)
         found = permutation_test(x, y, True, self.rng, two_sided=True)
         values = [a - b for a, b in zip(x, y, strict=True)]
-        return max(found, *(cluster_test(values, each) for each in _trained(own, theirs)), 0.0)
+        return max(found, *(cluster_test(values, each) for each in _clusterings(own, theirs)), 0.0)
 
     def _of_clusters(
         self, values: Sequence[float], clusters: Sequence[object], statistic: Statistic
