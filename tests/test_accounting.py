@@ -13,11 +13,15 @@ from markdown_it import MarkdownIt
 from test_plain_text import TITLES
 from test_report import INFO, arm_runs
 
+from kncl_env.passage_traits import TRAITS
 from kncl_env.settings import Settings
+from kncl_env.taste import LEVELS, TASTE_FORMAT, Taste
+from policies.arms.registry import places_of
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.play.curves import Curve
 from policies.play.spending import episodes_of, spent_on, spent_on_all, tokens_of_taste
 from policies.verdict.accounting import (
+    TASTE,
     ArmCost,
     Bill,
     Spent,
@@ -32,6 +36,8 @@ from policies.verdict.costs_section import costs_section, paid_after
 from policies.verdict.figures import looks_of
 from policies.verdict.scores import ArmRun, summarise
 from policies.verdict.summary import Interval, Summary
+from train_lm.checked.digests import sealed
+from train_lm.files import write_json
 
 SETTINGS = Settings.of(steps=10, updates_per_step=2, batch=4, model="xxs", probes=3)
 
@@ -62,6 +68,11 @@ def test_a_run_costs_what_was_counted_or_what_the_arm_says_if_that_is_more() -> 
     assert cost_of([curve(extra_flops=50_000.0)]).per_run == 6000 + 50_000
     # Counted and charged are the same work, told twice.
     assert cost_of([curve(worked=3000, extra_flops=12_000.0)]).per_run == 18_000
+    # What it spent on a model of its own was not counted; the game's looks were: they add up.
+    looks = 48 * 2
+    own_model = curve(looked=looks + 30, trained=1000, worked=1000, extra_flops=50_000.0)
+    assert cost_of([own_model], context=2).per_run == 6.0 * (1000 + looks / 3) + 50_000
+    assert cost_of([curve(looked=30, extra_flops=50_000.0)], context=2).per_run == 6060 + 50_000
     searched = replace(plain_run, search=(Spent("episodes", 2, 2000, 300),))
     assert searched.once == 6.0 * 2100
     assert searched.amortised(1) == 6000 + 12_600
@@ -126,6 +137,25 @@ def test_what_a_policy_cost_is_read_from_its_provenance(tmp_path: Path) -> None:
     assert spent_on("uniform") == ()
     with pytest.raises(ValueError, match="an entry of what was spent"):
         Spent.from_json({"price": 3})
+
+
+def test_who_borrows_a_taste_pays_for_it_and_for_a_policy_of_its_own(tmp_path: Path) -> None:
+    ppo, taste = episodes_spent("episodes of PPO", 4, SETTINGS), Spent(TASTE, tokens=500)
+    trained = {"spent": [ppo.to_json(), taste.to_json()]}
+    network = CuriosityNetwork(CuriosityConfig(width=8))
+    liked = Taste(((1.0,) * LEVELS,) * len(TRAITS), 0.5)
+    CuriosityPolicy(network, trained, taste=liked).save(tmp_path / "trained")
+    lender, file = tmp_path / "trained", tmp_path / "taste.json"
+    assert spent_on(f"random+{lender}") == (taste,)
+    assert spent_on(str(lender)) == (ppo, taste)
+    cloned = policy(tmp_path / "cloned", {"spent": [Spent("cloning", flops=5.0).to_json()]})
+    assert spent_on(f"{cloned}+{lender}") == (Spent("cloning", flops=5.0), taste)
+    assert places_of(f"{cloned}+{lender}") == [Path(cloned), lender]
+    write_json(file, sealed({"format": TASTE_FORMAT, "taste": liked.to_json(), "tokens": 61440}))
+    assert spent_on(f"{cloned}+{file}") == (
+        Spent("cloning", flops=5.0),
+        Spent(TASTE, tokens=61440),
+    )
 
 
 def test_tokens_of_a_taste_are_those_of_its_file(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import json
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations_with_replacement
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ from test_evaluation import SETTINGS
 
 from kncl_env.settings import Settings
 from kncl_env.world.build import BuildConfig, build_world
+from kncl_env.world.rewiring import rewired
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.world import World
 from policies.arms import domains, mixing, walks
 from policies.arms.arm import Arm, Listed
+from policies.arms.bandits.domain_text import text_of
 from policies.arms.bandits.listed import BANDITS
 from policies.arms.registry import ARMS, arm_of, source_of
 from policies.arms.selection import d_optimal, dsir, moore_lewis, nearest, target_aligned
@@ -517,6 +521,7 @@ def test_a_domain_with_too_little_text_joins_the_closest() -> None:
 
 
 def test_domains_are_the_regions_of_a_world_and_hold_every_topic_once(env) -> None:
+    env.reset(seed=3)
     found = domains.domains_of(env.stage)
     assert [topics.tolist() for topics in found] == [
         list(range(i, i + 10)) for i in (0, 10, 20, 30)
@@ -526,6 +531,17 @@ def test_domains_are_the_regions_of_a_world_and_hold_every_topic_once(env) -> No
     clusters = domains._clusters(env.stage, 24)
     assert sorted(np.concatenate(clusters).tolist()) == list(range(40))
     assert Arm("x", ARMS["d-optimal"].begin).search_flops == 0.0
+
+
+def test_domains_hold_a_step_of_whichever_settings_ask(env) -> None:
+    env.reset(seed=3)
+    few, rules = domains.domains_of(env.stage), env.stage.settings.rules
+    held = sum(map(len, domains.pools_of(env, few)))
+    longer = replace(rules, updates_per_step=held // 2 // env.stage.settings.learner.batch)
+    stage = replace(env.stage, settings=replace(env.stage.settings, rules=longer))
+    assert len(domains.domains_of(stage)) < len(few)
+    assert domains.domains_of(env.stage) is few
+    assert text_of(stage).k < text_of(env.stage).k
 
 
 # --- a target whose text nobody trains on ------------------------------------------------------
@@ -553,6 +569,16 @@ def test_every_arm_plays_where_the_targets_text_is_withheld(distant_env, name: s
     every = domains.domains_of(stage)
     assert sorted(np.concatenate(every).tolist()) == list(range(world.n_topics))
     assert all(len(pool) for pool in domains.pools_of(distant_env, every))
+
+
+def test_on_other_links_a_withheld_topic_scores_by_what_is_read_there(distant_env) -> None:
+    stage, found = distant_env.stage, []
+    for where in (stage, stage.with_graph(rewired(stage.world.graph, 0))):
+        around = [where.retriever.neighbourhood(int(topic)) for topic in stage.target]
+        expected = [dsir.weights(where)[own].mean() for own in around]
+        found.append(dsir._scores(where)(SimpleNamespace(stage=where), stage.target).tolist())
+        assert found[-1] == expected
+    assert found[0] != found[1]
 
 
 def test_where_every_topic_counts_the_sample_is_of_all_of_them(

@@ -122,6 +122,64 @@ def test_trainings_that_differ_make_a_wide_interval_and_no_verdict() -> None:
     assert alike.arms["rule"].trainings == 0
 
 
+def test_two_policies_of_several_trainings_are_no_more_clusters_than_either_has() -> None:
+    runs = [one for one in table(12, trainings=3) if one.arm != "learned"]
+    rng, n = np.random.default_rng(1), 12
+    effect = {"a": 0.05 * rng.normal(size=3), "b": 0.05 * rng.normal(size=2)}
+    finals = {
+        arm: np.array([own[s % len(own)] for s in range(n)]) + 2.9 + 0.001 * rng.normal(size=n)
+        for arm, own in effect.items()
+    }
+    finals["a"] -= 0.1
+    runs += [
+        run(arm, s, own[s], family="learned", training=f"{arm}{s % len(effect[arm])}")
+        for arm, own in finals.items()
+        for s in range(n)
+    ]
+    found = summary_of(runs, "a").contest
+    assert found is not None
+    assert found.rival == "b"
+    gaps = finals["a"] - finals["b"]
+    least = [cluster_test(gaps, [s % k for s in range(n)]) for k in (2, 3)]
+    assert found.difference.p >= max(least)
+    # The six pairs of trainings are no six that were drawn apart.
+    assert cluster_test(gaps, [s % 6 for s in range(n)]) < max(least) / 2
+
+
+def test_learners_that_seeds_share_are_clusters_where_a_headline_speaks_of_them() -> None:
+    def p(learners: int) -> float:
+        rng = np.random.default_rng(2)
+        runs, effect = [], 0.02 * rng.normal(size=16) - 0.01
+        for seed in range(16):
+            gap = effect[seed % 8] + 1e-4 * rng.normal()
+            about = {"learner_seed": seed % learners}
+            runs.append(run("uniform", seed, 3.0, family="independent", **about))
+            runs.append(run("rule", seed, 3.0 + gap, **about))
+        difference = summary_of(runs, None).arms["rule"].difference
+        assert difference is not None
+        values = [difference.mean.values[i] for i in range(16)]
+        assert learners != 8 or difference.p >= cluster_test(values, [*range(8)] * 2)
+        return difference.p
+
+    assert p(16) == p(4)  # of these four alone, an estimate
+    assert p(8) > 2 * p(16)
+
+
+def test_the_gap_that_is_closed_has_an_interval_over_trainings() -> None:
+    text = [run("target-text", s, 2.7 + 0.001 * s, family="reference") for s in range(9)]
+    runs = [*table(9, spread=0.05), *text]
+
+    def width(runs: list[ArmRun]) -> float:
+        rng = np.random.default_rng(0)
+        gap = summarise(runs, target_text="target-text", rng=rng, reps=200).arms["learned"]
+        assert gap.gap_closed is not None
+        assert gap.gap_closed.low is not None
+        assert gap.gap_closed.high is not None
+        return gap.gap_closed.high - gap.gap_closed.low
+
+    assert width(runs) > 2 * width([replace(one, training="") for one in runs])
+
+
 def test_a_headline_needs_learner_seeds_trainings_and_every_named_comparison() -> None:
     assert summary_of(table()).standing == Standing(9, 3, ())
     assert summary_of(table()).standing.lacks == ()

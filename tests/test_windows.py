@@ -95,6 +95,24 @@ def test_what_another_pool_has_read_comes_last() -> None:
     assert sorted(drawn) == [1, 3]
 
 
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 30), n=st.integers(1, 70), seed=st.integers(0, 99))
+def test_windows_are_the_first_of_a_shuffle_by_how_often_they_were_read(
+    size: int, n: int, seed: int
+) -> None:
+    before = np.random.default_rng(seed).integers(0, 3, 40).astype(np.int32)
+    pool, times_read = np.arange(7, 7 + size), before.copy()
+    drawn = draw_least_read(pool, times_read, n, np.random.default_rng(seed))
+    rng, expected = np.random.default_rng(seed), []
+    while len(expected) < n:
+        shuffled = rng.permutation(pool).tolist()
+        chosen = sorted(shuffled, key=before.__getitem__)[: n - len(expected)]
+        before[chosen] += 1
+        expected += chosen
+    assert drawn.tolist() == expected
+    assert np.array_equal(times_read, before)
+
+
 def test_the_same_generator_draws_the_same_windows() -> None:
     draws = [
         draw_least_read(np.arange(40), np.zeros(40, dtype=np.int32), 9, np.random.default_rng(3))

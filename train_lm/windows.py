@@ -93,7 +93,10 @@ def draw_least_read(
     missing = n
     while missing > 0:
         shuffled = rng.permutation(pool)
-        order = np.argsort(times_read[shuffled], kind="stable")[:missing]
+        read = times_read[shuffled]
+        order = np.flatnonzero(read == read.min())[:missing]
+        if len(order) < missing:  # else nothing has to be sorted, and pools can be large
+            order = np.argsort(read, kind="stable")[:missing]
         chosen = shuffled[order]
         times_read[chosen] += 1
         drawn.append(chosen)

@@ -6,7 +6,7 @@ it, again and again, as long as there are not too many. Clusters of its topics' 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache, partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from kncl_env.stage import Stage
 from kncl_env.topic_table import centroid
 from kncl_env.world.cached import cached_array
 from policies.arms.arm import Ints
-from policies.arms.shared import Shared, windows_by_topic
+from policies.arms.shared import Shared, of_text, windows_by_topic
 from train_lm.token_files import TRAIN
 
 MOST = 24  # domains, at most
@@ -46,9 +46,14 @@ def domains_of(stage: Stage, most: int = MOST) -> list[Ints]:
     return _shared(most)(stage)
 
 
+def of_domains(stage: Stage) -> Hashable:
+    """All that domains depend on: text, and a step's windows, which each has to hold."""
+    return of_text(stage), stage.settings.windows_per_step
+
+
 @cache
 def _shared(most: int) -> Shared[list[Ints]]:
-    return Shared(partial(_made, most=most))
+    return Shared(partial(_made, most=most), of_domains)
 
 
 def _made(stage: Stage, most: int) -> list[Ints]:

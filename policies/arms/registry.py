@@ -105,9 +105,23 @@ def check_arms(specs: Sequence[str]) -> list[Arm]:
     return arms
 
 
-def place_of(spec: str) -> Path:
-    """The policy directory, or the file, that an arm is read from; nothing's, for a plain name."""
-    return Path(spec if located(spec).is_dir() else re.split("[+@]", spec, maxsplit=1)[-1])
+def parts_of(spec: str) -> tuple[str, str]:
+    """An arm without a taste that it is lent, and the place of that; empty where it has none."""
+    if _alone(spec) is not None:
+        return spec, ""
+    name, _, place = spec.partition("+")
+    return name, place
+
+
+def places_of(spec: str) -> list[Path]:
+    """The policy directories and the files that an arm is read from; a plain name is nothing's."""
+    if located(spec).is_dir():
+        return [Path(spec)]
+    _, at, file = spec.partition("@")
+    if at and located(file).exists():
+        return [Path(file)]
+    arm, plus, lender = spec.partition("+")
+    return [*places_of(arm), Path(lender)] if plus else [Path(file or spec)]
 
 
 def source_of(listed: Listed) -> str:

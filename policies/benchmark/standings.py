@@ -98,9 +98,9 @@ def placing(
     first = trainings.get(ranked[0], ())
     for i, arm in enumerate(ranked[1:]):
         others = trainings.get(arm, ())
-        clusters = first or (others if len(set(others)) > 1 else ())
-        if clusters:
-            found[i] = max(found[i], cluster_test(losses[0] - losses[i + 1], clusters))
+        for clusters in (first, others if len(set(others)) > 1 else ()):
+            if clusters:
+                found[i] = max(found[i], cluster_test(losses[0] - losses[i + 1], clusters))
     return Placing(ranked[0], ranked[1], len(ranked), (centre, low, high), max(found))
 
 

@@ -257,7 +257,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from kncl_env.knowledge.meter import KnowledgeMeter
     from kncl_env.stage import open_stage
     from kncl_env.world.world import World
-    from policies.arms.registry import place_of
+    from policies.arms.registry import places_of
     from policies.play.curves import CurveMeter
     from policies.play.evaluation import COMMAND, check_nothing_lost, evaluate
     from policies.play.plan import Plan, usual_subject
@@ -281,7 +281,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     cast = plan.cast()
     with alone(args.out) as hold:
         world = World.open(args.world)
-        places = [place_of(spec) for one in cast for spec in one.specs]
+        places = [place for one in cast for spec in one.specs for place in places_of(spec)]
         hold.begin_run(COMMAND, args.force, [args.world, *places])
         check_nothing_lost(args.out, [*(one.name for one in cast), *plan.controls], plan.seeds)
         for i in range(plan.inits):  # the nucleus phase has a progress bar of its own
@@ -300,7 +300,7 @@ def _run_loop(args: argparse.Namespace) -> int:
 
     from kncl_env.open_world.game import LiveWorld
     from kncl_env.world.world import World
-    from policies.arms.registry import arm_of, place_of
+    from policies.arms.registry import arm_of, places_of
     from policies.play.closed_loop import COMMAND, run_closed_loop
     from train_lm.checkpoint import last_checkpoint
     from train_lm.model import hide_library_bars
@@ -322,7 +322,7 @@ def _run_loop(args: argparse.Namespace) -> int:
 
     try:
         with alone(args.out) as hold:
-            hold.begin_run(COMMAND, args.force, [args.world, place_of(args.policy)])
+            hold.begin_run(COMMAND, args.force, [args.world, *places_of(args.policy)])
             place = run_closed_loop(
                 world,
                 args.policy,

@@ -23,6 +23,7 @@ from policies.learn.ppo import MADE_BY, PPOConfig, Start, starting_network, trai
 from policies.learn.vec_env import View, make_practice_env, make_vec_env
 from policies.verdict.accounting import (
     FORWARD,
+    TASTE,
     Spent,
     episodes_spent,
     network_spent,
@@ -175,7 +176,7 @@ class _Training:
         # What practice has paid for is in what it left.
         first = practice is not None or plan.practice is None
         if first and plan.taste_tokens:
-            found.append(Spent("learning a taste", tokens=plan.taste_tokens))
+            found.append(Spent(TASTE, tokens=plan.taste_tokens))
         episodes = config.iterations * config.episodes
         if practice is not None:
             recorded = sum(int(practice.error.get(n, 0)) for n in ("fitted_on", "measured_on"))

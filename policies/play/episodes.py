@@ -22,7 +22,7 @@ from kncl_env.taste import Taste
 from kncl_env.vector import SideBySide, side_by_side
 from kncl_env.world.world import World
 from policies.arms.arm import Arm, Turn
-from policies.arms.registry import arm_of, place_of
+from policies.arms.registry import arm_of, places_of
 from policies.play.guard import Guarded, lent
 from policies.play.journal import REMEDY, Journal, Key, LacksError, key_of
 from train_lm.checked.records import Fields
@@ -251,7 +251,7 @@ def _waves_elsewhere(
     if not waiting:
         return
     needed = []
-    for place in {place_of(task.arm) for task in waiting}:
+    for place in {place for task in waiting for place in places_of(task.arm)}:
         if place.exists():
             digest = hash_json(Folder.of(place, "").content)[:32]
             needed.append(Folder.of(place, f"arms/{digest}/{place.resolve().name}"))

@@ -94,8 +94,8 @@ class Plan:
         they are not named among the arms.
 
         Raises:
-            ValueError: An unknown arm, a damaged policy, no `uniform`, one name twice, trainings
-                of different tastes, or a subject that is not played.
+            ValueError: An unknown arm, a damaged policy, no `uniform`, one name twice, or a subject
+                that is not played.
         """
         plain = [spec for spec in self.arms if spec not in self.trainings]
         known = dict(zip(plain, check_arms(plain), strict=True))

@@ -67,7 +67,7 @@ def write_results(
         runs, "uniform", target_text, rival, subject=plan.subject, rng=np.random.default_rng(0)
     )
     summary = replace(summary, notes=(*summary.notes, *played.notes))
-    costs = _costs(played, summary)
+    costs = _costs(played, summary, settings)
     info = _run_info(world, settings, plan, records, out)
     write_json(
         out / "scores.json",
@@ -118,14 +118,11 @@ def _arm_runs(played: Played) -> list[ArmRun]:
     ]
 
 
-def _costs(played: Played, summary: Summary) -> dict[str, Bill]:
+def _costs(played: Played, summary: Summary, settings: Settings) -> dict[str, Bill]:
     """What each arm costs, and after how many runs it has paid."""
-    found = {
-        arm: cost_of(
-            [r.measured for r in played.records if r.arm == arm], played.spent.get(arm, ())
-        )
-        for arm in summary.arms
-    }
+    context = settings.learner.context
+    curves = {arm: [r.measured for r in played.records if r.arm == arm] for arm in summary.arms}
+    found = {arm: cost_of(own, played.spent.get(arm, ()), context) for arm, own in curves.items()}
     reference = found[summary.reference]
     needs = [
         tokens_to_reach(curve.tokens, curve.loss, curve.loss[-1]) / curve.tokens[-1]

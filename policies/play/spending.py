@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from policies.arms.registry import arm_of, place_of
+from policies.arms.registry import arm_of, parts_of
 from policies.curiosity import CuriosityPolicy
-from policies.verdict.accounting import Spent, search_of
+from policies.verdict.accounting import TASTE, Spent, search_of
+from train_lm.crew.folders import located
 from train_lm.files import read_json
 
 
 def spent_on(spec: str) -> tuple[Spent, ...]:
-    """What an arm, as `arm_of` takes it, has cost once: a policy's training, or a taste."""
+    """What an arm, as `arm_of` takes it, has cost once: a policy's training, or a taste.
+
+    Who borrows the taste of a policy pays for that alone, where the policy says what it took.
+    """
+    arm, lender = parts_of(spec)
+    if lender:
+        return spent_on(arm) + _spent_on_taste(located(lender))
     stated = arm_of(spec).search_flops
     found = (Spent("what the arm says of itself", flops=stated),) if stated else ()
-    place = place_of(spec)
+    place = located(spec)
+    return found + search_of(CuriosityPolicy.load(place).provenance) if place.is_dir() else found
+
+
+def _spent_on_taste(place: Path) -> tuple[Spent, ...]:
     if place.is_dir():
-        return found + search_of(CuriosityPolicy.load(place).provenance)
-    if "+" in spec and place.is_file():
-        tokens = tokens_of_taste(place)
-        return (*found, Spent("learning a taste", tokens=tokens)) if tokens else found
-    return found
+        listed = search_of(CuriosityPolicy.load(place).provenance)
+        return tuple(one for one in listed if one.what == TASTE) or listed
+    tokens = tokens_of_taste(place)
+    return (Spent(TASTE, tokens=tokens),) if tokens else ()
 
 
 def spent_on_all(specs: Sequence[str]) -> tuple[Spent, ...]:

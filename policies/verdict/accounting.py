@@ -17,6 +17,7 @@ from policies.verdict.summary import Interval
 
 FORWARD = 1 / 3  # of the FLOPs of training on a token
 SPENT = "spent"  # where a policy's provenance lists what its training cost
+TASTE = "learning a taste"  # what that is called there
 RUNS = (1, 10, 100)  # that a search is spread over, in tables
 
 Record = Mapping[str, Any]
@@ -107,6 +108,7 @@ class ArmCost:
         charged: What the arm itself says that it spent beside the budget [FLOPs].
         flops_per_token: Of training.
         search: Spent once, for all runs.
+        rewarded: Of `looked`, tokens that the game measured for the reward: no arm says them.
     """
 
     trained: float
@@ -115,15 +117,18 @@ class ArmCost:
     charged: float
     flops_per_token: float
     search: tuple[Spent, ...] = ()
+    rewarded: float = 0.0
 
     @property
     def per_run(self) -> float:
         """FLOPs of a run, its search aside: what was counted, or what the arm says if it is more.
 
-        What an arm spends on its learner is in both, so they are not added.
+        What an arm spends on its learner is in both, so they are not added. What it spends on
+        models of its own is in what it says alone; the game's looks for the reward come on top.
         """
         seen = max(self.worked, self.trained) + FORWARD * self.looked
-        return max(seen * self.flops_per_token, self.trained * self.flops_per_token + self.charged)
+        own = self.trained + FORWARD * self.rewarded
+        return max(seen * self.flops_per_token, own * self.flops_per_token + self.charged)
 
     @property
     def once(self) -> float:
@@ -138,6 +143,7 @@ class ArmCost:
         return {
             "trained_tokens": self.trained,
             "looked_tokens": self.looked,
+            "rewarded_tokens": self.rewarded,
             "worked_tokens": self.worked,
             "charged_flops": self.charged,
             "flops_per_token": self.flops_per_token,
@@ -194,8 +200,13 @@ def break_even(
     return Interval(runs(speed_up.centre), runs(speed_up.high), runs(speed_up.low))
 
 
-def cost_of(curves: Sequence[Any], search: Sequence[Spent] = ()) -> ArmCost:
-    """From the curves of an arm's runs, `policies.play.curves.Curve`."""
+def cost_of(curves: Sequence[Any], search: Sequence[Spent] = (), context: int = 0) -> ArmCost:
+    """From the curves of an arm's runs, `policies.play.curves.Curve`.
+
+    Args:
+        context: Tokens of a window of the learner.
+    """
+    each_step = MEASURED_WINDOWS["reward"] * context
 
     def average(values: Sequence[float]) -> float:
         return float(sum(values)) / len(values)
@@ -207,4 +218,6 @@ def cost_of(curves: Sequence[Any], search: Sequence[Spent] = ()) -> ArmCost:
         charged=average([c.extra_flops for c in curves]),
         flops_per_token=average([c.flops_per_token for c in curves]),
         search=tuple(search),
+        # Nobody counted where nothing was looked at.
+        rewarded=average([min(c.looked, len(c.topics) * each_step) for c in curves]),
     )

@@ -34,6 +34,7 @@ from policies.verdict.summary import (
     ALPHA,
     BETTER,
     FAMILIES_COMPARED,
+    HEADLINE_SEEDS,
     NO_DIFFERENCE,
     NO_RIVALS,
     REFERENCE,
@@ -251,7 +252,8 @@ def summarise(
             and _apart(differences.get(target_text))
             and arm not in (reference, target_text)
         ):
-            gap = estimate.gap(finals[arm], finals[reference], finals[target_text])
+            three = (finals[arm], finals[reference], finals[target_text])
+            gap = estimate.gap(*three, clusters)
         shares = [x.noise_share for x in row if not math.isnan(x.noise_share)]
         arms[arm] = ArmScore(
             test=test,
@@ -346,10 +348,26 @@ def _trainings(row: Sequence[ArmRun]) -> int:
     return len({run.training for run in row} - {""})
 
 
+def _clusterings(*rows: Sequence[ArmRun]) -> list[list[object]]:
+    """Which cluster each of some paired runs is of, in every way in which they are no sample of
+    their own; the fewest clusters first.
+
+    An arm that was trained several times has its trainings for clusters. Initial learners are
+    clusters where there are enough of them for a headline, which speaks of learners: with fewer, it
+    is those at hand that a p speaks of.
+    """
+    found: list[list[object]] = [[run.training for run in row] for row in rows]
+    learners: list[object] = [run.learner_seed for run in rows[0]]
+    if HEADLINE_SEEDS <= len(set(learners)) < len(learners):
+        found.append(learners)
+    return sorted((own for own in found if len(set(own)) > 1), key=lambda own: len(set(own)))
+
+
 def _clusters(*rows: Sequence[ArmRun]) -> list[object] | None:
-    """Which trainings each of some paired runs are of; None where there is but one of each."""
-    found = list(zip(*([run.training for run in row] for row in rows), strict=True))
-    return list(found) if len(set(found)) > 1 else None
+    """The fewest clusters of some paired runs, if there are any. Of two arms of several trainings
+    these are one's: pairs of trainings share trainings.
+    """
+    return next(iter(_clusterings(*rows)), None)
 
 
 @dataclass(frozen=True)
@@ -377,7 +395,8 @@ class _Estimates:
         return replace(found, low=None if found.low is None else max(0.0, found.low))
 
     def difference(self, own: Sequence[ArmRun], theirs: Sequence[ArmRun]) -> Difference:
-        """Of paired runs; those of several trainings are told with the trainings as clusters."""
+        """Of paired runs; those of several trainings, or of learners that they share, with these
+        as clusters."""
         x, y, clusters = _finals(own), _finals(theirs), _clusters(own, theirs)
         values = [a - b for a, b in zip(x, y, strict=True)]
         centre, low, high = paired_difference(x, y, self.rng, self.reps, self.level)
@@ -391,13 +410,11 @@ class _Estimates:
         )
 
     def p(self, own: Sequence[ArmRun], theirs: Sequence[ArmRun]) -> float:
-        """Of sign flips over seeds, and at least that of Student's test over trainings."""
-        x, y, clusters = _finals(own), _finals(theirs), _clusters(own, theirs)
+        """Of sign flips over seeds, and at least that of Student's test over clusters."""
+        x, y = _finals(own), _finals(theirs)
         found = permutation_test(x, y, True, self.rng, two_sided=True)
-        if clusters is None:
-            return found
         values = [a - b for a, b in zip(x, y, strict=True)]
-        return max(found, cluster_test(values, clusters))
+        return max(found, *(cluster_test(values, each) for each in _clusterings(own, theirs)), 0.0)
 
     def _of_clusters(
         self, values: Sequence[float], clusters: Sequence[object], statistic: Statistic
@@ -405,13 +422,23 @@ class _Estimates:
         return cluster_bootstrap_ci(values, clusters, statistic, self.rng, self.reps, self.level)
 
     def gap(
-        self, own: Sequence[float], reference: Sequence[float], target_text: Sequence[float]
+        self,
+        own: Sequence[float],
+        reference: Sequence[float],
+        target_text: Sequence[float],
+        clusters: Sequence[object] | None = None,
     ) -> Interval:
         columns = np.array([own, reference, target_text]).T
         share = gap_closed(*columns.T)
-        low, high = paired_bootstrap_ci(
-            columns, lambda x: gap_closed(*x.T), self.rng, self.reps, self.level
-        )
+        if clusters is None:
+            low, high = paired_bootstrap_ci(
+                columns, lambda x: gap_closed(*x.T), self.rng, self.reps, self.level
+            )
+        else:
+            seeds = np.arange(len(columns))
+            low, high = self._of_clusters(
+                seeds.tolist(), clusters, lambda drawn: gap_closed(*columns[drawn.astype(int)].T)
+            )
         return Interval(_none(share), _none(low), _none(high))
 
 

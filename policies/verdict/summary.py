@@ -23,9 +23,11 @@ TEST = (
     f"arms (Holm); a difference is shown where p < {ALPHA:g}"
 )
 INTERVALS = "stratified bootstrap over seeds, widened for few seeds as Student's t is"
+HEADLINE_SEEDS, HEADLINE_TRAININGS = 8, 3
 CLUSTERS = (
     "where a policy was trained several times, whole trainings are resampled first, and p is at "
-    "least that of Student's test on the trainings' means"
+    "least that of Student's test on the trainings' means; so with learner seeds that several "
+    f"seeds share, if there are {HEADLINE_SEEDS} or more"
 )
 # What the subject is compared with, whatever is played: the reference, and the best of a family.
 FAMILIES_COMPARED = {"frontier rule": "hand-made rule", "selection": "selection method"}
@@ -34,7 +36,6 @@ COMPARISONS = (
     + " and the best ".join(FAMILIES_COMPARED.values())
     + ", corrected for their number (Holm)"
 )
-HEADLINE_SEEDS, HEADLINE_TRAININGS = 8, 3
 HEADLINE = (
     f"{HEADLINE_SEEDS} learner seeds, {HEADLINE_TRAININGS} trainings of a learned policy, and all "
     "comparisons played; with less it is an estimate"

@@ -12,7 +12,7 @@ from kncl_env.stage import Stage
 from kncl_env.world.splits import SPLITS
 from policies.arms.arm import Ints, Rng
 from policies.arms.bandits.probe import Probe
-from policies.arms.domains import domains_of, pools_of
+from policies.arms.domains import domains_of, of_domains, pools_of
 from policies.arms.shared import Shared
 
 Floats = NDArray[np.float64]
@@ -67,7 +67,7 @@ class DomainText:
         return [spread(own, MEASURED) for own in self.windows(split)]
 
 
-_shared = Shared(DomainText)
+_shared = Shared(DomainText, of_domains)
 
 
 def text_of(stage: Stage) -> DomainText:

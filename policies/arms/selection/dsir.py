@@ -28,7 +28,7 @@ from policies.arms.selection.chosen import (
     selects,
     texts_of,
 )
-from policies.arms.selection.topic_scores import TopicScores, best_slot
+from policies.arms.selection.topic_scores import TopicScores, best_slot, of_retrieval
 from policies.arms.selection.words import buckets, pairs_of, words_of
 from policies.arms.shared import Shared
 from train_lm.files import hash_json
@@ -89,7 +89,7 @@ def _weights(stage: Stage) -> Floats:
 
 # (P,) log weight of every training passage, 0 elsewhere.
 weights = Shared(_weights)
-_scores = Shared(lambda stage: TopicScores(stage, weights(stage)))
+_scores = Shared(lambda stage: TopicScores(stage, weights(stage)), of_retrieval)
 
 
 def _choose(env: TopicExpansionEnv, rng: Rng) -> Ints:

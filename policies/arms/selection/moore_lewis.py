@@ -32,7 +32,7 @@ from policies.arms.selection.chosen import (
     selects,
     texts_of,
 )
-from policies.arms.selection.topic_scores import TopicScores, best_slot
+from policies.arms.selection.topic_scores import TopicScores, best_slot, of_retrieval
 from policies.arms.selection.words import buckets, pairs_of, words_of
 from policies.arms.shared import Shared
 from train_lm.files import hash_json
@@ -137,7 +137,7 @@ def _differences(stage: Stage) -> Floats:
 differences = Shared(_differences)
 # All passages, the lowest difference first.
 _order = Shared(lambda stage: np.argsort(differences(stage), kind="stable"))
-_scores = Shared(lambda stage: TopicScores(stage, -differences(stage)))
+_scores = Shared(lambda stage: TopicScores(stage, -differences(stage)), of_retrieval)
 
 
 def _choose(env: TopicExpansionEnv, rng: Rng) -> Ints:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.stage import Stage
+from policies.arms.shared import of_text
 from train_lm.token_files import TRAIN
 
 Floats = NDArray[np.float64]
+
+
+def of_retrieval(stage: Stage) -> Hashable:
+    """All that scores of topics depend on: text, and what is read in the place of withheld text."""
+    return of_text(stage), id(stage.world.graph), stage.settings.reading.breadth
 
 
 class TopicScores:
@@ -27,6 +34,7 @@ class TopicScores:
     def __init__(self, stage: Stage, scores: Floats) -> None:
         self.scores = scores
         world = stage.world
+        self._graph = world.graph  # kept, so that no other one gets its id
         train = np.flatnonzero(world.passage_split == TRAIN)
         topic, n = world.passage_topic[train], world.n_topics
         count = np.bincount(topic, minlength=n)
