@@ -325,7 +325,8 @@ class _Run:
             "updates": self.updates,
         }
         since = dict(SINCE)
-        if Path(config.model).is_dir():  # anybody's, and it may change
+        # Anybody's, and it may change; a preset is none, though a folder may have its name.
+        if config.model not in PRESETS and Path(config.model).is_dir():
             settings["model_sha256"] = since["model_sha256"] = note_model(Path(config.model))
         self.parallel.wait()  # nobody may look for files after they were touched
         if places.hold is not None:
