@@ -185,18 +185,23 @@ class Stage:
         """The learner's model as one: a copy with the adapter merged in, or of the averaged
         weights, where it has them.
         """
-        trainer, averages = learner.trainer, self.settings.learner.averaging != "none"
-        if self.settings.change.adapter == "none" and not averages:
-            model: nn.Module = trainer.model  # type: ignore[union-attr]
+        if self.settings.change.adapter == "none" and self.settings.learner.averaging == "none":
+            model: nn.Module = learner.trainer.model  # type: ignore[union-attr]
             return model
-        whole = self.plain_trainer().model
-        if averages:
+        return self.copied(learner).model
+
+    def copied(self, learner: WorldLearner) -> Trainer:
+        """A plain trainer of the learner's weights as they are measured: with an adapter merged
+        in, or averaged, where it has that.
+        """
+        plain, trainer = self.plain_trainer(), learner.trainer
+        if trainer.schedule.averages:
             weights = trainer.measured_weights()
         else:
             weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
         # Only what is tied to another weight has no entry of its own.
-        whole.load_state_dict(weights, strict=False)
-        return whole
+        plain.model.load_state_dict(weights, strict=False)
+        return plain
 
     @cached_property
     def anchor(self) -> Anchor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
@@ -18,7 +19,7 @@ from rabbit_holes.walkers.cli import add_generate_parser, add_walk_parser
 from train_lm.command_line import command, program, run, say, say_lines
 from train_lm.files import replacing
 from train_lm.inputs import SHOWN as DIGITS
-from train_lm.inputs import inputs
+from train_lm.inputs import inputs, read_inputs
 from train_lm.outputs import alone
 from train_lm.plain_text import in_json, visible
 
@@ -330,8 +331,9 @@ def _describe(args: argparse.Namespace) -> None:
         from rabbit_holes.describe.page import render_page
 
         name = f"the {world.card['source']} world {world.hash[:12]}" if world else None
-        read = inputs()
-        sources = [f"{f.name} (sha256 {read.get(f.name, '')[:DIGITS]}…)" for f in args.files]
+        # By place: two files may have one name.
+        read = {os.path.realpath(one.name): one.sha256 for one in read_inputs()}
+        sources = [f"{f.name} (sha256 {read[os.path.realpath(f)][:DIGITS]}…)" for f in args.files]
         page = render_page(groups, sources, name)
         with replacing(args.html) as part:
             part.write_text(page, encoding="utf-8")

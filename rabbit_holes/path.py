@@ -255,8 +255,8 @@ def read_numbered_paths(
     """Like `read_paths`, each path with the number of its line."""
     seen: set[str] = set()
     digest, chain = hashlib.sha256(), Chain()
-    try:
-        with open(file, "rb") as stream:
+    with open(file, "rb") as stream:
+        try:
             for number, line in enumerate(stream, start=1):
                 digest.update(line)
                 if not line.strip():
@@ -271,10 +271,10 @@ def read_numbered_paths(
                     continue
                 seen.add(path.id)
                 yield number, path
-    finally:
-        what = f"{len(seen):,} walks{chain.unsealed(len(seen))}"
-        place = pathlib.Path(file)
-        note_input(place, digest.hexdigest(), what, checked=chain.sound, said=chain.said)
+        finally:  # of what was read, all of it or not
+            what = f"{len(seen):,} walks{chain.unsealed(len(seen))}"
+            place = pathlib.Path(file)
+            note_input(place, digest.hexdigest(), what, checked=chain.sound, said=chain.said)
 
 
 def write_paths(file: StrPath, paths: Iterable[Path], *, force: bool = False) -> int:
@@ -366,12 +366,12 @@ class PathWriter:
     def _take_over(self) -> None:
         """Learn the ids that are there and mend the last line; a foreign file stays untouched."""
         errors: list[str] = []
-        start = 0  # of the last line
+        start, is_bad = 0, False  # of the last line
         line = b"\n"
         self._stream.seek(0)
         self._chain = last = Chain()
         for number, line in enumerate(self._stream, start=1):
-            start = self._stream.tell() - len(line)
+            start, is_bad = self._stream.tell() - len(line), False
             if line.strip():
                 last = copy(self._chain)
                 self._chain.follow(line, number)
@@ -379,7 +379,8 @@ class PathWriter:
                     self.ids.add(_parse_line(line, number).id)
                 except ValueError as error:
                     errors.append(f"{self.file}:{number}: {error}")
-        cut_short = bool(errors) and not line.endswith(b"\n")
+                    is_bad = True
+        cut_short = is_bad and not line.endswith(b"\n")
         if errors and not self.ids and not (start == 0 and cut_short and _begins_a_path(line)):
             raise ValueError(
                 f"expected a file of paths to append to, got {errors[0]}: name another file"

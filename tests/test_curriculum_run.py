@@ -126,13 +126,17 @@ def test_the_rate_warms_up_and_decays_over_the_whole_budget(
 
 
 def test_the_result_opens_with_transformers_and_knows_the_text(
-    small_world: World, curriculum: Path, tmp_path: Path
+    small_world: World, curriculum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "xxs").mkdir()  # a folder of a preset's name is not its model
+    (tmp_path / "xxs" / "config.json").write_text("{}")
     options = ["--model", "xxs", "--batch", "4", "--learning-rate", "0.01", "--cpu"]
     place = ["--world", str(small_world.path), "--curriculum", str(curriculum)]
     assert main(["run", *place, "--out", str(tmp_path / "run"), *options]) == 0
+    assert "model_sha256" not in json.loads((tmp_path / "run" / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
     text = small_world.passage_text(int(small_world.passages_of(2)[0]))

@@ -604,6 +604,8 @@ def test_check_finds_target_text_that_is_trained_on_and_counts_that_are_not_so(
         f"expected {card['target']['select_passages'] - 1} as select_passages of the target in "
         f"world.json, got {card['target']['select_passages']}: the card was edited"
     ]
+    card = {**far_world.card, "scenario": {**far_world.card["scenario"], "region": None}}
+    assert [fault for fault in faults_of(World(far_world.path, card)) if "got none" in fault]
     world = World(far_world.path, far_world.card)
     topic = int(world.region(FAR)[0])
     split = world.passage_split.copy()

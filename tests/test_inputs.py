@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,33 @@ def test_a_command_names_what_nobody_vouches_for_in_one_line_each(
     digest = hashlib.sha256(other.read_bytes()).hexdigest()[:12]
     assert lines == [f"read {other}: 1 walks, sha256 {digest}…, nothing to check it against"]
     assert f"other.jsonl (sha256 {digest}…)" in page.read_text()
+
+
+def test_two_files_of_one_name_have_a_digest_each_on_a_page(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "walks.jsonl" for folder in ("a", "b")]
+    for n, file in enumerate(files, 1):
+        file.parent.mkdir()
+        write_paths(file, walks(n))
+    page = tmp_path / "s.html"
+    assert main(["stats", *map(str, files), "--html", str(page)]) == 0
+    for file in files:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        assert f"walks.jsonl (sha256 {digest}…)" in page.read_text()
+
+
+def test_a_file_that_is_not_there_is_not_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(read_paths(tmp_path / "none.jsonl", on_error=pytest.fail))
+    assert list(told_inputs()) == []
+
+
+def test_a_corpus_is_named_by_its_file(tmp_path: Path) -> None:
+    from fakes import corpus_of
+
+    corpus = replace(corpus_of(n_topics=5), place=str(tmp_path / "mine.jsonl"))
+    assert len(list(corpus.read())) == 5
+    (line,) = told_inputs()
+    assert line.startswith(f"read {tmp_path / 'mine.jsonl'}: 5 articles, sha256 ")
 
 
 def test_another_corpus_has_another_line(tmp_path: Path) -> None:

@@ -471,6 +471,7 @@ def test_the_verb_prints_a_table_writes_whole_files_and_never_overwrites(
     assert "facts recalled in unread words" in told
     found = json.loads((tmp_path / "known" / "knowledge.json").read_text())
     assert found["world"] == telling_world.hash
+    assert telling_world.path.name in found["inputs"]
     assert len(found["links"]) == found["all"]["accuracy"]["items"] > 0
     assert set(found["facts"]) == {"recall", "chance", "frequent", "by_depth"}
     assert main(words) == 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from kncl_env.world.cut import JunkFile
-from kncl_env.world.noise import KINDS, Noise, add_noise, draw_noise
+from kncl_env.world.noise import KINDS, JunkPassage, JunkTopic, draw_noise
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
 from kncl_env.world.splits import Passage
 
@@ -18,6 +20,24 @@ CORPUS = read_synthetic(SyntheticConfig(n_topics=40, n_communities=4, paraphrase
 TITLES = [article.title for article in CORPUS.articles]
 PASSAGES = [(i, text) for i, article in enumerate(CORPUS.articles) for text in article.paragraphs]
 REAL_BYTES = sum(len(text.encode()) for _, text in PASSAGES)
+
+
+class Noise(NamedTuple):
+    """Junk in memory."""
+
+    passages: tuple[JunkPassage, ...]
+    topics: tuple[JunkTopic, ...]
+
+
+def add_noise(
+    passages: Sequence[tuple[int, str]],
+    titles: Sequence[str],
+    share: float,
+    rng: np.random.Generator,
+) -> Noise:
+    found: list[JunkPassage] = []
+    topics = draw_noise(passages, titles, share, rng, found.append)
+    return Noise(tuple(found), topics)
 
 
 def spoiled(share: float = 0.3, seed: int = 0) -> Noise:

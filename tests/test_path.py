@@ -219,6 +219,19 @@ def test_a_file_cut_at_any_byte_is_mended_to_its_whole_lines(tmp_path, caplog) -
     assert "unfinished last line" in caplog.text
 
 
+def test_a_whole_last_line_without_its_newline_stays_whatever_came_before(tmp_path) -> None:
+    file = tmp_path / "a.jsonl"
+    write_paths(file, [make_path("a"), make_path("b")])
+    first, last = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + b"no path\n" + last.rstrip(b"\n"))
+    with PathWriter(file) as writer:
+        assert writer.ids == {"a", "b"}
+        writer.write(make_path("c"))
+    paths, problems = read_all(file)
+    assert [path.id for path in paths] == ["a", "b", "c"]
+    assert len(problems) == 1
+
+
 def test_a_second_writer_of_the_same_file_is_refused(tmp_path) -> None:
     pytest.importorskip("fcntl", reason="no advisory locks on this system")
     with (

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import pickle
 import resource
 import subprocess
 import sys
@@ -341,3 +342,10 @@ def test_a_corpus_of_which_nothing_stays_names_its_file_and_why(
     told = refused(capsys, tmp_path, source, place)
     assert f"expected a corpus with articles, got none from /{place.name}: " in told
     assert "documents without text dropped, the first: " in told
+
+
+def test_what_a_worker_says_of_a_broken_file_comes_home_as_it_was_said() -> None:
+    told = packed.BrokenError(Path("a.gz"), "a cut", "fetch it again").at(7)
+    again = pickle.loads(pickle.dumps(told))
+    assert (type(again), str(again)) == (packed.BrokenError, str(told))
+    assert str(again.at(9)) == "expected a.gz whole, got a cut after line 9: fetch it again"

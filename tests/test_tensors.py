@@ -37,6 +37,18 @@ def test_files_have_the_bytes_that_the_formats_own_library_writes(
         assert found[name].shape == tensor.shape
 
 
+@pytest.mark.parametrize("others", [{}, {"b": torch.ones(2)}])
+def test_tensors_without_numbers_are_read_back(
+    others: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    empty = {"a": torch.empty(0, 2, dtype=torch.int64), "c": torch.empty(0, dtype=torch.int64)}
+    write_tensors(tmp_path / "a", {**empty, **others})
+    found, _ = load_tensors(tmp_path / "a")
+    assert {name: (t.dtype, t.shape) for name, t in found.items()} == {
+        name: (t.dtype, t.shape) for name, t in {**empty, **others}.items()
+    }
+
+
 def test_a_digest_is_the_same_of_tensors_and_of_their_file(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a", TENSORS, {"x": "y"})
     assert load_packed(tmp_path / "a").digest() == digest_of(TENSORS, {"x": "y"})
@@ -87,6 +99,9 @@ def test_numbers_that_are_none_are_named_by_their_tensor(kind: str, tmp_path: Pa
         b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8,9]}}',
         b'{"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},'
         b'"b":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]},'
+        b'"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[2' + b",1" * 64 + b'],"data_offsets":[0,8]}}',
         b'{"a":[1]}',
         b"[]",
         b'{"a":' + b"[" * 20000,

@@ -19,6 +19,7 @@ import torch
 from train_lm.adapters import AdapterConfig
 from train_lm.checked.model_folder import note_model
 from train_lm.checkpoint import (
+    METRICS,
     claim_run,
     cut_metrics,
     last_checkpoint,
@@ -266,7 +267,7 @@ class _Run:
                 f"tokens, got {curriculum.tokens:,}: take a smaller model or batch"
             )
         settings = config.trainer(parallel.size, machine.accumulate)
-        text = self._text(world, curriculum, theirs)
+        text = self._text(world, theirs)
         budgets = [step.tokens for step in curriculum.steps]
         steps = list(zip(text.rows_of(curriculum), budgets, strict=True))
         self.order = plan_order(text, steps, config.replay, config.seed)
@@ -289,7 +290,7 @@ class _Run:
         done = restore_checkpoint(self.out, self.trainer, self.parallel)
         first = self.parallel.rank == 0
         if first:
-            cut_metrics(self.out / "metrics.jsonl", done)
+            cut_metrics(self.out / METRICS, done)
         writer = _events(self.out / "tensorboard", done) if first and done < self.updates else None
         for update in range(done, self.updates):
             rate = self.trainer.learning_rate()
@@ -298,7 +299,7 @@ class _Run:
             if first:
                 tokens = (update + 1) * self.batch * self.context
                 line = {"update": update + 1, "tokens": tokens, "loss": loss, "learning_rate": rate}
-                append_line(self.out / "metrics.jsonl", line, durable=False)
+                append_line(self.out / METRICS, line, durable=False)
                 assert writer is not None
                 with naming(self.out / "tensorboard"):
                     writer.add_scalar("loss [nats per token]", loss, update + 1)
@@ -324,7 +325,8 @@ class _Run:
             "updates": self.updates,
         }
         since = dict(SINCE)
-        if Path(config.model).is_dir():  # anybody's, and it may change
+        # Anybody's, and it may change; a preset is none, though a folder may have its name.
+        if config.model not in PRESETS and Path(config.model).is_dir():
             settings["model_sha256"] = since["model_sha256"] = note_model(Path(config.model))
         self.parallel.wait()  # nobody may look for files after they were touched
         if places.hold is not None:
@@ -335,7 +337,7 @@ class _Run:
         claim_run(self.out, settings, since, made_by=COMMAND)
         self.parallel.wait()
 
-    def _text(self, world: Path, curriculum: Curriculum, tokenizer: Any | None) -> TrainingText:
+    def _text(self, world: Path, tokenizer: Any | None) -> TrainingText:
         # The world's own tokens serve a model that was trained with the world's tokenizer.
         same = tokenizer is not None and tokenizer_hash(tokenizer) == tokenizer_hash(
             as_transformers(load_tokenizer(world / "tokenizer.json"))

@@ -60,7 +60,7 @@ class LinkCloze:
         """At most n items of a held-out split, drawn once and kept in the cache.
 
         Topics are used as evenly as the text allows, on both ends of the links. The items of a
-        smaller n are the first of a larger one's.
+        smaller n, of 8 or more, are the first of a larger one's.
 
         Raises:
             ValueError: No such split, sizes that make no question, or no passage of the split

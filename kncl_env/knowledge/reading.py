@@ -100,17 +100,7 @@ def learner_model(stage: Stage, learner: Learner) -> Asked:
             f"expected a language model to ask what it knows, got a {type(own).__name__}: measure "
             "knowledge with real learners"
         )
-    trainer = own.trainer
-    averages = trainer.schedule.averages
-    if isinstance(trainer, Trainer) and not averages:
-        model, device = trainer.model, trainer.device
-    else:
-        plain = stage.plain_trainer()
-        if averages:  # what a held-out loss is measured with
-            weights = trainer.measured_weights()
-        else:
-            weights = {n.removeprefix("model."): w for n, w in trainer.merged().items()}
-        # Only what is tied to another weight has no entry of its own.
-        plain.model.load_state_dict(weights, strict=False)
-        model, device = plain.model, plain.device
-    return Asked(model, in_world_tokens(stage.world), stage.store.context, device)
+    read = own.trainer
+    if not isinstance(read, Trainer) or read.schedule.averages:
+        read = stage.copied(own)
+    return Asked(read.model, in_world_tokens(stage.world), stage.store.context, read.device)

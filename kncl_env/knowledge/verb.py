@@ -84,6 +84,7 @@ def knowledge_parser(verbs: Verbs) -> None:
 def _knowledge(args: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
+    from kncl_env.world.world import World
     from train_lm.model import hide_library_bars
 
     hide_library_bars()
@@ -91,9 +92,10 @@ def _knowledge(args: argparse.Namespace) -> int:
     with nullcontext() if args.out is None else alone(args.out) as hold:
         if hold is not None:
             hold.begin_anew(args.force, _is_table, [args.world, Path(args.model)])
-        report = _asked_of(args, settings)
+        world = World.open(args.world)
+        report = _asked_of(args, world, settings)
         if args.out is not None:
-            _write(args, report)
+            _write(args, world, report)
     return 0
 
 
@@ -101,14 +103,12 @@ def _is_table(place: Path) -> bool:
     return {file.name for file in place.iterdir()} == {TABLE, GRAPH} if place.is_dir() else False
 
 
-def _asked_of(args: argparse.Namespace, settings: Settings) -> KnowledgeReport:
+def _asked_of(args: argparse.Namespace, world: World, settings: Settings) -> KnowledgeReport:
     """Draw the questions, ask them, print what came."""
     from kncl_env.knowledge.cloze import LinkCloze, hops_of
     from kncl_env.knowledge.report import KnowledgeReport
     from kncl_env.stage import seed_topics
-    from kncl_env.world.world import World
 
-    world = World.open(args.world)
     cloze = LinkCloze.of(world, args.split, args.items, args.others, args.seed)
     asked = _asked(args, world, settings)
     hops = hops_of(world, seed_topics(world, settings), cloze.sources, cloze.topics[:, 0])
@@ -157,14 +157,15 @@ def _facts(world: World, encode: Encode) -> FactProbe | None:
     return FactProbe(questions_of(*truth_of(world)), encode)
 
 
-def _write(args: argparse.Namespace, report: KnowledgeReport) -> None:
+def _write(args: argparse.Namespace, world: World, report: KnowledgeReport) -> None:
     from kncl_env.knowledge.export import write_graphml
-    from kncl_env.world.world import World
     from train_lm.files import replacing_folder, write_json
+    from train_lm.inputs import inputs
     from train_lm.provenance import commit
 
-    about = {"world": World.open(args.world).hash, "model": args.model, "split": args.split}
+    about = {"world": world.hash, "model": args.model, "split": args.split}
+    about |= {"commit": commit(), "inputs": inputs()}
     with replacing_folder(args.out, over=True) as part:
         write_graphml(part / GRAPH, report.asked)
-        write_json(part / TABLE, {**about, "commit": commit(), **report.to_json()})
+        write_json(part / TABLE, {**about, **report.to_json()})
     say(f"{args.out}: {TABLE}, {GRAPH}")

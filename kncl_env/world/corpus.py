@@ -137,7 +137,8 @@ class Reading:
             why = "; ".join(self._corpus.losses()) or "check that the source holds text"
             place = self._corpus.place or f"source {self._corpus.source!r}"
             raise ValueError(f"expected a corpus with articles, got none from {place}: {why}")
-        note_input(self._corpus.source, self.sha256, f"{self.n:,} articles")
+        named = self._corpus.place or self._corpus.source
+        note_input(named, self.sha256, f"{self.n:,} articles")
 
     @property
     def sha256(self) -> str:

@@ -115,7 +115,9 @@ def _card_faults(world: World, n_bytes: int) -> list[str]:
 def _target_faults(world: World) -> list[str]:
     """Where a distant world has its target's text, and what the card says of it."""
     region = world.target_region
-    if region is None or region not in world.regions:
+    if region is None:
+        return ["expected a target region in the card of a distant world, got none: it was edited"]
+    if region not in world.regions:
         return []  # which was said
     topics = world.regions[region]
     own = np.isin(world.passage_topic, topics)

@@ -82,26 +82,6 @@ class JunkTopic:
     linked_from: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Junk for a world of N topics; `topics[i]` becomes topic N + i."""
-
-    passages: tuple[JunkPassage, ...]
-    topics: tuple[JunkTopic, ...]
-
-
-def add_noise(
-    passages: Sequence[tuple[int, str]],
-    titles: Sequence[str],
-    share: float,
-    rng: np.random.Generator,
-) -> Noise:
-    """The junk of `draw_noise`, in memory."""
-    found: list[JunkPassage] = []
-    topics = draw_noise(passages, titles, share, rng, found.append)
-    return Noise(tuple(found), topics)
-
-
 def draw_noise(
     passages: Sequence[tuple[int, str]],
     titles: Sequence[str],

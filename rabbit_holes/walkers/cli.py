@@ -167,14 +167,12 @@ def _generate(args: argparse.Namespace) -> None:
     model = load_language_model(args.model, device=args.device, tokenizer=world.tokenizer)
     mine = partial(holds_paths, sources=("generated:",))
     begun = None if args.force else first_of(args.out)
-    if (
-        begun is not None
-        and begun.meta.get(MODEL_SHA256, model.sha256[:SHOWN]) != (model.sha256[:SHOWN])
-    ):
+    own = model.sha256[:SHOWN]
+    before = own if begun is None else begun.meta.get(MODEL_SHA256, own)
+    if before != own:
         raise ValueError(
-            f"expected the model that {args.out} was begun with, sha256 "
-            f"{begun.meta[MODEL_SHA256]}…, got {model.sha256[:SHOWN]}…: name another file or add "
-            "--force to begin anew"
+            f"expected the model that {args.out} was begun with, sha256 {before}…, got {own}…: "
+            "name another file or add --force to begin anew"
         )
     with PathWriter(args.out, force=args.force, mine=mine) as writer:
         name = run_name(world, model.name, settings)

@@ -113,7 +113,7 @@ class Verified:
         if mine:
             try:
                 found.set_result(hash_file(self.folder / name))
-            except OSError as error:
+            except BaseException as error:  # whoever waits for it is told
                 found.set_exception(error)
         return found.result()
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_lm.checked.arrays import told
-from train_lm.checked.records import Fields, parse_json, shown
+from train_lm.checked.records import LARGEST, Fields, parse_json, shown
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ABOUT = "__metadata__"  # the key of texts in a head
 LONGEST_HEAD = 100_000_000  # [bytes], the library's own bound
 BLOCK = 2**22  # [numbers] that are looked at together
+DIMENSIONS = 64  # of a tensor, at most
 
 # Kinds of numbers by the name that the format gives them, in the order in which it stores them last
 # to first: so each begins at a multiple of its size. Bytes of each.
@@ -138,7 +139,8 @@ class Packed:
             own = list(group)
             sizes = [len(entry.data) for entry in own]
             if self.buffer is None or not sum(sizes):
-                pieces = [torch.from_numpy(e.data).view(kind) for e in own]
+                none = torch.empty(0, dtype=kind)  # of no bytes there is no view
+                pieces = [torch.from_numpy(e.data).view(kind) if len(e.data) else none for e in own]
             else:
                 joined = torch.from_numpy(self.buffer[at : at + sum(sizes)]).view(kind)
                 pieces = list(joined.split([size // kind.itemsize for size in sizes]))
@@ -227,6 +229,9 @@ class _Span:
             kind, shape, (first, end) = (stated[k] for k in ("dtype", "shape", "data_offsets"))  # type: ignore[index]
             numbers = (*shape, first, end)
             sound = set(map(type, numbers)) == {int} and min(numbers) >= 0 and end <= size
+            # An empty tensor may be of any size in its other dimensions.
+            sound = sound and len(shape) <= DIMENSIONS
+            sound = sound and math.prod(n for n in shape if n) <= LARGEST
             sound = sound and math.prod(shape) * KINDS[kind][1] == end - first
         except (TypeError, LookupError, ValueError):
             sound = False

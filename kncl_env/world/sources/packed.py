@@ -103,8 +103,12 @@ class BrokenError(ValueError):
     """What a file holds cannot be read on; whoever knows the line says where."""
 
     def __init__(self, file: Path, why: str, advice: str, place: str = "") -> None:
-        self.file, self.why, self.advice = file, why, advice
+        self.file, self.why, self.advice, self._place = file, why, advice, place
         super().__init__(f"expected {file} whole, got {why}{place}: {advice}")
+
+    def __reduce__(self) -> tuple[type[BrokenError], tuple[Path, str, str, str]]:
+        """Workers send it home; an exception that cannot be made again looks like a killed one."""
+        return BrokenError, (self.file, self.why, self.advice, self._place)
 
     def at(self, line: int) -> BrokenError:
         return BrokenError(self.file, self.why, self.advice, f" after line {line:,}")

@@ -25,7 +25,7 @@ def with_target(corpus: Corpus, documents: Corpus) -> Corpus:
         licence = f"{licence}; of the target: {documents.licence}"
     if documents.citation and documents.citation != citation:
         citation = " ".join(part for part in (citation, documents.citation) if part)
-    known = (corpus.fingerprint, documents.fingerprint)
+    known, places = (corpus.fingerprint, documents.fingerprint), (corpus.place, documents.place)
     joined = _Joined(corpus, documents)
     return replace(
         corpus,
@@ -35,6 +35,7 @@ def with_target(corpus: Corpus, documents: Corpus) -> Corpus:
         counts=joined.counts,
         first_dropped=joined.first_dropped,
         fingerprint="\n".join(known) if all(known) else "",
+        place=" and ".join(places) if all(places) else "",
     )
 
 
@@ -59,6 +60,11 @@ class _Joined:
             yield article
         names = self._names(taken)
         for document in self.documents.read():
+            if document.title not in names:
+                raise ValueError(
+                    f"expected the documents of the target as they were a moment ago, got another, "
+                    f"{document.title!r}: they changed while they were read, begin anew"
+                )
             yield replace(
                 document,
                 title=names[document.title],
