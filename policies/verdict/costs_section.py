@@ -67,9 +67,10 @@ def costs_section(bills: Mapping[str, Bill], looks: Mapping[str, str]) -> str:
         "<p class='caption'>A run is one episode: what was trained, and what the learner was asked "
         "while the arm acted, by the game (reward, candidates) and by the arm; a forward pass is a "
         "third of training (a half where an adapter trains). Spent once: a policy's training, with "
-        "all that led to it. It has paid when it, and all runs to the reference's final loss, have cost less than the reference's "
-        "own runs there; the interval is that of the speed-up. Measuring the curves of this page "
-        "is charged to nobody. Controls are made of the subject's episodes.</p></section>"
+        "all that led to it. It has paid when it, and all runs to the reference's final loss, have "
+        "cost less than the reference's own runs there; the interval is that of the speed-up. "
+        "Measuring the curves of this page is charged to nobody. Controls are made of the "
+        "subject's episodes.</p></section>"
     )
 
 
