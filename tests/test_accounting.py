@@ -147,7 +147,7 @@ def test_what_a_policy_cost_is_read_from_its_provenance(tmp_path: Path) -> None:
 
 def test_who_borrows_a_taste_pays_for_it_and_for_a_policy_of_its_own(tmp_path: Path) -> None:
     ppo, taste = episodes_spent("episodes of PPO", 4, SETTINGS), Spent(TASTE, tokens=500)
-    trained = {"spent": [ppo.to_json(), taste.to_json()]}
+    trained: dict[str, object] = {"spent": [ppo.to_json(), taste.to_json()]}
     network = CuriosityNetwork(CuriosityConfig(width=8))
     liked = Taste(((1.0,) * LEVELS,) * len(TRAITS), 0.5)
     CuriosityPolicy(network, trained, taste=liked).save(tmp_path / "trained")
