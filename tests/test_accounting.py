@@ -69,10 +69,16 @@ def test_a_run_costs_what_was_counted_or_what_the_arm_says_if_that_is_more() -> 
     # Counted and charged are the same work, told twice.
     assert cost_of([curve(worked=3000, extra_flops=12_000.0)]).per_run == 18_000
     # What it spent on a model of its own was not counted; the game's looks were: they add up.
-    looks = 48 * 2
+    looks = 48 * SETTINGS.learner.context
     own_model = curve(looked=looks + 30, trained=1000, worked=1000, extra_flops=50_000.0)
-    assert cost_of([own_model], context=2).per_run == 6.0 * (1000 + looks / 3) + 50_000
-    assert cost_of([curve(looked=30, extra_flops=50_000.0)], context=2).per_run == 6060 + 50_000
+    assert cost_of([own_model], (), SETTINGS).per_run == 6.0 * (1000 + looks / 3) + 50_000
+    assert cost_of([curve(looked=30, extra_flops=50_000.0)], (), SETTINGS).per_run == 56_060
+    # Of an adapter's training the forward pass is a half.
+    adapts = Settings.of(adapter="lora")
+    spent = Spent("episodes", 2, 2000, 300)
+    half = cost_of([curve(looked=300)], (spent,), adapts)
+    assert half.per_run == 6.0 * (1000 + 300 / 2)
+    assert half.once == 6.0 * (2000 + 300 / 2)
     searched = replace(plain_run, search=(Spent("episodes", 2, 2000, 300),))
     assert searched.once == 6.0 * 2100
     assert searched.amortised(1) == 6000 + 12_600
@@ -141,7 +147,7 @@ def test_what_a_policy_cost_is_read_from_its_provenance(tmp_path: Path) -> None:
 
 def test_who_borrows_a_taste_pays_for_it_and_for_a_policy_of_its_own(tmp_path: Path) -> None:
     ppo, taste = episodes_spent("episodes of PPO", 4, SETTINGS), Spent(TASTE, tokens=500)
-    trained = {"spent": [ppo.to_json(), taste.to_json()]}
+    trained: dict[str, object] = {"spent": [ppo.to_json(), taste.to_json()]}
     network = CuriosityNetwork(CuriosityConfig(width=8))
     liked = Taste(((1.0,) * LEVELS,) * len(TRAITS), 0.5)
     CuriosityPolicy(network, trained, taste=liked).save(tmp_path / "trained")

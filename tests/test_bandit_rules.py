@@ -223,7 +223,9 @@ def test_skill_it_starts_from_losses_of_one_and_forgets_all_but_three_steps() ->
     rule = SkillIt(arena_of(2, latest_objective=latest))
     rule.graph = np.array([[1.0], [0.0]])
     assert rule.mixture(OPEN[:2]).tolist() == pytest.approx(softmax(numbers(0.2, 0)).tolist())
-    for _ in range(3):
+    rule.after(draw_of([0.5, 0.5], [0]), 0.0)
+    assert rule.losses.tolist() == [[4]]  # the 1 was a stand-in
+    for _ in range(2):
         rule.after(draw_of([0.5, 0.5], [0]), 0.0)
     assert rule.losses.tolist() == [[4], [3], [2]]
     assert rule.mixture(OPEN[:2]).tolist() == pytest.approx(softmax(numbers(1.8, 0)).tolist())

@@ -338,6 +338,16 @@ def test_a_policy_that_comes_first_needs_trainings_that_agree() -> None:
     assert rival.shown
 
 
+def test_how_far_a_policy_is_ahead_has_an_interval_over_its_trainings() -> None:
+    taken = [*"abcabcab"]
+    learned = [{"a": 1.2, "b": 1.5, "c": 1.8}[name] + 0.01 * i for i, name in enumerate(taken)]
+    tests = {"rule": [2.0, 2.1] * 4, "learned": learned}
+    families = {"rule": "frontier rule", "learned": "learned"}
+    seeds, trainings = (placing(tests, families, told) for told in ({}, {"learned": taken}))
+    assert seeds.ahead[0] == trainings.ahead[0]
+    assert trainings.ahead[2] - trainings.ahead[1] > 1.5 * (seeds.ahead[2] - seeds.ahead[1])
+
+
 def test_five_seeds_show_no_winner_whatever_comes_out() -> None:
     found = placing(
         {"a": [1.0] * 5, "b": [2.0, 2.1, 2.2, 2.3, 2.4]}, {"a": "bandit", "b": "bandit"}

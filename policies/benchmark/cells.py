@@ -91,9 +91,14 @@ class Learning:
                 raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
 
     @property
+    def searched(self) -> int:
+        """Episodes that one training takes: what an equal search may try."""
+        return self.iterations * self.episodes
+
+    @property
     def trained_episodes(self) -> int:
         """Episodes with a learner, of all trainings together."""
-        return (self.trainings + self.scratch) * self.iterations * self.episodes
+        return (self.trainings + self.scratch) * self.searched
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Pace:
         trained = policies = trainings = 0
         if learning is not None:
             trained, trainings = learning.trained_episodes, learning.trainings
+            trained += learning.searched if cell.subject is not None else 0  # by lot, for a control
             policies = trainings + learning.scratch + learning.cloned
         controls = 0 if cell.subject is None else len(CONTROLS)
         played = (len(arms_of(cell)) + policies + controls) * cell.seeds

@@ -29,7 +29,7 @@ from policies.play.plan import Plan
 from train_lm.files import hash_json
 
 # Raised whenever cells would come out with other numbers for a reason that nothing else tells.
-BENCHMARK_VERSION = 1
+BENCHMARK_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def play_cell(task: CellTask) -> Score:
         meter=CurveMeter(cell.points),
         trainings=learned.trainings,
         controls=() if cell.subject is None else tuple(CONTROLS),
+        searched=Plan.searched if cell.learning is None else cell.learning.searched,
     )
     out = folder / "evaluation"
     # It is computed anew from the episodes; arms may have gone, or have other names.

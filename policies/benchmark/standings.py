@@ -13,7 +13,13 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from policies.verdict.statistics import EXACT_PAIRS, cluster_test, paired_difference
+from policies.verdict.statistics import (
+    EXACT_PAIRS,
+    cluster_bootstrap_ci,
+    cluster_test,
+    mean,
+    paired_difference,
+)
 from policies.verdict.summary import ALPHA
 from train_lm.checked.records import Fields
 from train_lm.files import Json
@@ -85,7 +91,8 @@ def placing(
         tests: Final test loss of each seed, by arm.
         families: Of each arm.
         trainings: Of learned policies, which training played each seed. A pair's p is at least that
-            of its trainings' means; one training shows nothing of a policy that comes first.
+            of its trainings' means, and the interval is over trainings; one training shows nothing
+            of a policy that comes first.
     """
     rivals = {arm: np.array(own) for arm, own in tests.items() if families[arm] not in ASIDE}
     ranked = sorted(rivals, key=lambda arm: (rivals[arm].mean(), arm))
@@ -93,6 +100,10 @@ def placing(
         return Placing(ranked[0], None, 1, (0.0, 0.0, 0.0), 1.0)
     losses = np.array([rivals[arm] for arm in ranked])
     ahead = paired_difference(losses[0], losses[1], np.random.default_rng(0))
+    several = [own for arm in ranked[:2] if len(set(own := trainings.get(arm, ()))) > 1]
+    if several:
+        fewest, rng = min(several, key=lambda own: len(set(own))), np.random.default_rng(0)
+        ahead = ahead[0], *cluster_bootstrap_ci(losses[0] - losses[1], fewest, mean, rng)
     centre, low, high = (x if np.isfinite(x) else ahead[0] for x in ahead)
     found = [float(p) for p in pairwise_p(losses)[0, 1:]]
     first = trainings.get(ranked[0], ())

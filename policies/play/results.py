@@ -120,9 +120,8 @@ def _arm_runs(played: Played) -> list[ArmRun]:
 
 def _costs(played: Played, summary: Summary, settings: Settings) -> dict[str, Bill]:
     """What each arm costs, and after how many runs it has paid."""
-    context = settings.learner.context
     curves = {arm: [r.measured for r in played.records if r.arm == arm] for arm in summary.arms}
-    found = {arm: cost_of(own, played.spent.get(arm, ()), context) for arm, own in curves.items()}
+    found = {arm: cost_of(own, played.spent.get(arm, ()), settings) for arm, own in curves.items()}
     reference = found[summary.reference]
     needs = [
         tokens_to_reach(curve.tokens, curve.loss, curve.loss[-1]) / curve.tokens[-1]

@@ -1,8 +1,9 @@
 """What everything cost: training, looking, probing, and the search that a policy is.
 
 The unit is the token trained and the FLOP. A forward pass on a token is a third of training on it
-(Kaplan et al. 2020, arXiv:2001.08361). What is spent once can be spread over the runs that it
-serves; all-in says what a single run costs that has to pay for all of it.
+(Kaplan et al. 2020, arXiv:2001.08361), a half where most weights stand still. What is spent once
+can be spread over the runs that it serves; all-in says what a single run costs that has to pay for
+all of it.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Spent:
         if not self.what.strip() or min(self.episodes, self.tokens, self.looked, self.flops) < 0:
             raise ValueError(f"expected a cost of 0 or more with a word for it, got {self}")
 
-    def total(self, flops_per_token: float) -> float:
-        """All of it [FLOPs]."""
-        return flops_per_token * (self.tokens + FORWARD * self.looked) + self.flops
+    def total(self, flops_per_token: float, forward: float = FORWARD) -> float:
+        """All of it [FLOPs]; `forward` is the share of training that a forward pass takes."""
+        return flops_per_token * (self.tokens + forward * self.looked) + self.flops
 
     def to_json(self) -> dict[str, object]:
         return {k: v for k, v in vars(self).items() if v}
@@ -109,6 +110,7 @@ class ArmCost:
         flops_per_token: Of training.
         search: Spent once, for all runs.
         rewarded: Of `looked`, tokens that the game measured for the reward: no arm says them.
+        forward: Of the FLOPs of training on a token, the share that a forward pass takes.
     """
 
     trained: float
@@ -118,6 +120,7 @@ class ArmCost:
     flops_per_token: float
     search: tuple[Spent, ...] = ()
     rewarded: float = 0.0
+    forward: float = FORWARD
 
     @property
     def per_run(self) -> float:
@@ -126,14 +129,14 @@ class ArmCost:
         What an arm spends on its learner is in both, so they are not added. What it spends on
         models of its own is in what it says alone; the game's looks for the reward come on top.
         """
-        seen = max(self.worked, self.trained) + FORWARD * self.looked
-        own = self.trained + FORWARD * self.rewarded
+        seen = max(self.worked, self.trained) + self.forward * self.looked
+        own = self.trained + self.forward * self.rewarded
         return max(seen * self.flops_per_token, own * self.flops_per_token + self.charged)
 
     @property
     def once(self) -> float:
         """FLOPs of the search."""
-        return sum(one.total(self.flops_per_token) for one in self.search)
+        return sum(one.total(self.flops_per_token, self.forward) for one in self.search)
 
     def amortised(self, runs: int) -> float:
         """FLOPs of a run that bears its share of the search; all-in with one run."""
@@ -200,12 +203,14 @@ def break_even(
     return Interval(runs(speed_up.centre), runs(speed_up.high), runs(speed_up.low))
 
 
-def cost_of(curves: Sequence[Any], search: Sequence[Spent] = (), context: int = 0) -> ArmCost:
-    """From the curves of an arm's runs, `policies.play.curves.Curve`.
-
-    Args:
-        context: Tokens of a window of the learner.
+def cost_of(
+    curves: Sequence[Any], search: Sequence[Spent] = (), settings: Settings | None = None
+) -> ArmCost:
+    """From the curves of an arm's runs, `policies.play.curves.Curve`, and their settings, if they
+    are known.
     """
+    context = 0 if settings is None else settings.learner.context
+    adapts = settings is not None and settings.change.adapter != "none"
     each_step = MEASURED_WINDOWS["reward"] * context
 
     def average(values: Sequence[float]) -> float:
@@ -220,4 +225,5 @@ def cost_of(curves: Sequence[Any], search: Sequence[Spent] = (), context: int = 
         search=tuple(search),
         # Nobody counted where nothing was looked at.
         rewarded=average([min(c.looked, len(c.topics) * each_step) for c in curves]),
+        forward=1 / 2 if adapts else FORWARD,
     )

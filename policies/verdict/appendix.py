@@ -152,8 +152,8 @@ def _costs(bills: Mapping[str, Bill]) -> Iterable[str]:
     )
     for arm, bill in bills.items():
         if bill.cost.search:
-            flops = bill.cost.flops_per_token
-            parts = (f"{o.what}: {told(o.tokens, o.total(flops))}" for o in bill.cost.search)
+            flops = (bill.cost.flops_per_token, bill.cost.forward)
+            parts = (f"{o.what}: {told(o.tokens, o.total(*flops))}" for o in bill.cost.search)
             yield f"Spent once on {code(arm)}: {plain('; '.join(parts))}."
 
 

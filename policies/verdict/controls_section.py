@@ -23,7 +23,8 @@ CONTROLS = {
         "it looks at nothing: one recorded list does as well",
     ),
     "equal-search": (
-        "the best of as many random curricula as training the policy took episodes",
+        "the best of as many random curricula as training the policy took episodes (--search-cap "
+        "at most), of any passages",
         "the search did it, not the policy",
     ),
     "rewired": (
@@ -42,7 +43,7 @@ def finding(contest: Contest) -> str:
     _, tie = CONTROLS.get(contest.rival, ("", "it is not needed"))
     return {
         BETTER: f"It did better, so it is not that {tie}.",
-        WORSE: f"The control did better: {tie}, and more.",
+        WORSE: f"The control did better, which is more than a tie; that would mean: {tie}.",
         NO_DIFFERENCE: f"No difference shown. A tie would mean: {tie}.",
         TOO_FEW: f"Too few seeds to tell. A tie would mean: {tie}.",
     }[contest.verdict]

@@ -66,10 +66,11 @@ def costs_section(bills: Mapping[str, Bill], looks: Mapping[str, str]) -> str:
         f"</table></div>{''.join(_search(arm, bill) for arm, bill in bills.items())}"
         "<p class='caption'>A run is one episode: what was trained, and what the learner was asked "
         "while the arm acted, by the game (reward, candidates) and by the arm; a forward pass is a "
-        "third of training. Spent once: a policy's training, with all that led to it. It has paid "
-        "when it, and all runs to the reference's final loss, have cost less than the reference's "
-        "own runs there; the interval is that of the speed-up. Measuring the curves of this page "
-        "is charged to nobody. Controls are made of the subject's episodes.</p></section>"
+        "third of training (a half where an adapter trains). Spent once: a policy's training, with "
+        "all that led to it. It has paid when it, and all runs to the reference's final loss, have "
+        "cost less than the reference's own runs there; the interval is that of the speed-up. "
+        "Measuring the curves of this page is charged to nobody. Controls are made of the "
+        "subject's episodes.</p></section>"
     )
 
 
@@ -78,8 +79,8 @@ def _search(arm: str, bill: Bill) -> str:
     if not bill.cost.search:
         return ""
     parts = "".join(
-        f"<dt>{in_html(one.what)}</dt><dd>{in_html(told(one.tokens, one.total(flops)))}</dd>"
-        for flops in (bill.cost.flops_per_token,)
+        f"<dt>{in_html(one.what)}</dt><dd>{in_html(told(one.tokens, one.total(*flops)))}</dd>"
+        for flops in ((bill.cost.flops_per_token, bill.cost.forward),)
         for one in bill.cost.search
     )
     return f"<details><summary>Spent once on {in_html(arm)}</summary><dl>{parts}</dl></details>"

@@ -4,8 +4,9 @@
     lowest loss on `reward`
 
 On the frontier each step expands a candidate by lot; off the graph each curriculum is a mixture by
-lot (Dirichlet, 1) of the domains. With M the number of episodes that a policy's training took, it
-is the control of equal search (random search, Bergstra & Bengio 2012). All M are charged.
+lot (Dirichlet, 1) of the domains (random search, Bergstra & Bengio 2012). Each episode searches
+anew, and all M are charged to it. The control `equal-search` is another thing: it searches once, as
+long as a policy's training took, and replays what it found on all seeds.
 """
 
 from __future__ import annotations

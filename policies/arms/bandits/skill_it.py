@@ -4,8 +4,10 @@
     pi_i(t)  in proportion to exp(n sum_j A[i, j] sum_{tau in the last w} L_j(tau))
 
 Chen et al. 2023, arXiv:2307.14430: begun anew from even shares in each step, over a window of w = 3
-steps; n = 0.2; before the first step every L is 1. The losses are the target's `reward` loss (one
-column) where a part of the world is the target, and each domain's where every topic counts.
+steps; n = 0.2; before the first step every L is 1, which does not stay in the window. (With targets
+the authors' code takes the window's mean; here it is the paper's sum.) The losses are the target's
+`reward` loss (one column) where a part of the world is the target, and each domain's where every
+topic counts.
 
 A is learned by brute force: a copy of the nucleated learner reads a step's budget of domain i
 alone, with a schedule of its own; A[i, j] is the loss drop of j, 0 where it rose, as a share of the
@@ -86,14 +88,15 @@ _graph = Shared(_learned_graph, of_learner)
 
 
 class SkillIt(Rule):
-    keeps = ("graph", "losses")
+    keeps = ("graph", "losses", "step")
     series = ("losses",)
 
     def __init__(self, arena: Arena) -> None:
         super().__init__(arena)
         m = 1 if arena.of_target else arena.k
         self.graph = np.zeros((arena.k, m))
-        self.losses = np.ones((1, m))
+        self.losses = np.ones((1, m))  # a stand-in until the first step
+        self.step = 0
 
     def prepare(self) -> None:
         self.arena.probe.need_model()
@@ -104,9 +107,9 @@ class SkillIt(Rule):
         return skill_shares(self.graph, self.losses)
 
     def after(self, draw: Draw, gain: float) -> None:
-        now = self.arena.latest_objective()
-        # The first loss of 1 is a stand-in.
-        self.losses = np.vstack([self.losses, now])[-WINDOW:]
+        before = self.losses if self.step else self.losses[:0]
+        self.losses = np.vstack([before, self.arena.latest_objective()])[-WINDOW:]
+        self.step += 1
 
 
 ARMS = both(
