@@ -34,6 +34,8 @@ from train_lm.token_files import TRAIN
 ASIDE = "aside.npz"
 SAMPLE, SELECT, TEST = (SPLITS.index(name) for name in HELD_OUT)
 KB = 1000  # [bytes]
+# Of the whole target: a third of it falls to each split, about, some of one by lot to another.
+ENOUGH_KB = 5 * LEAST_SAMPLE_KB
 
 Ints = NDArray[np.int64]
 
@@ -183,9 +185,10 @@ def check_sizes(cut: Cut, aside: Aside, kept: Ints) -> Json:
         found[f"{what}_bytes"] = int(sizes[here].sum())
         if found[f"{what}_bytes"] < KB * LEAST_SAMPLE_KB:
             seen = "its visible sample" if what == "sample" else f"its hidden {what} text"
+            called = "the target" if region == TARGET else f"the target {region}"
             raise ValueError(
-                f"expected {LEAST_SAMPLE_KB} kB or more of the target {region} in {seen}, got "
+                f"expected {LEAST_SAMPLE_KB} kB or more of {called} in {seen}, got "
                 f"{found[f'{what}_bytes'] / KB:.1f} kB: nothing could be measured on so little, "
-                "choose a larger target" + ", or raise --sample-kb" * (what == "sample")
+                f"choose a larger target ({ENOUGH_KB} kB of text or more)"
             )
     return found
