@@ -289,7 +289,8 @@ class Standing:
         found = []
         if self.learner_seeds < HEADLINE_SEEDS:
             found.append(
-                f"{HEADLINE_SEEDS} learner seeds, of which there {_are(self.learner_seeds)} (--inits {HEADLINE_SEEDS})"
+                f"{HEADLINE_SEEDS} learner seeds, of which there "
+                f"{_are(self.learner_seeds)} (--inits {HEADLINE_SEEDS})"
             )
         if self.trainings is not None and self.trainings < HEADLINE_TRAININGS:
             found.append(
