@@ -100,6 +100,8 @@ def test_an_installed_package_can_announce_an_arm_by_name(
         ("json:Nothing", "expected an arm at json:Nothing, got: .*no attribute"),
         ("json:loads", "something without begin"),
         ("wisdom", "expected a policy directory, an import path .* or one of uniform"),
+        ("wisdom", "got 'wisdom': see `kncl-policy arms`"),
+        ("randm+runs/l1", "did you mean random"),
     ],
 )
 def test_what_is_no_arm_is_said_in_one_line(spec: str, message: str) -> None:

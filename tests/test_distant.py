@@ -267,7 +267,7 @@ def test_a_target_of_too_little_text_is_refused(tmp_path: Path) -> None:
     said = refused([*few, articles[-1]], tmp_path / "w")  # one topic of 2.5 kB
     assert "4 kB or more of the target field.far in its visible sample" in said
     said = refused(articles, tmp_path / "w", sample_kb=50)
-    assert "at most 10 kB, a third of the text of field.far, got --sample-kb 50" in said
+    assert "at most 10 kB, a third of the text of the target field.far, got --sample-kb 50" in said
 
 
 def test_a_target_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:

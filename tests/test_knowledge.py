@@ -482,6 +482,16 @@ def test_the_verb_prints_a_table_writes_whole_files_and_never_overwrites(
     assert "expected a preset to nucleate" in capsys.readouterr().err
 
 
+def test_a_learner_is_nucleated_to_be_asked_in_a_world_smaller_than_an_episode_offers(
+    telling_world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["knowledge", str(telling_world.path), "--model", "xxs", "--nucleated", "--items", "4"]
+    assert main([*words, "--nucleus-topics", "4", "--nucleus-updates", "2"]) == 0
+    assert "xxs, nucleated" in capsys.readouterr().out
+    assert main([*words[:4], "--items", "0"]) == 2
+    assert "see --split, --items and --others" in capsys.readouterr().err
+
+
 # --- in an episode ---------------------------------------------------------------------------
 
 SMALL = {"model": "xxs", "nucleus_topics": 4, "nucleus_updates": 20, "steps": 4, "slots": 4}

@@ -138,6 +138,8 @@ def test_every_listed_arm_is_printed_and_an_unknown_family_is_refused(
     told = capsys.readouterr().out
     assert "dsir" in told
     assert "breadth-first" not in told
+    assert main(["arms", "--family", "learned"]) == 0
+    assert "a policy is named by its directory" in capsys.readouterr().out
     assert main(["arms", "--family", "wise"]) == 2
     assert "expected a family among independent" in capsys.readouterr().err
 

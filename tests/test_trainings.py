@@ -187,7 +187,7 @@ def test_a_headline_needs_learner_seeds_trainings_and_every_named_comparison() -
         "8 learner seeds, of which there is 1 (--inits 8)": [
             replace(r, learner_seed=0) for r in table()
         ],
-        "3 trainings of the policy, of which there is 2 (--trainings NAME=A,B,C)": table(
+        "3 trainings of the policy, of which there are 2 (--trainings NAME=A,B,C)": table(
             trainings=2
         ),
         "a selection method among the arms": [r for r in table() if r.arm != "dsir"],

@@ -178,8 +178,8 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
 
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ValueError(
-            f"expected a model preset among {list(PRESETS)}, a model directory or a hub id such as "
-            f"owner/name, got {name!r}"
+            f"expected a model preset among {', '.join(PRESETS)}, a model directory or a hub id "
+            f"such as owner/name, got {name!r}"
         )
     as_data = opened_as_data(name)
     try:

@@ -68,8 +68,8 @@ class LinkCloze:
         """
         if split not in HELD_OUT or n < 1 or others < 1:
             raise ValueError(
-                f"expected a split among {', '.join(HELD_OUT)}, n >= 1 and others >= 1, got "
-                f"{split}, {n} and {others}"
+                f"expected a split among {', '.join(HELD_OUT)}, an item or more and another title "
+                f"or more, got {split}, {n} and {others}: see --split, --items and --others"
             )
         made_from = {"world": world.hash, "split": split, "n": n, "others": others}
         made_from |= {"seed": seed, "version": CLOZE_VERSION}

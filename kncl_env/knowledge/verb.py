@@ -133,7 +133,9 @@ def _settings(args: argparse.Namespace) -> Settings:
             f"expected a preset to nucleate ({', '.join(PRESETS)}), got {args.model}: leave out "
             "--nucleated"
         )
-    return Settings.of(**{name: value for name, value in given.items() if value is not None})
+    # Nothing is expanded, so a nucleus with a small frontier is as good as any.
+    asked = {name: value for name, value in given.items() if value is not None}
+    return Settings.of(slots=1, **asked)
 
 
 def _asked(args: argparse.Namespace, world: World, settings: Settings) -> Asked:

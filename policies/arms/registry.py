@@ -10,6 +10,7 @@ random+runs/learned       an arm with the taste of a policy, or of a taste's fil
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import os
@@ -74,10 +75,13 @@ def arm_of(spec: str) -> Arm:
     name, plus, place = spec.partition("+")
     arm = _alone(name) if plus else None
     if arm is None:
+        names = [*ARMS, *_announced()]
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "see `kncl-policy arms`"
         raise ValueError(
             f"expected a policy directory, an import path (my_package.arms:MyArm) or one of "
-            f"{', '.join([*ARMS, *_announced()])}, alone or with the taste of another place "
-            f"(random+POLICY), got {spec!r}"
+            f"{', '.join(names)}, alone or with the taste of another place "
+            f"(random+POLICY), got {spec!r}: {hint}"
         )
     lent = located(place)
     taste = CuriosityPolicy.load(lent).taste if lent.is_dir() else load_taste(lent)
@@ -217,7 +221,10 @@ def _imported(path: str, name: str) -> Arm:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"expected an arm at {path}, got: {error}") from None
+        raise ValueError(
+            f"expected an arm at {path}, got: {error}: call the command in the folder that holds "
+            f"{module_name.partition('.')[0]}"
+        ) from None
     made = found() if isinstance(found, type) else found
     if not callable(getattr(made, "begin", None)):
         raise ValueError(

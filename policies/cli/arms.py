@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
     from policies.arms.arm import Listed
 
+# Families whose arms have no name of their own.
+UNNAMED = {
+    "learned": "a policy is named by its directory, an arm of your own by its import path",
+    "control": "`kncl-policy evaluate --controls` plays them",
+}
 # What stands around the table in a page that has one.
 BEGIN, END = "<!-- arms: begin -->\n", "<!-- arms: end -->\n"
 
@@ -80,6 +85,8 @@ def _arms(args: argparse.Namespace) -> int:
         return 0
     if args.family not in (None, *FAMILIES):
         raise ValueError(f"expected a family among {', '.join(FAMILIES)}, got {args.family!r}")
+    if args.family in UNNAMED:
+        say(f"{args.family}: none has a name; {UNNAMED[args.family]}")
     width = max(map(len, ARMS))
     for family in FAMILIES:
         found = {name: arm for name, arm in ARMS.items() if arm.family == family}

@@ -40,7 +40,7 @@ def headline(summary: StreamSummary, subject: str = "lora-routed") -> list[str]:
         if names:
             lines.append(f"{word.capitalize()} than half replay: {', '.join(names)}.")
     if not lines:
-        lines.append("No method was told apart from half replay.")
+        lines.append("At equal learning no method was told apart from half replay.")
     lines.append(
         f"Forgetting at equal learning, over {seeds} seeds; a word follows from the 95 % interval "
         "of the paired difference alone, without a correction for the number of methods."

@@ -290,13 +290,13 @@ class Standing:
         found = []
         if self.learner_seeds < HEADLINE_SEEDS:
             found.append(
-                f"{HEADLINE_SEEDS} learner seeds, of which there is "
-                f"{self.learner_seeds} (--inits {HEADLINE_SEEDS})"
+                f"{HEADLINE_SEEDS} learner seeds, of which there "
+                f"{_are(self.learner_seeds)} (--inits {HEADLINE_SEEDS})"
             )
         if self.trainings is not None and self.trainings < HEADLINE_TRAININGS:
             found.append(
-                f"{HEADLINE_TRAININGS} trainings of the policy, of which there is "
-                f"{self.trainings} (--trainings NAME=A,B,C)"
+                f"{HEADLINE_TRAININGS} trainings of the policy, of which there "
+                f"{_are(self.trainings)} (--trainings NAME=A,B,C)"
             )
         found += [f"a {name} among the arms" for name in self.unplayed]
         return tuple(found)
@@ -312,6 +312,10 @@ class Standing:
     @classmethod
     def from_json(cls, record: Record) -> Standing:
         return cls(record["learner_seeds"], record["trainings"], tuple(record["unplayed"]))
+
+
+def _are(n: int) -> str:
+    return f"{'is' if n == 1 else 'are'} {n}"
 
 
 def _ratio_to_json(ratio: float) -> float | str | None:

@@ -34,6 +34,8 @@ from train_lm.token_files import TRAIN
 ASIDE = "aside.npz"
 SAMPLE, SELECT, TEST = (SPLITS.index(name) for name in HELD_OUT)
 KB = 1000  # [bytes]
+# Of the whole target: a third of it falls to each split, about, some of one by lot to another.
+ENOUGH_KB = 5 * LEAST_SAMPLE_KB
 
 Ints = NDArray[np.int64]
 
@@ -141,7 +143,7 @@ def set_aside(
     if config.sample_kb is not None and wanted > most:
         raise ValueError(
             f"expected a visible sample of at most {most // KB} kB, a third of the text of "
-            f"{region}, got --sample-kb {config.sample_kb}: ask for less"
+            f"{_called(region)}, got --sample-kb {config.sample_kb}: ask for less"
         )
     order = np.random.default_rng([config.seed, 2]).permutation(len(topics)).tolist()
     taken = _by_turns([waiting[i] for i in order], sizes, wanted)
@@ -149,6 +151,10 @@ def set_aside(
         left = [p for p in own if p not in taken]
         split[left] = name
     return Aside(region, topics, split)
+
+
+def _called(region: str) -> str:
+    return "the target" if region == TARGET else f"the target {region}"
 
 
 def _by_turns(queues: Sequence[Sequence[int]], sizes: Ints, wanted: int) -> set[int]:
@@ -173,7 +179,7 @@ def check_sizes(cut: Cut, aside: Aside, kept: Ints) -> Json:
     region, sizes = aside.region, cut.sizes()[kept]
     if not (split == TRAIN).any():
         raise ValueError(
-            f"expected text to train on outside of the target {region}, got none: it leaves "
+            f"expected text to train on outside of {_called(region)}, got none: it leaves "
             "nothing of the corpus, choose a smaller target"
         )
     found: Json = {}
@@ -184,8 +190,8 @@ def check_sizes(cut: Cut, aside: Aside, kept: Ints) -> Json:
         if found[f"{what}_bytes"] < KB * LEAST_SAMPLE_KB:
             seen = "its visible sample" if what == "sample" else f"its hidden {what} text"
             raise ValueError(
-                f"expected {LEAST_SAMPLE_KB} kB or more of the target {region} in {seen}, got "
+                f"expected {LEAST_SAMPLE_KB} kB or more of {_called(region)} in {seen}, got "
                 f"{found[f'{what}_bytes'] / KB:.1f} kB: nothing could be measured on so little, "
-                "choose a larger target" + ", or raise --sample-kb" * (what == "sample")
+                f"choose a larger target ({ENOUGH_KB} kB of text or more)"
             )
     return found
