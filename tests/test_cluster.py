@@ -32,17 +32,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[object]:
     """Two nodes of this machine, one core each."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     store = 80 * 2**20
-    found = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": store}
-    )
-    found.add_node(num_cpus=1, object_store_memory=store)
-    yield found
-    leave()
-    found.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Workers import the tasks of these tests by the name of their file.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        found = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": store}
+        )
+        found.add_node(num_cpus=1, object_store_memory=store)
+        yield found
+        leave()
+        found.shutdown()
 
 
 @pytest.fixture(scope="module")
