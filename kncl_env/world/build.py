@@ -9,7 +9,7 @@ end, and moved to its place whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -287,8 +287,13 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     """The graph, the target; a corpus without links or labels gets them by likeness."""
     vectors: NDArray[np.float32] = np.load(draft.world / "topic_vectors.npy")
     told = _Told(draft, draft.told)
-    graph = connected(draft.graph(say), draft.titles, vectors, told, config)
+    graph = draft.graph(say)
     own = draft.target if config.target is not None else draft.target[:0]
+    n = draft.n_topics - len(own)  # documents of one's own come last, and have a label
+    connect = config.connect
+    if len(own) and not graph.indptr[n]:  # what they state does not link the corpus
+        connect = connect or ("links", "mentions", "similar")
+    graph = connected(graph, draft.titles, vectors, told, replace(config, connect=connect))
     if len(own):
         visible = _Told(draft, draft.told & np.isin(draft.topic, own))
         graph = join_documents(graph, own, draft.titles, vectors, visible, config.neighbours)
@@ -296,7 +301,6 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     say(f"  {shape}")
     if shape.warning:
         say(f"  warning: {shape.warning}")
-    n = draft.n_topics - len(own)  # documents of one's own come last, and have a label
     if not any(labels[:n]):
         of_corpus = _Told(draft, draft.told & (draft.topic < n))
         labels = cluster_labels(vectors[:n], of_corpus, config.seed) + labels[n:]
