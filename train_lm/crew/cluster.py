@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 TRIES = 5  # times that one task may lose its worker or its node
 ANSWER = 10.0  # [s] that a head has to answer in
+PATIENCE = 5.0  # [s] between looks whether a worker finds a place
 SLOW = 4.0  # times the median of what a task takes, from which on it is told
 REMEMBERED = 1000  # times that the median is of
 STORE = 256 * 2**20  # [bytes] of the object store of a cluster that is started here
@@ -170,6 +171,7 @@ class Cluster:
         ray = self.ray
         sent: dict[Folder, list[Any]] = {}
         under_way, times = UnderWay(tasks, in_order), _Times()
+        lost: Counter[int] = Counter()  # results that were on a node that is gone
         answers: dict[Any, int] = {}  # numbers of tasks by what Ray will answer
 
         def hand_out(number: int) -> None:
@@ -187,9 +189,9 @@ class Cluster:
                 ready, _ = ray.wait(list(answers), num_returns=1, timeout=1.0)
                 for answer in ready:
                     number = answers.pop(answer)
-                    told = self._answer(answer, number)
-                    if told.missing:
-                        for folder in told.missing:
+                    told = self._answer(answer, number, lost)
+                    if told is None or told.missing:
+                        for folder in () if told is None else told.missing:
                             if folder not in sent:
                                 sent[folder] = self.send(folder)
                         hand_out(number)
@@ -209,7 +211,8 @@ class Cluster:
         self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder]
     ) -> Standing[Made]:
         """As `Hands.standing`."""
-        return Standing(lambda i: _Actor(self, make, specs[i], tuple(folders)), len(specs))
+        jobs = [_Job(spec, make, tuple(folders), version(), source_digest()) for spec in specs]
+        return Standing(lambda i: _Actor(self, jobs[i], len(jobs)), len(jobs))
 
     def check(self, told: _Told[Any]) -> None:
         """Raises: ValueError where a node runs another version."""
@@ -224,13 +227,18 @@ class Cluster:
         log.warning("%s: sent to a node without it", folder.path)
         return [self.ray.put(piece) for piece in folder.pieces()]
 
-    def _answer(self, answer: Any, number: int) -> _Told[Any]:
+    def _answer(self, answer: Any, number: int, lost: Counter[int]) -> _Told[Any] | None:
+        """What was told; None where it is lost, and the task to be played again."""
         errors = self.ray.exceptions
+        gone = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
         try:
             told: _Told[Any] = self.ray.get(answer)
         except errors.RayTaskError as error:
             raise error.cause from None
-        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
+        except (*gone, errors.ObjectLostError) as error:
+            lost[number] += 1
+            if isinstance(error, errors.ObjectLostError) and lost[number] <= TRIES:
+                return None
             raise ChildProcessError(
                 f"expected task {number + 1} to be played, but its workers were killed "
                 f"{TRIES + 1} times: look for what ends them, such as too little memory"
@@ -277,24 +285,20 @@ class _Actor:
 
     Args:
         cluster: That it is of.
-        make: Gives what it keeps.
-        spec: What it is made from.
-        folders: That it needs.
+        job: What it is made from, and how.
+        beside: Workers that are there at a time.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        make: Callable[[Any], Any],
-        spec: Any,
-        folders: tuple[Folder, ...],
-    ) -> None:
+    def __init__(self, cluster: Cluster, job: _Job[Any, Any], beside: int) -> None:
         self.ray = cluster.ray
-        self._cluster = cluster
-        self._actor = self.ray.remote(num_cpus=1)(_Keeper).remote()
-        self._job = _Job(spec, make, folders, version(), source_digest())
-        self._made = self._actor.make.remote(self._job, {})
+        self._cluster, self._job, self._beside = cluster, job, beside
         self._asked: Any = None
+        self._start(1)
+
+    def _start(self, cores: int) -> None:
+        self._actor = self.ray.remote(num_cpus=cores)(_Keeper).remote()
+        self._cores = cores
+        self._made: Any = self._actor.make.remote(self._job, {})
 
     def ask(self, method: str, args: tuple[Any, ...]) -> None:
         if self._made is not None:
@@ -308,6 +312,11 @@ class _Actor:
         self.ray.kill(self._actor)
 
     def _settle(self) -> None:
+        while not self.ray.wait([self._made], timeout=PATIENCE)[0]:
+            if self._cores and self._cluster.cores < self._beside:
+                # A node is gone, and no other has a core for it: it shares one.
+                self.close()
+                self._start(0)
         told = self._get(self._made)
         self._cluster.check(told)
         if told.missing:
