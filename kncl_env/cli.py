@@ -19,6 +19,7 @@ from kncl_env.world.verbs import add_topic_options, add_verbs, told_target, topi
 from train_lm.command_line import command, run, say
 from train_lm.crew.options import add_hands, hands_of
 from train_lm.outputs import alone
+from train_lm.plain_text import counted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -169,7 +170,7 @@ def _build(args: argparse.Namespace) -> int:
         region = region if args.target is None else f", target {args.target}"
         region += f", of whose text {sample:,.0f} kB are visible and none is trained on"
     say(
-        f"{args.out}: {counts['topics']:,} topics, {counts['links']:,} links, "
+        f"{args.out}: {counted(counts['topics'], 'topic')}, {counted(counts['links'], 'link')}, "
         f"{counts['passages']:,} passages, {counts['tokens']:,} tokens{region}"
     )
     return 0

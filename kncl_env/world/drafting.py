@@ -46,6 +46,7 @@ from kncl_env.world.target.language import READ, check_language
 from kncl_env.world.topics import check_target, has_held_out, regions_of
 from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import Json, read_json, write_json
+from train_lm.plain_text import counted
 from train_lm.token_files import TRAIN
 
 DOOMED, PASSAGES = "doomed.npy", "passages.parquet"
@@ -205,7 +206,7 @@ def set_target_aside(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say
     topics = regions[region]
     set_aside(config, cut, topics, draft.titles, draft.is_noise, region).save(draft.scratch)
     named = region if config.target is None else "documents of one's own"
-    say(f"  target: {named}, {len(topics):,} topics, none of whose text is trained on")
+    say(f"  target: {named}, {counted(len(topics), 'topic')}, none of whose text is trained on")
     return {"region": region, "topics": len(topics)}
 
 
