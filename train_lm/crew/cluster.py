@@ -176,7 +176,17 @@ class Cluster:
         self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder]
     ) -> Standing[Made]:
         """As `Hands.standing`."""
-        return Standing(lambda i: _Actor(self, make, specs[i], tuple(folders)), len(specs))
+        return Standing(
+            lambda i: _Actor(self, make, specs[i], tuple(folders)),
+            len(specs),
+            self._ready,
+            self.ray.put,
+        )
+
+    def _ready(self, workers: Sequence[_Actor], seconds: float) -> list[int]:
+        asked = [worker.asked for worker in workers]
+        found, _ = self.ray.wait(asked, num_returns=1, timeout=seconds)
+        return [i for i, one in enumerate(asked) if one in found]
 
     def check(self, told: _Told[Any]) -> None:
         """Raises: ValueError where a node runs another version."""
@@ -261,15 +271,15 @@ class _Actor:
         self._actor = self.ray.remote(num_cpus=1)(_Keeper).remote()
         self._job = _Job(spec, make, folders, version(), source_digest())
         self._made = self._actor.make.remote(self._job, {})
-        self._asked: Any = None
+        self.asked: Any = None
 
     def ask(self, method: str, args: tuple[Any, ...]) -> None:
         if self._made is not None:
             self._settle()
-        self._asked = self._actor.call.remote(method, args)
+        self.asked = self._actor.call.remote(method, args)
 
     def answer(self) -> Any:
-        return self._get(self._asked)
+        return self._get(self.asked)
 
     def close(self) -> None:
         self.ray.kill(self._actor)
@@ -305,7 +315,11 @@ class _Keeper:
         return told
 
     def call(self, method: str, args: tuple[Any, ...]) -> Any:
-        return getattr(self._made, method)(*args)
+        import ray
+
+        # What many are told was put into the object store once: a node fetches it once.
+        told = [ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in args]
+        return getattr(self._made, method)(*told)
 
 
 def _play(job: _Job[Task, Result], sent: dict[Folder, list[Any]]) -> _Told[Result]:
