@@ -1,4 +1,4 @@
-"""Files that `kncl-env build` reads, in every format that it knows: honest ones, and their readers."""
+"""Files that `kncl-env build` reads, in every format that it knows, and what reads each of them."""
 
 from __future__ import annotations
 

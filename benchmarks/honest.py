@@ -21,8 +21,8 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 import numpy as np  # noqa: E402
 from answers import kinds_of_servers  # noqa: E402
-from fakes import corpus_of, fake_env  # noqa: E402
 from corpora import kinds_of_sources, make_sources  # noqa: E402
+from fakes import corpus_of, fake_env  # noqa: E402
 from kept import NEEDED as NEEDED_BY_KEPT  # noqa: E402
 from kept import kinds_kept, make_kept  # noqa: E402
 from mutations import Kind, identity, in_a_child  # noqa: E402

@@ -1,4 +1,4 @@
-"""What long commands keep and go on from: streams, neighbourhoods, adapters, worlds that grow, scores.
+"""What long commands keep and go on from: streams, adapters, worlds that grow, scores.
 
 Each is made honestly on the tiny world of the harness, and read as its command reads it.
 """
@@ -510,4 +510,5 @@ def _of_models_kept(folder: Path) -> Iterator[Kind]:
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         form = name.split(".")[-1]
         file = f"models--owner--name/snapshots/{'0' * 40}/{name}"
-        yield Kind(f"model of the hub: {name}", hub, file, read, form, every=4)
+        kind = f"model of the hub: {name}"
+        yield Kind(kind, hub, file, read, form, called="owner/name", every=4)

@@ -354,7 +354,7 @@ def judged(kind: Kind, place: Path, honest: dict[str, Any]) -> tuple[str, str]:
         return "memory", f"{what}: {said}"
     if not told["clear"]:
         return "raw", f"{what}: {said}"
-    names = (Path(kind.file).name, str(place))
+    names = (Path(kind.file).name, str(place), kind.called or str(place))
     clear = "\n" not in said and any(name in said for name in names)
     return ("error" if clear else "unnamed"), f"{what}: {said}"
 
