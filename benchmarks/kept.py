@@ -353,6 +353,95 @@ def _taste(world: Path) -> Callable[[Path], str]:
     return read
 
 
+def _record(world: Path) -> Callable[[Path], str]:
+    """Episodes are added to those of a run that was killed."""
+
+    def read(place: Path) -> str:
+        from honest import SETTINGS
+
+        from policies.play.recording import RecordingPlan, record
+
+        file = place / "record.jsonl"
+        record(_world(world), SETTINGS, RecordingPlan(["random"], 3, probes=4), file)
+        return identity(file.read_bytes())
+
+    return read
+
+
+def _generate(folder: Path) -> Callable[[Path], str]:
+    """Walks of a language model, added to those of a run that was killed."""
+
+    def read(place: Path) -> str:
+        from rabbit_holes.cli import main
+
+        os.environ["KNCL_TRACEBACK"] = "1"  # the error itself
+        words = f"generate --world {folder}/world --model {folder}/model --device cpu"
+        words += " --walks 3 --depth 2 --batch 1"
+        code = main([*words.split(), "--out", str(place / "walks.jsonl")])
+        return identity(code, (place / "walks.jsonl").read_bytes())
+
+    return read
+
+
+def _train(folder: Path) -> Callable[[Path], str]:
+    """`train-lm run` goes on from its last checkpoint."""
+
+    def read(place: Path) -> str:
+        from train_lm.curriculum_run import Machine, RunConfig, run_curriculum
+
+        config, machine = RunConfig("xxs", batch=1, context=16), Machine(cpu=True, save_every=1)
+        curriculum = folder / "scores" / "some.jsonl"
+        made = run_curriculum(folder / "world", curriculum, place, config, machine)
+        model = [(f.name, f.read_bytes()) for f in sorted(made.iterdir())]
+        return identity(model, (place / "metrics.jsonl").read_bytes())
+
+    return read
+
+
+def _make_halves(folder: Path) -> None:
+    """Runs as a kill leaves them, with something to do."""
+    from train_lm.curriculum import write_curriculum
+
+    for name, read, file, n in (
+        ("half recorded", _record(folder / "world"), "record.jsonl", 2),
+        ("half generated", _generate(folder), "walks.jsonl", 2),
+    ):
+        (folder / name).mkdir()
+        read(folder / name)
+        lines = (folder / name / file).read_bytes().splitlines(keepends=True)
+        (folder / name / file).write_bytes(b"".join(lines[:n]))
+    world = _world(folder / "world")
+    rows = world.passages_of(0).tolist()
+    write_curriculum(folder / "scores" / "some.jsonl", world.hash, 64, [0, 1], [rows, rows])
+    _train(folder)(folder / "half trained")
+    for extra in ("model", "tensorboard"):
+        shutil.rmtree(folder / "half trained" / extra)
+
+
+def _make_queue(file: Path) -> None:
+    from kncl_env.queue import JobStore
+
+    store = JobStore(file)
+    for topic in range(6):
+        store.begin(topic, "")
+        if topic % 3:
+            store.keep(topic, "", np.arange(topic, 30, 3))
+    store.close()
+
+
+def read_queue(place: Path) -> str:
+    """What is not there is retrieved again, and a job that was begun is taken up or not."""
+    from kncl_env.queue import JobStore
+
+    store = JobStore(place / "queue.sqlite")
+    found = [store.get(topic, "", 30) for topic in range(6)]
+    store.unfinished()
+    store.keep(0, "", np.arange(3))
+    store.close()
+    honest = [np.arange(topic, 30, 3) for topic in range(6)]
+    return identity([f is None or np.array_equal(f, h) for f, h in zip(found, honest, strict=True)])
+
+
 # --- models: a text's, and the hub's --------------------------------------------------------------
 
 
@@ -367,6 +456,8 @@ def _make_text_model(folder: Path) -> None:
     model = tiny_bert(folder / "bert")
     config = replace(SMALL, embedder=str(model), dimensions=16)
     build_world(corpus_of(24), folder / "by model", config)
+    notes = folder / "cache" / "embedders"
+    shutil.copytree(notes, folder / "bert's place" / "embedders")
 
 
 def _embed(world: Path) -> Callable[[Path], str]:
@@ -376,6 +467,16 @@ def _embed(world: Path) -> Callable[[Path], str]:
         from kncl_env.world.text.model_space import PLACE
 
         os.environ |= {PLACE: str(place), "KNCL_CACHE": str(place / "cache")}
+        return identity(_world(world).embed(["some words", "others"]))
+
+    return read
+
+
+def _by_note(world: Path) -> Callable[[Path], str]:
+    """The same by the note of where that model lies."""
+
+    def read(place: Path) -> str:
+        os.environ["KNCL_CACHE"] = str(place)
         return identity(_world(world).embed(["some words", "others"]))
 
     return read
@@ -427,6 +528,9 @@ def make_kept(folder: Path) -> None:
     _taste(folder / "world")(folder / "tasted")
     _make_text_model(folder)
     _make_hub(folder / "model", folder / "hub")
+    _make_halves(folder)
+    (folder / "queue").mkdir()
+    _make_queue(folder / "queue" / "queue.sqlite")
 
 
 def kinds_kept(folder: Path) -> Iterator[Kind]:
@@ -455,6 +559,20 @@ def kinds_kept(folder: Path) -> Iterator[Kind]:
     file = "taste.json.episodes.jsonl"
     yield Kind("taste: episodes", folder / "tasted", file, tasted, "jsonl", every=2)
     yield from _of_models_kept(folder)
+    yield from _of_halves(folder)
+    yield Kind("queue", folder / "queue", "queue.sqlite", read_queue, "bytes")
+
+
+def _of_halves(folder: Path) -> Iterator[Kind]:
+    half, read = folder / "half recorded", _record(folder / "world")
+    yield Kind("record goes on", half, "record.jsonl", read, "jsonl", grows=True, every=2)
+    half = folder / "half generated"
+    yield Kind("generate goes on", half, "walks.jsonl", _generate(folder), "jsonl", every=4)
+    half, train = folder / "half trained", _train(folder)
+    newest = sorted(f.name for f in half.glob("checkpoint*.safetensors"))[-1]
+    for name in ("config.json", "metrics.jsonl", "checkpoint.json", newest):
+        form = name.split(".")[-1]
+        yield Kind(f"train-lm run: {name.split('-')[0]}", half, name, train, form, every=4)
 
 
 def _of_streams(folder: Path) -> Iterator[Kind]:
@@ -500,6 +618,9 @@ def _of_models_kept(folder: Path) -> Iterator[Kind]:
     for name in ("config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json"):
         form = name.split(".")[-1]
         yield Kind(f"text model: {name}", folder / "bert", name, embed, form, every=2)
+    note = next((folder / "bert's place" / "embedders").iterdir()).name
+    by = _by_note(folder / "by model")
+    yield Kind("text model's place", folder / "bert's place", f"embedders/{note}", by, "json")
     world = folder / "by model"
     yield Kind("world by a model: embedder.npz", world, "embedder.npz", read_by_model, "npz")
     from honest import reseal_world
@@ -507,8 +628,10 @@ def _of_models_kept(folder: Path) -> Iterator[Kind]:
     kind = "hostile world by a model: embedder.npz"
     yield Kind(kind, world, "embedder.npz", read_by_model, "npz", reseal_world)
     hub, read = folder / "hub", _from_hub(folder / "world")
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "main"):
         form = name.split(".")[-1]
         file = f"models--owner--name/snapshots/{'0' * 40}/{name}"
+        if name == "main":
+            form, file = "text", "models--owner--name/refs/main"
         kind = f"model of the hub: {name}"
         yield Kind(kind, hub, file, read, form, called="owner/name", every=4)
