@@ -183,13 +183,13 @@ def test_an_address_that_does_not_answer_is_told(address: str) -> None:
 
 
 def _workers() -> list[int]:
-    """Processes that keep environments."""
+    """Processes of this cluster that keep environments."""
     import psutil
 
     return sorted(
         process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if "".join(process.info["cmdline"] or ()).startswith("ray::_Keeper")
+        for process in psutil.Process().children(recursive=True)
+        if "".join(process.cmdline()).startswith("ray::_Keeper")
     )
 
 
