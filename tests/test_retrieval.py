@@ -77,6 +77,41 @@ def test_an_inverted_file_looks_into_as_many_cells_as_it_takes(
     assert (tmp_path / "again/passages.faiss").read_bytes() == first
 
 
+def test_the_trial_takes_the_quickest_cells_and_list_that_find_enough_else_what_finds_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Crowds whose order short codes cannot tell: a longer list finds it, more cells do not."""
+    centres, noise = unit(40, 16, 1), np.random.default_rng(0).normal(size=(4000, 16))
+    crowds = np.repeat(centres, 100, axis=0) + 0.05 * noise
+    vectors = (crowds / np.linalg.norm(crowds, axis=1, keepdims=True)).astype(np.float32)
+    plain = PassageIndex.build(vectors, np.arange(4000), "abc").search(centres, 10)
+    monkeypatch.setattr(door, "EXACT", 100)
+    told = {}
+    for listed in ((50,), (50, 100, 200)):
+        monkeypatch.setattr(door, "LISTED", listed)
+        index = PassageIndex.build(vectors, np.arange(4000), "abc", centres)
+        assert index.made_as is not None
+        told[listed] = index.made_as
+        found = zip(index.search(centres, 10), plain, strict=True)
+        share = float(np.mean([len(set(a) & set(b)) for a, b in found])) / 10
+        assert share == pytest.approx(index.made_as["recall_at_10"], abs=1e-4)
+    enough, most = told[50, 100, 200], told[(50,)]
+    assert (enough["cells_searched"], enough["listed"]) == (16, 100)
+    assert enough["recall_at_10"] > enough["recall_asked"] == door.RECALL
+    assert most["cells_searched"] > 16
+    assert most["listed"] == 50
+    assert 0.7 < most["recall_at_10"] < door.RECALL
+
+
+def test_copies_that_are_as_near_as_the_nearest_are_all_true() -> None:
+    vectors = unit(300, 16, 0)
+    vectors[100:120] = vectors[0]  # 21 of a kind, more than are asked for
+    true = door._nearest(vectors, vectors[:1])
+    assert true.tolist() == [0, *range(100, 120)]
+    rows = np.array([[119, 100, 0, 5, -1]])
+    assert door._is_true(rows, 300, true).tolist() == [[True, True, True, False, False]]
+
+
 def test_a_copy_is_the_nearest_other_in_an_inverted_file_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -187,9 +187,13 @@ def _index(card: dict[str, Any]) -> str:
     made_as = card.get("index")
     if made_as is None:
         return "exact, every passage is looked at"
+    listed, found, asked = (made_as.get(k) for k in ("listed", "recall_at_10", "recall_asked"))
+    ranked = "" if listed is None else f"the best {listed} of them ranked, "
+    lacks = isinstance(found, float) and isinstance(asked, float) and found < asked
     return (
-        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, recall at 10 of "
-        f"{made_as.get('recall_at_10')} in its own trial"
+        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, {ranked}recall at "
+        f"10 of {found} in its own trial"
+        + (f", where {asked} was asked for: no setting that was tried finds more" if lacks else "")
     )
 
 
