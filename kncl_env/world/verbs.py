@@ -187,13 +187,15 @@ def _index(card: dict[str, Any]) -> str:
     made_as = card.get("index")
     if made_as is None:
         return "exact, every passage is looked at"
-    listed, found, asked = (made_as.get(k) for k in ("listed", "recall_at_10", "recall_asked"))
-    ranked = "" if listed is None else f"the best {listed} of them ranked, "
-    lacks = isinstance(found, float) and isinstance(asked, float) and found < asked
+    begin = "recall_at_"
+    found = {int(k[len(begin) :]): share for k, share in made_as.items() if k.startswith(begin)}
+    shares = ", ".join(f"at {k} of {share}" for k, share in sorted(found.items()))
+    listed = f"the best {made_as['listed']} or more ranked, " if "listed" in made_as else ""
+    lacks = made_as.get("finds_enough") is False
     return (
-        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, {ranked}recall at "
-        f"10 of {found} in its own trial"
-        + (f", where {asked} was asked for: no setting that was tried finds more" if lacks else "")
+        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, {listed}recall "
+        f"{shares} in its own trial"
+        + (": less than there should be, no setting that was tried finds more" if lacks else "")
     )
 
 
