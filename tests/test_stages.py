@@ -297,7 +297,9 @@ def test_a_world_of_many_groups_and_cells_is_sound(
     assert world.index.made_as == world.card["index"]
     capsys.readouterr()
     assert main(["show", str(world.path)]) == 0
-    assert "cells searched, recall at 10 of" in capsys.readouterr().out
+    assert (
+        " cells searched, the best 100 or more ranked, recall at 10 of" in capsys.readouterr().out
+    )
     fitted = world.card["embedder"]
     assert 0 < fitted["fitted_on_topics"] < fitted["of_topics"] == world.n_topics
     assert "index" not in whole.card
