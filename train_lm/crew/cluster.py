@@ -7,6 +7,7 @@ the same task, so the result is what it would have been.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -180,8 +181,10 @@ class Cluster:
             answers[self._play.remote(job, sent)] = number
 
         try:
+            cores = self.cores
             while True:
-                for number in under_way.more(self.cores):
+                cores = self._cores_left(cores)
+                for number in under_way.more(cores):
                     hand_out(number)
                     times.begin(number)
                 if not answers:
@@ -206,6 +209,17 @@ class Cluster:
         finally:
             for answer in answers:
                 ray.cancel(answer, force=True)
+
+    def _cores_left(self, before: int) -> int:
+        cores = self.cores
+        if cores < before:
+            log.warning(
+                "%s: a node is gone, %d of %d cores are left: its tasks are played on the others",
+                self.address,
+                cores,
+                before,
+            )
+        return cores
 
     def standing(
         self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder]
@@ -259,11 +273,23 @@ class Cluster:
                 runtime_env={"env_vars": ONE_THREAD},
                 **({"object_store_memory": STORE} if started else {}),
             )
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            _keep_quiet()
+        except Exception as error:  # Ray raises nothing more precise, such as for a slow start
             raise ConnectionError(
                 f"expected a Ray cluster at {self.address}, got no answer "
                 f"({str(error).splitlines()[0]}): start one with `ray start --head`"
             ) from None
+
+
+def _keep_quiet() -> None:
+    """Nothing of Ray's own reaches a command's output.
+
+    Of a node that dies it prints the last lines of its log to standard output, where a command's
+    result goes, and has no setting for it. Where a version has other parts, it prints.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, *_, **__: log.debug("%s", data["lines"])
 
 
 def _knock(address: str) -> None:
