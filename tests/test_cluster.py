@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -141,7 +142,9 @@ def test_a_build_that_loses_a_worker_and_a_node_is_the_one_of_this_process(
     monkeypatch.setattr(TokenWriter, "append_all", append_and_lose)
     capfd.readouterr()
     there = build_world(corpus_of(12), tmp_path / "there" / "w", config, hands=hands)
-    list(hands.played([1], _noisy))
+    end = time.monotonic() + 60
+    while "a node is gone" not in caplog.text and time.monotonic() < end:
+        list(hands.played([1], _noisy))
     assert "a node is gone, 2 of 3 cores are left" in caplog.text
     assert not capfd.readouterr().out
     assert (tmp_path / "there" / "killed").exists()

@@ -149,6 +149,7 @@ class Cluster:
         self.ray: Any = ray
         self.address = address
         self._connect()
+        self._cores_before = self.cores
         self._play = self.ray.remote(num_cpus=1, max_retries=TRIES)(_play)
 
     @property
@@ -181,10 +182,8 @@ class Cluster:
             answers[self._play.remote(job, sent)] = number
 
         try:
-            cores = self.cores
             while True:
-                cores = self._cores_left(cores)
-                for number in under_way.more(cores):
+                for number in under_way.more(self._cores_now()):
                     hand_out(number)
                     times.begin(number)
                 if not answers:
@@ -210,15 +209,16 @@ class Cluster:
             for answer in answers:
                 ray.cancel(answer, force=True)
 
-    def _cores_left(self, before: int) -> int:
+    def _cores_now(self) -> int:
         cores = self.cores
-        if cores < before:
+        if cores < self._cores_before:
             log.warning(
                 "%s: a node is gone, %d of %d cores are left: its tasks are played on the others",
                 self.address,
                 cores,
-                before,
+                self._cores_before,
             )
+        self._cores_before = cores
         return cores
 
     def standing(
