@@ -6,7 +6,7 @@ removed while it worked. What it leaves is compared, byte for byte. Build and ev
 two local processes, too, which are killed likewise.
 Needs `kncl[ray]`. Prints a table, writes `out/deaths.json`.
 
-    python benchmarks/deaths.py --kills 10 --gap 12 --seed 1
+    python benchmarks/deaths.py --kills 10 --seed 1
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ def measure(name: str, job: Job, nodes: Cluster, args: argparse.Namespace) -> di
 
     done("here", Hands())
     done("there", there)
-    with Killer(on_cluster, args.kills, args.gap, draw) as killer:
+    gap = args.gap or found[f"{name}_there_s"] / 8
+    with Killer(on_cluster, args.kills, gap, draw) as killer:
         done("workers_killed", there)
     found[f"{name}_kills"] = killer.kills
     print(f"{name:12s} workers killed: {killer.kills}", flush=True)
@@ -189,7 +190,7 @@ def measure(name: str, job: Job, nodes: Cluster, args: argparse.Namespace) -> di
     if removed[0]:
         nodes.add_node(num_cpus=1, object_store_memory=STORE)
     if name != "training":
-        with Killer(local, args.kills, args.gap, draw) as killer:
+        with Killer(local, args.kills, gap, draw) as killer:
             done("local_killed", Hands(2))
         found[f"{name}_local_kills"] = killer.kills
         print(f"{name:12s} local workers killed: {killer.kills}", flush=True)
@@ -199,11 +200,11 @@ def measure(name: str, job: Job, nodes: Cluster, args: argparse.Namespace) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10, help="of each job (10)")
-    parser.add_argument("--gap", type=float, default=12.0, help="between kills, about [s] (12)")
+    parser.add_argument("--gap", type=float, help="between kills, about [s] (an eighth of a job)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
-    parser.add_argument("--topics", type=int, default=12_000, help="of the world built (12000)")
-    parser.add_argument("--episodes", type=int, default=60, help="evaluated (60)")
-    parser.add_argument("--iterations", type=int, default=20, help="of the training (20)")
+    parser.add_argument("--topics", type=int, default=6_000, help="of the world built (6000)")
+    parser.add_argument("--episodes", type=int, default=40, help="evaluated (40)")
+    parser.add_argument("--iterations", type=int, default=10, help="of the training (10)")
     parser.add_argument("--only", default="build,evaluation,training", help="jobs (all)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "deaths.json")
     args = parser.parse_args()
