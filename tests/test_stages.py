@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import corpus_of
+from killed_once import tokenise_killed_once
 
 from kncl_env.cli import main
-from kncl_env.world import build, index, stages, tables
+from kncl_env.world import build, index, overlap, stages, tables
 from kncl_env.world.build import build_world, is_world
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.leaks import faults
 from kncl_env.world.world import World
+from train_lm.crew.hands import Hands
 
 SMALL = BuildConfig(vocab_size=300, passage_bytes=200)
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,17 @@ def contents(world: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(build_world(corpus_of(12), tmp_path_factory.mktemp("w") / "w", SMALL).path)
+
+
+def test_two_processes_one_of_which_is_killed_build_the_same_bytes(
+    wanted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((build, "TOKENISED"), (build, "EMBEDDED"), (overlap, "PASSAGES")):
+        monkeypatch.setattr(module, name, 40)  # several blocks
+    monkeypatch.setattr(build, "tokenise", tokenise_killed_once)
+    found = build_world(corpus_of(12), tmp_path / "w", SMALL, hands=Hands(2))
+    assert (tmp_path / "killed").exists()
+    assert contents(found.path) == wanted
 
 
 def stopped_at(stage: str, monkeypatch: pytest.MonkeyPatch, kept: float = 0.0) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kncl_env.world.build_config import CONNECTIONS, TFIDF, BuildConfig
 from train_lm.command_line import Verbs, comma_separated, say, say_lines
 from train_lm.outputs import alone
+from train_lm.plain_text import counted
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
@@ -130,7 +131,7 @@ def _show_world(world: World) -> None:
     say(f"{world.path}: {card['source']}, {card['scenario']['name']}, hash {world.hash[:12]}")
     say(f"licence: {card['licence']}")
     if world.target_region:
-        say(f"target: {world.target_region}, {len(world.target_topics())} topics")
+        say(f"target: {world.target_region}, {counted(len(world.target_topics()), 'topic')}")
     for line in told_target(world):
         say(line)
     for name, value in card["counts"].items():
@@ -242,7 +243,7 @@ def _nucleate(args: argparse.Namespace) -> int:
     world = World.open(args.world)
     wanted = Wanted(tuple(args.titles), args.text, args.topics)
     seeds = seeds_of(world, wanted, None, PRESETS["xs"].context)
-    say(f"{len(seeds):,} topics: {_titles(world, seeds)}")
+    say(f"{counted(len(seeds), 'topic')}: {_titles(world, seeds)}")
     for line in NucleusReport.of(world, seeds).lines():
         say(line)
     return 0

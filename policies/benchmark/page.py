@@ -11,7 +11,7 @@ from policies.benchmark.stored import ArmFigures, Duel, Score, Span, read_score
 from policies.verdict.wording import MINUS, NEVER, NOTHING, TIMES
 from train_lm.command_line import by_comma
 from train_lm.files import replacing
-from train_lm.plain_text import visible
+from train_lm.plain_text import counted, visible
 
 HEAD = """\
 # Results
@@ -236,6 +236,7 @@ def listed(cells: Sequence[Cell]) -> list[str]:
         learning = "" if cell.learning is None else f", {cell.learning.trainings} trainings"
         data = ", needs --data" if cell.recipe.needs_data else ""
         lines.append(
-            f"{cell.name:{width}}  {cell.preset}, {arms} arms, {cell.seeds} seeds{learning}{data}"
+            f"{cell.name:{width}}  {cell.preset}, {arms} arms, {counted(cell.seeds, 'seed')}"
+            f"{learning}{data}"
         )
     return lines

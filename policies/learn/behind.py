@@ -110,7 +110,7 @@ class Behind:
         seen: Mapping[str, NDArray[np.float32]] = buffer.observations  # type: ignore[assignment]
         flat: Any = {name: _rows(torch.as_tensor(part)) for name, part in seen.items()}
         actions = _rows(torch.as_tensor(buffer.actions)).long().flatten()
-        masks = _rows(torch.as_tensor(buffer.action_masks))  # type: ignore[attr-defined]
+        masks = _rows(torch.as_tensor(buffer.action_masks))
         with torch.no_grad():
             _, found, _ = model.policy.evaluate_actions(flat, actions, action_masks=masks)
         recent = found.numpy().reshape(buffer.log_probs.shape)

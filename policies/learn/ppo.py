@@ -358,29 +358,34 @@ def train_ppo(
     if done:
         log.info("going on after iteration %d of %d", done, config.iterations)
     cut_metrics(out / "metrics.jsonl", done, "iteration")
-    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
-    for iteration in range(done, config.iterations):
-        began = time.monotonic()
-        only_critic = init is not None and iteration < config.critic_iterations
-        for name, parameter in policy.network.named_parameters():
-            parameter.requires_grad_(name.startswith("value") or not only_critic)
-        infos = _iterate(model, steps, config, iteration, behind)
-        at_once = getattr(env, "at_once", 1)  # plain vectors play one member after another
-        figures = _figures(infos, config.episodes, time.monotonic() - began, at_once)
-        figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
-        figures |= {} if behind is None else behind.figures(iteration)
-        if noise is not None and noise.any():
-            read = np.concatenate([stored(info["windows"]) for info in infos])
-            figures["noise_share"] = float(np.mean(noise[read]))
-        figures["iteration"] = iteration + 1
-        for key, value in figures.items():
-            model.logger.record(f"kncl/{key}", value)
-        model.logger.record("kncl/most_expanded", in_markdown(_most_expanded(infos)))
+    events = configure(str(out / "tensorboard"), ["tensorboard"])
+    model.set_logger(events)
+    try:
+        for iteration in range(done, config.iterations):
+            began = time.monotonic()
+            only_critic = init is not None and iteration < config.critic_iterations
+            for name, parameter in policy.network.named_parameters():
+                parameter.requires_grad_(name.startswith("value") or not only_critic)
+            infos = _iterate(model, steps, config, iteration, behind)
+            at_once = getattr(env, "at_once", 1)  # plain vectors play one member after another
+            figures = _figures(infos, config.episodes, time.monotonic() - began, at_once)
+            figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
+            figures |= {} if behind is None else behind.figures(iteration)
+            if noise is not None and noise.any():
+                read = np.concatenate([stored(info["windows"]) for info in infos])
+                figures["noise_share"] = float(np.mean(noise[read]))
+            figures["iteration"] = iteration + 1
+            for key, value in figures.items():
+                model.logger.record(f"kncl/{key}", value)
+            model.logger.record("kncl/most_expanded", in_markdown(_most_expanded(infos)))
+            with naming(out / "tensorboard"):
+                model.logger.dump(model.num_timesteps)
+            append_line(out / "metrics.jsonl", figures, durable=False)
+            _save_checkpoint(out, policy, env, iteration + 1, behind)
+            on_iteration(figures)
+    finally:  # its writer is a thread
         with naming(out / "tensorboard"):
-            model.logger.dump(model.num_timesteps)
-        append_line(out / "metrics.jsonl", figures, durable=False)
-        _save_checkpoint(out, policy, env, iteration + 1, behind)
-        on_iteration(figures)
+            events.close()
     provenance = {**started, "iterations": config.iterations}
     if start.spent:
         provenance[SPENT] = [*start.spent]

@@ -243,5 +243,5 @@ def _serve(
 
 def local_workers(make: Callable[[Any], Made], specs: Sequence[Any]) -> Standing[Made]:
     """A process for each spec; the cores of this one are shared among them."""
-    share = max(1, cores() // len(specs))
+    share = max(1, cores() // max(1, len(specs)))
     return Standing(lambda i: LocalWorker(make, specs[i], share), len(specs), LocalWorker.ready)
