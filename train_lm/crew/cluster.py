@@ -23,7 +23,7 @@ from train_lm.crew.folders import Folder, Piece, settle
 from train_lm.crew.local import HERE
 from train_lm.crew.standing import Standing, WorkerDiedError
 from train_lm.crew.under_way import UnderWay
-from train_lm.machine.cores import CORES
+from train_lm.machine.cores import CORES, cores
 from train_lm.provenance import source_digest, version
 
 log = logging.getLogger(__name__)
