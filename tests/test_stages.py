@@ -110,6 +110,41 @@ def test_a_build_that_was_interrupted_goes_on_to_the_same_bytes(
     assert stage in told
 
 
+def test_a_stage_whose_file_was_damaged_is_done_again(
+    wanted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    interrupt("linking", monkeypatch, corpus_of(12), tmp_path / "w")
+    file = tmp_path / ".w.building/world/starts.npy"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1  # of the same size: no length tells it
+    file.write_bytes(content)
+    told: list[str] = []
+    assert contents(build_world(corpus_of(12), tmp_path / "w", SMALL, told.append).path) == wanted
+    assert f"{file}: missing or damaged: tokenising again" in caplog.text
+    assert "training the tokenizer: done before" in told
+    assert "tokenising" in told
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_a_build_whose_notes_were_edited_begins_anew(
+    seal: bool, wanted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt("linking", monkeypatch, corpus_of(12), tmp_path / "w")
+    file = tmp_path / ".w.building/state.json"
+    state = json.loads(file.read_text())
+    if seal:
+        state["stages"]["tokenising"]["facts"]["tokens"] = 1
+    else:
+        del state["seal"]  # as before there was one: no digest of a file stood in it
+    file.write_text(json.dumps(state))
+    told: list[str] = []
+    assert contents(build_world(corpus_of(12), tmp_path / "w", SMALL, told.append).path) == wanted
+    assert not [line for line in told if line.endswith("done before")]
+
+
 def test_a_noisy_build_goes_on_to_the_same_bytes_with_the_same_junk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
