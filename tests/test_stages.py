@@ -20,12 +20,16 @@ from fakes import corpus_of
 from killed_once import tokenise_killed_once
 
 from kncl_env.cli import main
+from kncl_env.table_world.recipe import TableRecipe
 from kncl_env.world import build, index, overlap, stages, tables
 from kncl_env.world.build import build_world, is_world
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.leaks import faults
 from kncl_env.world.world import World
+from policies.benchmark.building import BuildTask
+from policies.benchmark.building import build as build_cell
+from policies.benchmark.cells import Recipe
 from train_lm.crew.hands import Hands
 
 SMALL = BuildConfig(vocab_size=300, passage_bytes=200)
@@ -285,6 +289,35 @@ def test_a_build_killed_by_the_system_goes_on_by_the_same_command(
     assert "writing passages: done before" in done.stderr
     assert contents(tmp_path / "w") == contents(tmp_path / "v")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["v", "w"]
+
+
+def test_a_world_that_is_there_is_used_and_what_its_build_left_goes(
+    small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a build was killed when all but its cleaning up was done."""
+    monkeypatch.setenv("KNCL_CACHE", str(tmp_path))
+    recipe = TableRecipe()
+    built = BuildTask(Recipe("synthetic", "broad"), "", str(tmp_path / "built"))
+    table_world = tmp_path / f"table-world-{recipe.digest[:16]}"
+    for place, use in (
+        (table_world, recipe.world),
+        (tmp_path / "built", lambda: build_cell(built)),
+    ):
+        shutil.copytree(small_world.path, place)
+        left = tmp_path / f".{place.name}.building"
+        left.mkdir()
+        (left / "state.json").write_text(json.dumps({"made_by": stages.MADE_BY}))
+        for _ in range(2):  # then the removal is killed, too
+            use()
+            assert not left.exists()
+            (tmp_path / f".{left.name}.1a2b3c4d.part").mkdir(exist_ok=True)
+        use()
+    mine = tmp_path / ".built.building"
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    build_cell(built)
+    names = [".built.building", "built", table_world.name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
 def test_time_and_memory_of_every_stage_stand_beside_the_card(
