@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import importlib
 import json
 import os
@@ -22,8 +21,11 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 import numpy as np  # noqa: E402
 from answers import kinds_of_servers  # noqa: E402
+from corpora import kinds_of_sources, make_sources  # noqa: E402
 from fakes import corpus_of, fake_env  # noqa: E402
-from mutations import Kind, in_a_child  # noqa: E402
+from kept import NEEDED as NEEDED_BY_KEPT  # noqa: E402
+from kept import kinds_kept, make_kept  # noqa: E402
+from mutations import Kind, identity, in_a_child  # noqa: E402
 from rabbit_hole_fakes import finished, unfinished, walk_of, write_snap  # noqa: E402
 from test_sources_wikispeedia import unpacked  # noqa: E402
 
@@ -50,7 +52,10 @@ NEEDED = (
     *("faiss", "pyarrow.dataset", "pyarrow.parquet", "scipy.sparse.linalg", "tokenizers"),
     *("sklearn.feature_extraction.text", "kncl_env.world.sources.wikispeedia"),
     *("policies.curiosity", "rabbit_holes.live.collector", "kncl_env.world.sources.wiki.wikipedia"),
-    "train_lm.checkpoint",
+    *("train_lm.checkpoint", "datasets", "libzim", "kncl_env.world.sources.registry"),
+    *("kncl_env.world.sources.jsonl", "kncl_env.world.sources.parquet"),
+    *("kncl_env.world.sources.mediawiki", "kncl_env.world.sources.folder"),
+    *("kncl_env.world.sources.zim", "kncl_env.world.sources.hf"),
 )
 NEEDED_BY_RUNS = (
     *("torch.utils.tensorboard", "transformers.models.llama.modeling_llama", "rabbit_holes.cli"),
@@ -70,28 +75,13 @@ def ready(quick: bool = False) -> None:
     """Import what readers need, so that each fork finds it there."""
     import torch
 
-    for name in (*NEEDED, *(() if quick else NEEDED_BY_RUNS)):
+    for name in (*NEEDED, *(() if quick else (*NEEDED_BY_RUNS, *NEEDED_BY_KEPT))):
         importlib.import_module(name)
     if not quick:
         import transformers
 
         _ = (transformers.AutoModelForCausalLM, transformers.AutoTokenizer)  # it imports lazily
     torch.set_num_threads(1)
-
-
-def identity(*parts: object) -> str:
-    """What tells one result from another."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
-        elif hasattr(part, "numpy"):
-            digest.update(identity(part.numpy()).encode())
-        elif isinstance(part, dict):
-            digest.update(identity(*[x for item in sorted(part.items()) for x in item]).encode())
-        else:
-            digest.update(repr(part).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def kinds_in(folder: Path, quick: bool = False) -> list[Kind]:
@@ -106,9 +96,10 @@ def kinds_in(folder: Path, quick: bool = False) -> list[Kind]:
     if told["how"] != "value":
         raise RuntimeError(f"honest files could not be made: {told}")
     kinds = [*_of_worlds(folder / "world"), *_of_policies(folder / "policy"), *_others(folder)]
-    kinds += kinds_of_servers(folder)
+    kinds += [*kinds_of_servers(folder), *kinds_of_sources(folder / "corpora")]
     if not quick:
         kinds += [*_of_runs(folder), *_of_caches(folder), *_of_models(folder)]
+        kinds += kinds_kept(folder)
     return kinds
 
 
@@ -228,8 +219,10 @@ def _make(folder: Path, quick: bool) -> str:
     _make_small(folder / "small", world)
     _text(folder / "world")(folder / "cache")
     _make_walks(folder)
+    make_sources(folder / "corpora")
     if not quick:
         _make_runs(folder, world)
+        make_kept(folder)
     return "made"
 
 

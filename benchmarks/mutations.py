@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import io
 import json
 import logging
@@ -73,7 +74,7 @@ class Kind:
         called: What it is read as, where that is no name of a file.
         grows: Whether it is only ever appended to: any whole lines of it that follow from the first
             are an honest file, too.
-        every: Of how many rounds over the kinds it is in one: 1, 2 or 4, as it is dear to read.
+        every: Of how many rounds over the kinds it is in one: 1, 2, 4 or 8, as it is dear to read.
     """
 
     name: str
@@ -85,6 +86,23 @@ class Kind:
     called: str = ""
     grows: bool = False
     every: int = 1
+
+
+def identity(*parts: object) -> str:
+    """What tells one result from another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
+        elif hasattr(part, "numpy"):
+            digest.update(identity(part.numpy()).encode())
+        elif isinstance(part, dict):
+            digest.update(identity(*[x for item in sorted(part.items()) for x in item]).encode())
+        elif isinstance(part, list | tuple):
+            digest.update(identity(type(part).__name__, *part).encode())
+        else:
+            digest.update(repr(part).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 # --- mutations --------------------------------------------------------------------------------
@@ -336,14 +354,14 @@ def judged(kind: Kind, place: Path, honest: dict[str, Any]) -> tuple[str, str]:
         return "memory", f"{what}: {said}"
     if not told["clear"]:
         return "raw", f"{what}: {said}"
-    names = (Path(kind.file).name, str(place))
+    names = (Path(kind.file).name, str(place), kind.called or str(place))
     clear = "\n" not in said and any(name in said for name in names)
     return ("error" if clear else "unnamed"), f"{what}: {said}"
 
 
 def _tells(kind: Kind, place: Path, told: dict[str, Any], honest: dict[str, Any]) -> bool:
     """Whether what a command would print, and its record, name the file with another digest."""
-    named = {one["name"] for one in told["inputs"] if one["sha256"] not in _digests(honest)}
+    named = {one["name"] for one in told["inputs"] if _line_of(one) not in _lines_of(honest)}
     # The file itself, the folder that is read as one, or the server.
     mine = {
         str(place),
@@ -354,8 +372,13 @@ def _tells(kind: Kind, place: Path, told: dict[str, Any], honest: dict[str, Any]
     return any(name in mine or "://" in name for name in named)
 
 
-def _digests(told: dict[str, Any]) -> set[str]:
-    return {one["sha256"] for one in told["inputs"]}
+def _lines_of(told: dict[str, Any]) -> set[tuple[str, str]]:
+    return {_line_of(one) for one in told["inputs"]}
+
+
+def _line_of(one: dict[str, Any]) -> tuple[str, str]:
+    """What a line on the terminal tells one input from another by, its place aside."""
+    return one["sha256"], one.get("said", "")
 
 
 class _Heard(logging.Handler):
@@ -453,7 +476,7 @@ def try_out(
     until = time.monotonic() + 60 * minutes
     counts: dict[str, Counter[str]] = {kind.name: Counter() for kind in kinds}
     examples: list[dict[str, object]] = []
-    turns = [kind for turn in range(4) for kind in kinds if turn % kind.every == 0]
+    turns = [kind for turn in range(8) for kind in kinds if turn % kind.every == 0]
     with tempfile.TemporaryDirectory() as folder:
         honest: dict[str, dict[str, Any]] = {}
         os.chdir(folder)
@@ -497,6 +520,42 @@ def try_out(
     return {"counts": {name: dict(c) for name, c in counts.items()}, "examples": examples}
 
 
+def side_by_side(
+    kinds: list[Kind],
+    inputs: range,
+    seed: int,
+    minutes: float,
+    keep: Path | None,
+    processes: int,
+) -> dict[str, Any]:
+    """`try_out` of every Nth input in each of N processes, together."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.json" for i in range(processes)]
+        children = []
+        for i, file in enumerate(files):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    found = try_out(kinds, inputs[i::processes], seed, minutes, keep)
+                    file.write_text(json.dumps(found))
+                    status = 0
+                finally:
+                    sys.excepthook(*sys.exc_info()) if status else None  # type: ignore[arg-type]
+                    os._exit(status)
+            children.append(child)
+        for child in children:
+            if os.waitpid(child, 0)[1]:
+                raise RuntimeError("a process of the harness failed")
+        parts = [json.loads(file.read_text()) for file in files]
+    counts = {k.name: Counter[str]() for k in kinds}
+    for part in parts:
+        for name, own in part["counts"].items():
+            counts[name].update(own)
+    examples = sorted((e for part in parts for e in part["examples"]), key=lambda e: int(e["n"]))
+    return {"counts": {name: dict(c) for name, c in counts.items()}, "examples": examples}
+
+
 def _files(kinds: list[Kind], here: Path) -> dict[str, tuple[int, int]]:
     """Size and time of whatever must stay as it is: the honest files, and where the harness is."""
     found = {}
@@ -530,6 +589,9 @@ def _row(name: str, found: dict[str, int], columns: list[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--inputs", type=int, default=10_000, help="mutated files (default: 10000)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="that read side by side (default: 1)"
+    )
     parser.add_argument("--first", type=int, default=0, help="number of the first (default: 0)")
     parser.add_argument("--minutes", type=float, default=600, help="at most (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: 0)")
@@ -550,12 +612,9 @@ def main() -> int:
         ]
         if args.keep is not None:
             args.keep.mkdir(parents=True, exist_ok=True)
-        found = try_out(
-            kinds,
-            range(args.first, args.first + args.inputs),
-            args.seed,
-            args.minutes,
-            args.keep,
+        inputs = range(args.first, args.first + args.inputs)
+        found = side_by_side(
+            kinds, inputs, args.seed, args.minutes, args.keep, max(1, args.processes)
         )
     print(table(found["counts"]))
     for example in found["examples"][:40]:

@@ -33,7 +33,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent)]
 import faults  # noqa: E402
-from faults import ROOT, Bench, Case, Row, check_rerun, make_inputs  # noqa: E402
+from disturbed import Case  # noqa: E402
+from faults import GONE, ROOT, Bench, Row, check_rerun, make_inputs, of_session  # noqa: E402
 
 PACKAGES = {
     "kncl-env": "kncl_env",
@@ -42,7 +43,6 @@ PACKAGES = {
     "train-lm": "train_lm",
 }
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as a shell tells a signal's end, too
-GONE = 5.0  # [s] after which nothing may be left
 MOMENTS = ("start-up", "middle", "end")
 
 
@@ -52,7 +52,6 @@ class Stopped(Row):
 
     told_more: int = 0  # a traceback, or more than one line
     status: int = 0  # another exit status
-    alive: int = 0  # something was still there 5 s later
     longest: float = 0.0  # [s] until the last process was gone
     too_late: int = 0  # it had ended before the signal came; not counted as a point
 
@@ -66,7 +65,8 @@ class Real:
         paths = {"PYTHONPATH": str(ROOT), "KNCL_CACHE": str(bench.trial / "cache")}
         code = (
             "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            f"from {PACKAGES[case.words.split()[0]]}.__main__ import command; command()"
+            f"from {PACKAGES[case.words.split()[0]]}.__main__ import command\n{case.first}\n"
+            "command()"
         )
         with bench.said.open("wb") as said:
             self.process = subprocess.Popen(
@@ -118,13 +118,7 @@ class Real:
 
     def others(self) -> list[int]:
         """Processes of its session that are left."""
-        found = []
-        for place in Path("/proc").iterdir():
-            with suppress(OSError, ValueError, IndexError):
-                state, _, _, session, *_ = (place / "stat").read_text().rpartition(")")[2].split()
-                if int(session) == self.pid and state not in "ZX":
-                    found.append(int(place.name))
-        return found
+        return of_session(self.pid)
 
     def gone_after(self, since: float, patience: float) -> float | None:
         """How long after `since` the last process was gone [s]; None where one was not."""

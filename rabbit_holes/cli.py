@@ -17,10 +17,10 @@ from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import holds_paths, read_numbered_paths, read_paths, write_paths
 from rabbit_holes.walkers.cli import add_generate_parser, add_walk_parser
 from train_lm.command_line import command, program, run, say, say_lines
-from train_lm.files import replacing
+from train_lm.files import replacing, write_json
 from train_lm.inputs import SHOWN as DIGITS
 from train_lm.inputs import inputs, read_inputs
-from train_lm.outputs import alone
+from train_lm.outputs import MADE_BY, alone, holds_json
 from train_lm.plain_text import in_json, visible
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Reader = Callable[[argparse.Namespace, Tally], Iterator[Walk]]
 
+IMPORT, RECORD = "rabbit-holes import", ".inputs.json"  # what was read, beside the walks
 SHOWN = 20  # [lines] of problems that are printed; the others stand in a file
 # As in describe/stats.py, which brings numpy and scipy: `--help` need not wait for them.
 GROUPINGS = ("kind", "walker", "source", "status")
@@ -209,9 +210,15 @@ def _add_export_parser(verbs: Any) -> None:
 def _import(args: argparse.Namespace) -> None:
     tally = Tally()
     mine = partial(holds_paths, sources=args.makes)
-    inputs = (args.source, args.world, getattr(args, "links", None))
+    places = (args.source, args.world, getattr(args, "links", None))
+    record = args.out.with_name(args.out.name + RECORD)
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, mine, inputs)
+        hold.begin_anew(args.force, mine, places)
+        if record.exists() and not holds_json(record, **{MADE_BY: IMPORT}):
+            raise FileExistsError(
+                f"expected a place for what was read at {record}, got another file: name another "
+                "--out, or move it away"
+            )
         paths: Iterator[Walk] = args.read(args, tally)
         first = next(paths, None)
         if first is None:
@@ -220,6 +227,7 @@ def _import(args: argparse.Namespace) -> None:
             written = write_paths(part, chain([first], paths), force=True)
             # Before the paths, which tell that all is done.
             problems = _list_problems(args.out, tally)
+            write_json(record, {MADE_BY: IMPORT, "inputs": inputs()})
     for line in tally.lines():
         say(line)
     say(f"{args.out}: {written:,} paths")
@@ -371,7 +379,9 @@ def _export(args: argparse.Namespace) -> None:
         if not any(parts.values()):
             raise ValueError(f"expected paths in {args.file}, got none{_first(problems)}")
         if args.minari is not None:
-            about = f"{args.file.name}: recorded paths as trajectories; rewards are 0."
+            digest = inputs().get(args.file.name, "")[:DIGITS]
+            about = f"{args.file.name} (sha256 {digest}…): recorded paths as trajectories; "
+            about += "rewards are 0."
             export = write_minari(args.out, args.minari, parts, world, how, args.seed, about)
             end = f"read them with MINARI_DATASETS_PATH={args.out.resolve()}"
         else:

@@ -170,7 +170,7 @@ def test_each_walker_can_be_named_on_the_command_line(
 
 @pytest.mark.slow
 def test_a_language_model_picks_links_of_a_live_wiki(
-    ring: MisbehavingServer, tmp_path: Path
+    ring: MisbehavingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from train_lm.model import PRESETS, build_model
     from train_lm.tokenizer import train_tokenizer
@@ -184,6 +184,11 @@ def test_a_language_model_picks_links_of_a_live_wiki(
     assert main(options(ring, out, *lm)) == 0
     (walk,) = walks_in(out)
     assert (walk.walker, len(walk)) == ("lm:tiny", 5)
+    build_model(PRESETS["xs"], tokenizer.get_vocab_size() + 1).save_pretrained(tmp_path / "tiny")
+    capsys.readouterr()
+    assert main(options(ring, out, *lm, "--walks", "2")) == 2
+    assert "expected to go on with walker_options = {'model': '" in capsys.readouterr().err
+    assert len(walks_in(out)) == 1
 
 
 # -- going on --------------------------------------------------------------------------------------

@@ -109,6 +109,8 @@ def edited(folder: Path, what: str) -> None:
         del numbers[name]
     elif what == "rank":
         found["r"] = 5
+    elif what == "alpha":
+        found["lora_alpha"] *= 2
     elif what == "dora":
         found["use_dora"] = True
     elif what == "kind":
@@ -131,6 +133,7 @@ def edited(folder: Path, what: str) -> None:
         ("nan", "not finite"),
         ("missing", "expected A and B"),
         ("rank", "of rank 5"),
+        ("alpha", "expected an alpha of 6"),
         ("dora", "plain LoRA"),
         ("kind", "expected a LoRA"),
         ("pickle", "a pickle may run code"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 
 from kncl_env.world.world import World
 from train_lm import training_text
+from train_lm.checked import model_folder
+from train_lm.checked.model_folder import note_model
 from train_lm.cli import main
 from train_lm.curriculum import read_curriculum
 from train_lm.curriculum_run import Machine, RunConfig, run_curriculum
@@ -104,6 +107,33 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
     assert weights(cut) == weights(tmp_path / "whole")
     assert metrics(cut) == metrics(tmp_path / "whole")
     assert [line["update"] for line in metrics(cut)] == list(range(1, 15))
+
+
+def test_a_run_on_a_model_goes_on_only_with_the_one_that_it_was_begun_with(
+    small_world: World, curriculum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = run_curriculum(small_world.path, curriculum, tmp_path / "base", CONFIG, MACHINE)
+    hashed: list[str] = []
+    whole = model_folder.note_files
+
+    def noted(place: Path, *more: Any) -> str:
+        hashed.append(str(place))
+        return whole(place, *more)
+
+    monkeypatch.setattr(model_folder, "note_files", noted)
+    config, out = replace(CONFIG, model=str(model)), tmp_path / "run"
+    run_curriculum(small_world.path, curriculum, out, config, MACHINE)
+    assert hashed == [str(model)]  # it may be large: once
+    settings = json.loads((out / "config.json").read_text())
+    assert settings["model_sha256"] == note_model(str(model))
+    made = weights(out)
+    changed = bytearray((model / "model.safetensors").read_bytes())
+    changed[-3] ^= 1
+    (model / "model.safetensors").write_bytes(changed)
+    with pytest.raises(ValueError, match=r"model_sha256.*name another --out") as refusal:
+        run_curriculum(small_world.path, curriculum, out, config, MACHINE)
+    assert "\n" not in str(refusal.value)
+    assert weights(out) == made
 
 
 def test_a_curriculum_that_an_editor_marked_as_utf_8_is_read_as_it_was(

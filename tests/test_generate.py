@@ -1,5 +1,7 @@
 """`rabbit-holes generate` with a tiny real model over a small real world, offline."""
 
+import shutil
+
 import pytest
 from rabbit_hole_fakes import build_animals
 
@@ -103,6 +105,40 @@ def test_a_finished_file_stays_as_it_is_and_other_settings_are_refused(
     assert out.read_bytes() == whole
     assert main(command(places, out, "--seed", "1", "--force")) == 0
     assert out.read_bytes() != whole
+
+
+def test_walks_go_on_only_with_the_model_that_they_were_begun_with(
+    places, tmp_path, capsys, monkeypatch
+) -> None:
+    import train_lm.checked.model_folder as folder
+    from train_lm.inputs import inputs
+
+    world, model = places[0], shutil.copytree(places[1], tmp_path / "model")
+    hashed: list[str] = []
+    whole = folder.note_files
+
+    def noted(place, *more: object):
+        hashed.append(str(place))
+        return whole(place, *more)
+
+    monkeypatch.setattr(folder, "note_files", noted)
+    out = tmp_path / "lm.jsonl"
+    assert main(command((world, model), out)) == 0
+    assert hashed == [str(model)]  # it may be large: once
+    digest = inputs()["model"]
+    assert {path.meta["model_sha256"] for path in paths_of(out)} == {digest[:12]}
+    out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:3]))
+    begun = out.read_bytes()
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-3] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    capsys.readouterr()
+    assert main(command((world, model), out)) == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert f"expected the model that {out} was begun with, sha256 {digest[:12]}…, got" in last
+    assert out.read_bytes() == begun
+    assert main(command((world, model), out, "--force")) == 0
+    assert {path.meta["model_sha256"] for path in paths_of(out)} != {digest[:12]}
 
 
 @pytest.mark.parametrize(

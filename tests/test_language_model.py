@@ -5,6 +5,7 @@ import pytest
 
 from rabbit_holes.walkers.language_model import LanguageModel, draw, load_language_model
 from rabbit_holes.walkers.prompts import chat_prompt, plain_prompt, read_answer
+from train_lm.checked.model_folder import note_model
 from train_lm.tokenizer import END_OF_TEXT, train_tokenizer
 
 torch = pytest.importorskip("torch")
@@ -344,7 +345,8 @@ def test_a_link_scorer_needs_no_world(tmp_path) -> None:
 
     tiny_llama().save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    score = load_link_scorer(str(tmp_path))
+    score, digest = load_link_scorer(str(tmp_path))
+    assert digest == note_model(str(tmp_path))
     both = score(["Ant", "Bee"], ["Big Cat", "Dog"])
     assert both.shape == (2,)
     assert (both < 0).all()

@@ -18,7 +18,7 @@ import pytest
 
 from kncl_env.world.world import World
 from rabbit_holes.cli import main as rabbit_holes
-from train_lm.checked.model_folder import opened_as_data
+from train_lm.checked.model_folder import note_model, opened_as_data
 from train_lm.cli import main as train_lm
 
 torch = pytest.importorskip("torch")
@@ -237,6 +237,33 @@ def test_a_model_of_the_hub_is_held_to_the_same(model: Path, tmp_path: Path) -> 
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "got one that brings code of its own (auto_map in config.json)" in done.stdout
+
+
+def test_a_model_of_the_hub_is_named_with_the_digest_of_what_was_fetched(
+    model: Path, tmp_path: Path
+) -> None:
+    (model / "strange.py").unlink()
+    digest = note_model(str(model))
+    place = tmp_path / "hub" / "models--owner--name"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots").mkdir()
+    model.rename(place / "snapshots" / ("0" * 40))
+    code = (
+        "from train_lm.inputs import told_inputs\n"
+        "from train_lm.model import open_model\n"
+        "print(open_model('owner/name', None, 0).sha256)\n"
+        "print(*told_inputs())\n"
+    )
+    cached = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **cached}, cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-2:] == [
+        digest,
+        f"read owner/name: a model, sha256 {digest[:12]}…, nothing to check it against",
+    ]
 
 
 class Hub(BaseHTTPRequestHandler):

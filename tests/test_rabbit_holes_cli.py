@@ -14,6 +14,7 @@ from rabbit_holes import cli
 from rabbit_holes.cli import main
 from rabbit_holes.describe.stats import GROUPINGS
 from rabbit_holes.path import Path, read_paths, write_paths
+from train_lm.inputs import inputs
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,20 @@ def test_import_prints_what_was_read_and_dropped_and_where_it_wrote(snap, tmp_pa
     assert re.fullmatch(
         rf"read {snap}/\S*: 4 files, sha256 [0-9a-f]{{12}}…, nothing to check it against", read
     )
+
+
+def test_an_import_keeps_beside_its_walks_what_it_read(snap, tmp_path, capsys) -> None:
+    out = tmp_path / "new" / "people.jsonl"
+    record = out.with_name("people.jsonl.inputs.json")
+    assert main(["import", "wikispeedia", str(snap), "--out", str(out)]) == 0
+    ((_, digest),) = inputs().items()
+    kept = json.loads(record.read_text())
+    assert kept == {"command": "rabbit-holes import", "inputs": inputs()}
+    assert f"sha256 {digest[:12]}…" in capsys.readouterr().err
+    record.write_text("precious")
+    assert main(["import", "wikispeedia", str(snap), "--out", str(out), "--force"]) == 2
+    assert "expected a place for what was read at" in capsys.readouterr().err
+    assert record.read_text() == "precious"
 
 
 def test_an_existing_file_is_kept_without_force(snap, tmp_path, capsys) -> None:

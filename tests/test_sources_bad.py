@@ -22,6 +22,8 @@ from kncl_env.world.sources import documents, jsonl, packed
 from kncl_env.world.sources.documents import Wanted
 from kncl_env.world.sources.jsonl import read_jsonl
 from kncl_env.world.sources.rows import Columns
+from train_lm.files import hash_file
+from train_lm.inputs import forget_inputs, inputs, told_inputs
 
 ROWS = [
     {"id": f"n{i}", "title": f"T{i}", "text": f"Text {i} " * (200 + i), "links": ["n1"]}
@@ -54,6 +56,8 @@ def read(file: Path) -> Corpus:
         (b'{"title": "A", "text": "x"}\n[1]\n', "an object in /a.jsonl:2, got a list"),
         (b'{"title": "A", "text": ["x"]}\n', "text as text at /a.jsonl:1, got a list"),
         (b'{"title": "A", "text": "x", "links": [{}]}\n', "text as links at /a.jsonl:1"),
+        (b'{"title": NaN, "text": "x"}\n', "text as title at /a.jsonl:1, got nan"),
+        (b'{"title": "A", "text": 1e999}\n', "text as text at /a.jsonl:1, got inf"),
         (b'{"name": "A", "body": "x"}\n', "column 'title' in /a.jsonl, got name, body: say which"),
         (b"\n\n", "lines of JSON in /a.jsonl, got none"),
         (b"", "lines of JSON in /a.jsonl, got none"),
@@ -254,6 +258,38 @@ def test_a_file_of_links_is_refused_with_its_line(
     (tmp_path / "l.tsv").write_bytes(text if isinstance(text, bytes) else text.encode())
     told = refused(capsys, tmp_path, "jsonl", file, "--links", tmp_path / "l.tsv")
     assert expected in told
+
+
+def test_a_file_of_links_is_named_with_its_digest(tmp_path: Path) -> None:
+    forget_inputs()
+    (tmp_path / "l.tsv").write_text("n1\tn2\nn3\tn4\n")
+    file = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    for _ in read_jsonl(file, Columns(), Wanted(links=tmp_path / "l.tsv")).read():
+        pass
+    assert inputs()["l.tsv"] == hash_file(tmp_path / "l.tsv")
+
+
+def test_a_licence_is_told_with_what_was_read(tmp_path: Path) -> None:
+    forget_inputs()
+    file = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    for _ in read_jsonl(file, Columns(), Wanted(licence="CC0 " * 100)).read():
+        pass
+    (line,) = told_inputs()
+    assert line.endswith(f"; licence: {('CC0 ' * 100)[:200]}…")
+
+
+@pytest.mark.parametrize("part", ["license", "citation"])
+def test_a_data_set_whose_licence_is_no_text_is_refused(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    info = tmp_path / "saved" / "dataset_info.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), part: ["x"]}))
+    told = refused(capsys, tmp_path, "hf", tmp_path / "saved")
+    assert "text as licence and citation of the data set /saved, got a list" in told
 
 
 @pytest.mark.parametrize(

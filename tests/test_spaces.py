@@ -29,11 +29,14 @@ TEXTS = [f"{a.title} {a.paragraphs[0]}" for a in corpus_of(12).articles]
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+def tiny_bert(folder: Path) -> Path:
     """A tiny BERT of random weights, as sentence-transformers lays it out."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     folder.mkdir()
     letters = "abcdefghijklmnopqrstuvwxyz0123456789."
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from train_lm.adapters import AdapterConfig
-from train_lm.checked.model_folder import note_model
 from train_lm.checkpoint import (
     METRICS,
     claim_run,
@@ -323,9 +322,8 @@ class _Run:
             "updates": self.updates,
         }
         since = dict(SINCE)
-        # Anybody's, and it may change; a preset is none, though a folder may have its name.
-        if config.model not in PRESETS and Path(config.model).is_dir():
-            settings["model_sha256"] = since["model_sha256"] = note_model(Path(config.model))
+        if self.opened.sha256:  # anybody's, and it may change
+            settings["model_sha256"] = since["model_sha256"] = self.opened.sha256
         self.parallel.wait()  # nobody may look for files after they were touched
         if places.hold is not None:
             inputs = (places.world, places.curriculum, Path(config.model))

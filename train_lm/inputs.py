@@ -74,13 +74,17 @@ def note_file(file: Path, what: str = "") -> None:
     note_input(file, hash_file(file), what)
 
 
-def note_files(folder: Path, names: Iterable[str], what: str = "") -> str:
-    """Name a folder of which these files were read, those that are there; returns one digest."""
+def note_files(folder: Path, names: Iterable[str], what: str = "", called: str = "") -> str:
+    """Name a folder of which these files were read, those that are there; returns one digest.
+
+    Args:
+        called: What it is named by, where that is no place of this machine.
+    """
     there = [name for name in sorted(set(names)) if (folder / name).is_file()]
     digest = hashlib.sha256()
     for name in there:
         digest.update(f"{name}\0{hash_file(folder / name)}\0".encode("utf-8", "surrogateescape"))
-    note_input(folder, digest.hexdigest(), what or f"{len(there)} files")
+    note_input(called or folder, digest.hexdigest(), what or f"{len(there)} files")
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train_lm.checked.model_folder import check_finite, opened_as_data
+from train_lm.checked.model_folder import check_finite, note_model, opened_as_data
 from train_lm.files import replacing_folder
 
 if TYPE_CHECKING:
@@ -74,11 +74,13 @@ class Opened:
         model: In float32; it keeps no keys and values, which are of no use to a training step.
         tokenizer: Its own, as transformers knows it; None where it has none.
         use_cache: Whether it keeps keys and values when it is used.
+        sha256: Of what it was opened from, a directory or what the hub gave; empty of a preset.
     """
 
     model: nn.Module
     tokenizer: Any | None
     use_cache: bool
+    sha256: str = ""
 
 
 def build_model(config: ModelConfig, vocab_size: int, end_of_text: int | None = None) -> nn.Module:
@@ -195,7 +197,8 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
     check_finite(pretrained, name)
     use_cache = bool(getattr(pretrained.config, "use_cache", True))
     pretrained.config.use_cache = False
-    return Opened(pretrained, _open_tokenizer(name, as_data), use_cache)
+    tokenizer = _open_tokenizer(name, as_data)
+    return Opened(pretrained, tokenizer, use_cache, note_model(name))
 
 
 def _open_tokenizer(name: str, as_data: dict[str, bool]) -> Any | None:

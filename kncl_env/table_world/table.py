@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from train_lm.checked.arrays import load_arrays
 from train_lm.files import replacing
+from train_lm.inputs import note_file
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -168,11 +169,19 @@ FIELDS = {
 
 
 def load_table(file: Path = SHIPPED) -> Table:
-    """Raises: FileNotFoundError, or ValueError where the file is damaged or no table."""
+    """A table; one that is not ours is named with its digest.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is damaged, or no table.
+    """
     advice = "make it again with `kncl-env tabulate`"
     found = load_arrays(file, FIELDS, advice)
     whole = {name: value for name, value in found.items() if name not in ("recipe", "reducible")}
     try:
-        return Table(recipe=str(found["recipe"]), reducible=float(found["reducible"]), **whole)
+        table = Table(recipe=str(found["recipe"]), reducible=float(found["reducible"]), **whole)
     except ValueError as error:
         raise ValueError(f"{file}: {error}: {advice}") from None
+    if file != SHIPPED:
+        note_file(file, f"a table of {len(table):,} states")
+    return table

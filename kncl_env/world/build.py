@@ -9,7 +9,7 @@ end, and moved to its place whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kncl_env.world.blocks import embed, through, tokenise
 from kncl_env.world.build_config import BuildConfig
-from kncl_env.world.card import BUILD_LOG, WORLD_FORMAT, world_hash
+from kncl_env.world.card import BUILD_LOG, GROWN, REWIRED, WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Corpus
 from kncl_env.world.cut import together
 from kncl_env.world.drafting import (
@@ -196,14 +196,18 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say, hands:
     return found
 
 
-def is_world(path: Path, rewired: bool = False) -> bool:
-    """Whether a folder is a world, built or `rewired` as asked, and holds nothing else."""
+def is_world(path: Path, made: str | None = None) -> bool:
+    """Whether a folder is a world that was built, or was `REWIRED` or `GROWN` as asked.
+
+    It holds nothing else.
+    """
     if not holds_json(path / "world.json", format=WORLD_FORMAT):
         return False
     card = read_json(path / "world.json")
     files, known = card.get("files"), {"world.json", BUILD_LOG}
     alone = isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, *known}
-    return alone and ("rewired" in card) == rewired
+    # A world that grew may be rewired; one that was rewired and grew is no random copy any more.
+    return alone and next((how for how in (REWIRED, GROWN) if how in card), None) == made
 
 
 def _version(name: str) -> str:
@@ -306,8 +310,13 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     """The graph, the target; a corpus without links or labels gets them by likeness."""
     vectors: NDArray[np.float32] = np.load(draft.world / "topic_vectors.npy")
     told = _Told(draft, draft.told)
-    graph = connected(draft.graph(say), draft.titles, vectors, told, config)
+    graph = draft.graph(say)
     own = draft.target if config.target is not None else draft.target[:0]
+    n = draft.n_topics - len(own)  # documents of one's own come last, and have a label
+    connect = config.connect
+    if len(own) and not graph.indptr[n]:  # what they state does not link the corpus
+        connect = connect or ("links", "mentions", "similar")
+    graph = connected(graph, draft.titles, vectors, told, replace(config, connect=connect))
     if len(own):
         visible = _Told(draft, draft.told & np.isin(draft.topic, own))
         graph = join_documents(graph, own, draft.titles, vectors, visible, config.neighbours)
@@ -315,7 +324,6 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     say(f"  {shape}")
     if shape.warning:
         say(f"  warning: {shape.warning}")
-    n = draft.n_topics - len(own)  # documents of one's own come last, and have a label
     if not any(labels[:n]):
         of_corpus = _Told(draft, draft.told & (draft.topic < n))
         labels = cluster_labels(vectors[:n], of_corpus, config.seed) + labels[n:]

@@ -15,6 +15,7 @@ from kncl_env.world.graph import LINK_TYPES
 from train_lm.inputs import note_input
 
 QUOTED = 60  # [characters] of what was dropped, at most
+TOLD = 200  # [characters] of a licence on the terminal, at most; the card has all of it
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,15 @@ class Reading:
             place = self._corpus.place or f"source {self._corpus.source!r}"
             raise ValueError(f"expected a corpus with articles, got none from {place}: {why}")
         named = self._corpus.place or self._corpus.source
-        note_input(named, self.sha256, f"{self.n:,} articles")
+        said = "; ".join(
+            f"{what}: {text if len(text) <= TOLD else f'{text[:TOLD]}…'}"
+            for what, text in (
+                ("licence", self._corpus.licence),
+                ("to be cited", self._corpus.citation),
+            )
+            if text
+        )
+        note_input(named, self.sha256, f"{self.n:,} articles", said=said)
 
     @property
     def sha256(self) -> str:

@@ -1,15 +1,17 @@
 """The stages of a build, each done once: what a kill costs is the stage that was under way.
 
     .NAME.building/state.json   what is being made from what, and each finished stage: what it
-                                found, its files with their sizes, its time and memory
+                                found, its files with their digests, its time and memory
     .NAME.building/world/       the world as far as it is
     .NAME.building/scratch/     what stages hand on and no world keeps
 
 The folder stands beside the world's place. The same build goes on in it, another build empties it.
+A stage of which a file is missing or damaged is done again, and so is what follows it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -18,8 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from train_lm.checked.digests import SEAL, sealed, unsealed
 from train_lm.files import (
     Json,
+    hash_file,
     put_in_place,
     read_json,
     remove_folder,
@@ -29,6 +33,8 @@ from train_lm.files import (
     write_json,
 )
 from train_lm.outputs import holds_json
+
+log = logging.getLogger(__name__)
 
 STATE, WORLD, SCRATCH = "state.json", "world", "scratch"
 MADE_BY = "kncl-env build"
@@ -53,7 +59,8 @@ class Stages:
     def __init__(self, folder: Path, say: Say) -> None:
         self.folder, self._say = folder, say
         self.world, self.scratch = folder / WORLD, folder / SCRATCH
-        self._state: Json = read_json(folder / STATE)
+        self._sound: set[str] = set()  # stages whose files were looked at
+        self._state: Json = unsealed(read_json(folder / STATE), folder / STATE)
 
     @property
     def log(self) -> list[Json]:
@@ -70,14 +77,16 @@ class Stages:
         return float(sum(stage["seconds"] for stage in self._state["stages"].values()))
 
     def found(self, stage: str) -> Json | None:
-        """What a finished stage found, if all that it made is still there; else None."""
+        """What a finished stage found, if all that it made is still there, unchanged; else None."""
         done = self._state["stages"].get(stage)
         if done is None:
             return None
-        for name, size in done["files"].items():
+        for name, digest in () if stage in self._sound else done["files"].items():
             file = self.folder / name
-            if not file.is_file() or file.stat().st_size != size:
+            if not file.is_file() or hash_file(file) != digest:
+                log.warning("%s: missing or damaged: %s again", file, stage)
                 return None
+        self._sound.add(stage)
         facts: Json = done["facts"]
         return facts
 
@@ -103,12 +112,12 @@ class Stages:
             sync(file)
         self._state["stages"][stage] = {
             "facts": facts,
-            "files": {name: file.stat().st_size for name, file in files.items()},
+            "files": {name: hash_file(file) for name, file in files.items()},
             "seconds": round(time.monotonic() - began, 3),
             "cpu_seconds": round(_busy() - busy, 3),
             "peak_bytes": _peak(),
         }
-        write_json(self.folder / STATE, self._state)
+        self._write()
         return facts
 
     def forget(self, stage: str | None) -> None:
@@ -117,12 +126,16 @@ class Stages:
         last = 0 if stage is None else names.index(stage) if stage in names else len(names)
         for name in names[last:]:
             del self._state["stages"][name]
-        write_json(self.folder / STATE, self._state)
+            self._sound.discard(name)
+        self._write()
         kept = {name for done in self._state["stages"].values() for name in done["files"]}
         for name, file in self._files():
             if name not in kept:
                 # A folder is the room of a file that was being written.
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    def _write(self) -> None:
+        write_json(self.folder / STATE, sealed(self._state))
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         for part in (WORLD, SCRATCH):
@@ -136,7 +149,7 @@ class Stages:
             identity: Hash of the world; a kill between the two steps is known by it.
         """
         self._state["finished"] = identity
-        write_json(self.folder / STATE, self._state)
+        self._write()
         put_in_place(self.world, out, over=True)
         remove_folder(self.folder)
 
@@ -146,8 +159,8 @@ def finished_by(out: Path, made_from: str) -> str | None:
     folder = _folder(out)
     if not holds_json(folder / STATE, made_by=MADE_BY, made_from=made_from):
         return None
-    found = read_json(folder / STATE).get("finished")
-    return found if isinstance(found, str) else None
+    found = _whole_state(folder)
+    return None if found is None else found.get("finished")
 
 
 def clear(out: Path) -> None:
@@ -175,7 +188,8 @@ def stages_of(out: Path, made_from: str, say: Say) -> Iterator[Stages]:
             with replacing_folder(folder) as part:
                 (part / WORLD).mkdir()
                 (part / SCRATCH).mkdir()
-                write_json(part / STATE, {"made_by": MADE_BY, "made_from": made_from, "stages": {}})
+                state = {"made_by": MADE_BY, "made_from": made_from, "stages": {}}
+                write_json(part / STATE, sealed(state))
         stages = Stages(folder, say)
         try:
             yield stages
@@ -201,11 +215,11 @@ def _goes_on(folder: Path, made_from: str) -> bool:
             "move it away"
         )
     parts = (folder / WORLD, folder / SCRATCH)
-    state = read_json(folder / STATE)
+    state = _whole_state(folder)
     return (
-        state.get("made_from") == made_from
+        state is not None
+        and state.get("made_from") == made_from
         and "finished" not in state
-        and isinstance(state.get("stages"), dict)
         and all(part.is_dir() and not part.is_symlink() for part in parts)
     )
 
@@ -213,6 +227,16 @@ def _goes_on(folder: Path, made_from: str) -> bool:
 def _busy() -> float:
     """Time of a core that this process took, and workers of it that have ended [s]."""
     return sum(os.times()[:4])
+
+
+def _whole_state(folder: Path) -> Json | None:
+    """What a build wrote of itself; None where that was damaged, or is of before it had a seal."""
+    found: Json = read_json(folder / STATE)
+    try:
+        return unsealed(found, folder / STATE) if SEAL in found else None
+    except ValueError as error:
+        log.warning("%s: the build begins anew", error)
+        return None
 
 
 def _forget_peak() -> None:

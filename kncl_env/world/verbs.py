@@ -273,13 +273,14 @@ def _rewire_parser(verbs: Verbs) -> None:
 
 def _rewire(args: argparse.Namespace) -> int:
     from kncl_env.world.build import is_world
+    from kncl_env.world.card import REWIRED
     from kncl_env.world.rewiring import rewire_world
     from kncl_env.world.world import World
 
     if args.seed < 0:
         raise ValueError(f"expected a seed of 0 or more, got {args.seed}")
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, partial(is_world, rewired=True), [args.world])
+        hold.begin_anew(args.force, partial(is_world, made=REWIRED), [args.world])
         world = rewire_world(World.open(args.world), args.out, args.seed)
     share = world.card["rewired"]["links_kept"]
     say(
@@ -321,11 +322,12 @@ def _grow_parser(verbs: Verbs) -> None:
 def _grow(args: argparse.Namespace) -> int:
     from kncl_env.open_world.saved import replay_growth, save_grown, together
     from kncl_env.world.build import is_world
+    from kncl_env.world.card import GROWN
     from kncl_env.world.world import World
 
     base = World.open(args.world)
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, is_world, [args.world, *args.run])
+        hold.begin_anew(args.force, partial(is_world, made=GROWN), [args.world, *args.run])
         grown = together([replay_growth(base, run) for run in args.run])
         world = save_grown(grown, args.out)
     say(

@@ -216,7 +216,13 @@ def run_collection(
 
 def _walker(arguments: argparse.Namespace) -> tuple[Walker, dict[str, Any]]:
     """The walker that the options name, and the options that decide its choices."""
-    from rabbit_holes.walkers.walkers import MarkovWalker, RandomWalker, SimilarWalker, hashed_tfidf
+    from rabbit_holes.walkers.walkers import (
+        LmWalker,
+        MarkovWalker,
+        RandomWalker,
+        SimilarWalker,
+        hashed_tfidf,
+    )
 
     used = {"markov": ("transitions",), "lm": ("model", "temperature"), "similar": ("temperature",)}
     for name in ("transitions", "model", "temperature"):
@@ -237,7 +243,11 @@ def _walker(arguments: argparse.Namespace) -> tuple[Walker, dict[str, Any]]:
 
         counts = _transitions(arguments.transitions)
         return MarkovWalker(counts, back=back), {"transitions": hash_file(arguments.transitions)}
-    return _lm_walker(arguments.model, back, warmth), warmth
+    from rabbit_holes.walkers.generative import load_link_scorer
+
+    score, sha256 = load_link_scorer(arguments.model)
+    named = Path(arguments.model).name
+    return LmWalker(score, named, back=back, **warmth), {**warmth, "model": sha256}
 
 
 def _transitions(file: Path) -> Callable[[str], Mapping[str, int]]:
@@ -252,13 +262,6 @@ def _transitions(file: Path) -> Callable[[str], Mapping[str, int]]:
     for line in tally.lines():
         logger.info("%s", line)
     return counts.counts_from
-
-
-def _lm_walker(model: str, back: float, warmth: Mapping[str, float]) -> Walker:
-    from rabbit_holes.walkers.generative import load_link_scorer
-    from rabbit_holes.walkers.walkers import LmWalker
-
-    return LmWalker(load_link_scorer(model), Path(model).name, back=back, **warmth)
 
 
 @contextmanager

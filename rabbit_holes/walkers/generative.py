@@ -236,12 +236,14 @@ def _path(
     )
 
 
-def load_link_scorer(place: str) -> Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]]:
+def load_link_scorer(
+    place: str,
+) -> tuple[Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]], str]:
     """A language model for walks outside any world.
 
     Returns:
         A function of the titles so far and n titles offered, which gives (n,) mean
-        log-probabilities [nats per token].
+        log-probabilities [nats per token]; and the model's digest.
     """
     from rabbit_holes.walkers.language_model import load_language_model
 
@@ -255,4 +257,4 @@ def load_link_scorer(place: str) -> Callable[[Sequence[str], Sequence[str]], NDA
         prompt = model.prompt_tokens(list(trail), prompt_of, room=max(map(len, answers)))
         return model.score([prompt], [answers])[0]
 
-    return score
+    return score, model.sha256

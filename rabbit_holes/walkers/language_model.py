@@ -48,7 +48,7 @@ class LanguageModel:
         name: As recorded in a path.
         model: Any `transformers` causal LM in evaluation mode.
         tokenizer: A `transformers` tokenizer.
-        sha256: Of the files of its directory, if it has one.
+        sha256: Of what it was opened from, a directory or what the hub gave; may be empty.
     """
 
     name: str
@@ -479,7 +479,7 @@ def load_language_model(
             "follows them: it cannot be asked what comes next"
         )
     name = folder.resolve().name if folder.is_dir() else place
-    return LanguageModel(name, model, cut, note_model(folder) if folder.is_dir() else "")
+    return LanguageModel(name, model, cut, note_model(place))
 
 
 def _try_out(tokenizer: Any) -> None:

@@ -31,7 +31,6 @@ def opened_as_data(name: str) -> dict[str, bool]:
     if folder.is_dir():
         files = sorted(folder.glob("*.json"))
         _check_weights(folder)
-        note_model(folder)
     else:
         _check_id(name)
         # Or transformers would have a third host convert pickles, and take what that proposes.
@@ -45,10 +44,28 @@ def opened_as_data(name: str) -> dict[str, bool]:
     return {"trust_remote_code": False, "local_files_only": folder.is_dir()}
 
 
-def note_model(folder: Path) -> str:
-    """Name what a model and its tokenizer are opened from; returns its digest."""
+def note_model(name: str) -> str:
+    """Name what a model and its tokenizer were opened from; returns its digest.
+
+    Args:
+        name: Its directory; or its hub id, once all of it was fetched: the hub's library keeps what
+            it fetched in a folder for each commit.
+    """
+    folder = Path(name)
+    called = "" if folder.is_dir() else name
+    if called:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(name, "config.json")
+        if not isinstance(found, str):
+            raise ValueError(
+                f"expected the files of {name} in the cache of the hub's library, found none: "
+                "fetch it again"
+            )
+        folder = Path(found).parent
     forms = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-    return note_files(folder, (file.name for f in forms for file in folder.glob(f)), "a model")
+    names = (file.name for form in forms for file in folder.glob(form))
+    return note_files(folder, names, "a model", called)
 
 
 def check_finite(model: Any, name: str) -> None:

@@ -21,10 +21,12 @@ from train_lm.checked.model_folder import PICKLES
 from train_lm.checked.records import Fields
 from train_lm.checked.tensors import digest_of, load_tensors
 from train_lm.files import Json, read_json, replacing_folder, write_json, write_tensors
+from train_lm.inputs import note_files
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 CARD = "kncl_adapter.json"
+ALPHA = "alpha"  # in the card: what weights are scaled by stands in no tensor
 FORMAT = {"format": "kncl-adapter", "version": 1}
 
 LARGEST_RANK = 1 << 16
@@ -68,6 +70,7 @@ def save_adapter(
             **FORMAT,
             "base": adapter.base,
             "digest": digest_of(adapter.weights, {}),
+            ALPHA: adapter.config.alpha,
             "about": dict(adapter.about if about is None else about),
         }
         write_json(part / CARD, sealed(card))
@@ -98,6 +101,8 @@ def open_adapter(folder: Path, base: str | None = None) -> Adapter:
     adapter = _checked(Adapter(config, weights), folder)
     if (folder / CARD).is_file():
         adapter = _with_card(adapter, inside(folder, CARD, "its name"))
+    else:
+        note_files(folder, (SETTINGS, WEIGHTS), "an adapter")
     if base is not None and adapter.base and adapter.base != base:
         raise ValueError(
             f"expected an adapter of the base {base[:12]}… in {folder}, got one of "
@@ -160,7 +165,7 @@ def _with_card(adapter: Adapter, file: Path) -> Adapter:
     """The adapter with what its card says.
 
     Raises:
-        ValueError: The adapter is not the one that the card was written for.
+        ValueError: The adapter is not the one that the card was written for, or scaled otherwise.
     """
     card = read_sealed(file)
     if any(card.values.get(key) != value for key, value in FORMAT.items()):
@@ -169,6 +174,11 @@ def _with_card(adapter: Adapter, file: Path) -> Adapter:
         raise ValueError(
             f"expected the adapter that {file} was written for, got other numbers: edited or "
             "damaged; without that file it opens as one of plain peft"
+        )
+    if ALPHA in card and card.number(ALPHA) != adapter.config.alpha:
+        raise ValueError(
+            f"expected an alpha of {card.number(ALPHA):g} in {file.parent / SETTINGS}, as {file} "
+            f"says, got {adapter.config.alpha:g}: edited or damaged"
         )
     about: Json = dict(card.inner("about").values)
     return replace(adapter, base=card.text("base"), about=about)

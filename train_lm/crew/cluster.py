@@ -226,7 +226,14 @@ class Cluster:
     ) -> Standing[Made]:
         """As `Hands.standing`."""
         jobs = [_Job(spec, make, tuple(folders), version(), source_digest()) for spec in specs]
-        return Standing(lambda i: _Actor(self, jobs[i], len(jobs)), len(jobs))
+        return Standing(
+            lambda i: _Actor(self, jobs[i], len(jobs)), len(jobs), self._ready, self.ray.put
+        )
+
+    def _ready(self, workers: Sequence[_Actor], seconds: float) -> list[int]:
+        asked = [worker.asked for worker in workers]
+        found, _ = self.ray.wait(asked, num_returns=1, timeout=seconds)
+        return [i for i, one in enumerate(asked) if one in found]
 
     def check(self, told: _Told[Any]) -> None:
         """Raises: ValueError where a node runs another version."""
@@ -275,9 +282,10 @@ class Cluster:
             )
             _keep_quiet()
         except Exception as error:  # Ray raises nothing more precise, such as for a slow start
+            first = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConnectionError(
-                f"expected a Ray cluster at {self.address}, got no answer "
-                f"({str(error).splitlines()[0]}): start one with `ray start --head`"
+                f"expected a Ray cluster at {self.address}, got no answer ({first}): start one "
+                "with `ray start --head`"
             ) from None
 
 
@@ -318,7 +326,7 @@ class _Actor:
     def __init__(self, cluster: Cluster, job: _Job[Any, Any], beside: int) -> None:
         self.ray = cluster.ray
         self._cluster, self._job, self._beside = cluster, job, beside
-        self._asked: Any = None
+        self.asked: Any = None
         self._start(1)
 
     def _start(self, cores: int) -> None:
@@ -329,10 +337,10 @@ class _Actor:
     def ask(self, method: str, args: tuple[Any, ...]) -> None:
         if self._made is not None:
             self._settle()
-        self._asked = self._actor.call.remote(method, args)
+        self.asked = self._actor.call.remote(method, args)
 
     def answer(self) -> Any:
-        return self._get(self._asked)
+        return self._get(self.asked)
 
     def close(self) -> None:
         self.ray.kill(self._actor)
@@ -373,7 +381,11 @@ class _Keeper:
         return told
 
     def call(self, method: str, args: tuple[Any, ...]) -> Any:
-        return getattr(self._made, method)(*args)
+        import ray
+
+        # What many are told was put into the object store once: a node fetches it once.
+        told = [ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in args]
+        return getattr(self._made, method)(*told)
 
 
 def _play(job: _Job[Task, Result], sent: dict[Folder, list[Any]]) -> _Told[Result]:

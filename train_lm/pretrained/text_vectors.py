@@ -17,6 +17,7 @@ from train_lm.checked.arrays import reason
 from train_lm.checked.model_folder import opened_as_data
 from train_lm.checked.records import Fields
 from train_lm.files import hash_file, hash_json, read_json
+from train_lm.inputs import note_input
 from train_lm.model import hide_library_bars
 
 LONGEST = 512  # [tokens] read at a time, at most; a model may read fewer
@@ -68,7 +69,7 @@ class TextModel:
             ValueError: It is none, it is more than data, weights are missing, or it does not read
                 text to vectors.
         """
-        model_digest(folder)  # says so where there is none
+        digest = model_digest(folder)  # says so where there is none
         first, longest = _pooling(folder), _longest(folder)
         hide_library_bars()
         import torch
@@ -104,6 +105,7 @@ class TextModel:
             raise ValueError(
                 f"expected a model that turns text into vectors in {folder}, got {reason(error)}"
             ) from None
+        note_input(folder, digest, "a model of text")
         return found
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from kncl_env.world.corpus import Corpus, Tally
 from kncl_env.world.sources.documents import Moved, Origin, Wanted, Watch, corpus_of
 from kncl_env.world.sources.names import Place
 from kncl_env.world.sources.rows import Columns, Row, RowShelf
+from train_lm.checked.records import shown
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -64,8 +65,7 @@ class HfRows:
         self._name = name
         self._data = _opened(name, split, subset)
         info = self._data.info
-        self.licence = " ".join((info.license or "").split())
-        self.citation = " ".join((info.citation or "").split())
+        self.licence, self.citation = (_line(part, name) for part in (info.license, info.citation))
         self._rows = getattr(self._data, "num_rows", None)
         part = (info.splits or {}).get(split)
         if self._rows is None and part is not None and part.num_examples:
@@ -89,6 +89,16 @@ class HfRows:
                     moved(self.size * number // self._rows)
         except Exception as error:  # each format's reader has its own
             raise _unreadable(f"{self._name} after row {number:,}", error) from None
+
+
+def _line(said: object, name: str) -> str:
+    """What a data set says of itself. Raises: ValueError where that is no text."""
+    if said is not None and not isinstance(said, str):
+        raise ValueError(
+            f"expected text as licence and citation of the data set {name}, got {shown(said)}: "
+            "mend its dataset_info.json"
+        )
+    return " ".join((said or "").split())
 
 
 def _unbundled(batch: Mapping[str, Sequence[object]]) -> Iterator[Row]:

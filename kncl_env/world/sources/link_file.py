@@ -17,6 +17,7 @@ import numpy as np
 from kncl_env.world.corpus import Tally
 from kncl_env.world.sources.names import Names, Place
 from kncl_env.world.sources.packed import decoded, lines_of
+from train_lm.inputs import note_file
 
 DELIMITERS = "\t,;"
 TOGETHER = 4096  # [links] looked up at a time
@@ -43,6 +44,7 @@ def links_of(file: Path, names: Names, tally: Tally) -> Callable[[int], Sequence
             else:
                 sources.append(source)
                 targets.append(target)
+    note_file(file, f"{len(sources):,} links")
     order = np.argsort(np.array(sources), kind="stable")
     ordered = np.array(targets)[order]
     starts = np.searchsorted(np.array(sources)[order], np.arange(len(names) + 1))

@@ -6,6 +6,7 @@ are one document: each section's name heads its text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, groupby
@@ -157,7 +158,7 @@ def _text(row: Row, column: str, place: Place) -> str:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value) if value == int(value) else value)
     raise ValueError(
         f"expected text as {column} at {place}, got {shown(value)}: name another column, or mend it"
