@@ -364,7 +364,7 @@ class _Actor:
             return self.ray.get(answer)
         except errors.RayTaskError as error:
             raise error.cause from None
-        except errors.RayActorError:
+        except (errors.RayActorError, errors.ObjectLostError):
             raise WorkerDiedError from None
 
 
