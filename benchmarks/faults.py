@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIM = Path(__file__).with_suffix(".c")
 SKIP = "/tensorboard/"  # written by a thread of its own; no result depends on it
 MARKS = "/cache/whole/"  # of files that were found whole, by the time of each
-COUNT, KILL, FULL = range(3)  # as in faults.c
+COUNT, KILL, FULL, TELL = range(4)  # as in faults.c
 GONE = 5.0  # [s] after which nothing that a command has started may be left
 WRONG = ("refused", "different", "litter", "unclear", "alive")
 MODES = {"kill": (KILL,), "full": (FULL,), "both": (KILL, FULL)}
@@ -100,12 +100,14 @@ class Bench:
     def __init__(self, base: Path) -> None:
         self.inputs, self.trial = base / "in", base / "trial"
         self.kept, self.said = base / "warm", base / "said"
+        self.any_order = False
         self.orphans = False  # the last command left a process behind
         self.inputs.mkdir(parents=True)
         self.lib = ctypes.CDLL(None)
 
     def prepare(self, case: Case, warm: bool) -> None:
         """An empty place to write to, or what lay there before."""
+        self.any_order = case.has_workers
         shutil.rmtree(self.trial, ignore_errors=True)
         (self.trial / "out").mkdir(parents=True)
         if case.before:
@@ -113,14 +115,26 @@ class Bench:
         if warm:
             shutil.copytree(self.kept / case.title, self.trial / "cache")
 
-    def run(self, case: Case, mode: int = COUNT, nth: int = 0, half: bool = False) -> int:
+    def run(self, case: Case, mode: int = COUNT, nth: int = 0, half: int = 0) -> int:
         """Exit status, minus the signal's number; `self.said` holds what it printed."""
+        return self.wait(case, self.start(case, mode, nth, half))
+
+    def start(self, case: Case, mode: int = COUNT, nth: int = 0, half: int = 0) -> int:
+        """Number of the process.
+
+        Args:
+            half: Whether a write is halved before the kill; of `TELL`, the signal.
+        """
         pid = os.fork()
         if pid == 0:
+            os.setsid()
             if case.has_workers:
-                os.setsid()
                 self._fork_workers()
             self._suffer(case, mode, nth, half)
+        return pid
+
+    def wait(self, case: Case, pid: int) -> int:
+        """Exit status of a process that was started."""
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self.orphans = case.has_workers and not gone(pid)
         return status
@@ -134,7 +148,7 @@ class Bench:
         at_peace = (b"", b"", COUNT, ctypes.c_long(0), 0)
         os.register_at_fork(after_in_child=lambda: self.lib.faults_arm(*at_peace))
 
-    def _suffer(self, case: Case, mode: int, nth: int, half: bool) -> None:
+    def _suffer(self, case: Case, mode: int, nth: int, half: int) -> None:
         try:
             said = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
@@ -146,7 +160,7 @@ class Bench:
             self.lib.faults_arm(
                 str(self.trial).encode(), SKIP.encode(), mode, ctypes.c_long(nth), int(half)
             )
-            code = main(words)
+            code = main(words) if mode != TELL else self._told(case, words)
             sys.stdout.flush()
             counted = [int(self.lib.faults_count()), int(self.lib.faults_writes())]
             self.said.with_suffix(".count").write_text(json.dumps(counted))
@@ -157,6 +171,17 @@ class Bench:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(70)
+
+    def _told(self, case: Case, words: list[str]) -> int:
+        """As `main`, and all that a command's process has around it for signals."""
+        from train_lm.command_line import program
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = [words[0], *words]
+        try:
+            program(case.program)
+        except SystemExit as end:
+            return int(end.code or 0)
 
     def words(self, case: Case) -> list[str]:
         """Its arguments, with the places of this bench."""
@@ -175,7 +200,7 @@ class Bench:
             if re.search(r"\.part\b|\.lock$|\.tmp|-journal$", name):
                 litter.append(name)
             elif file.is_file() and not _of_no_matter(f"/{name}"):
-                files[name] = _timeless(name, file.read_bytes())
+                files[name] = _timeless(name, file.read_bytes(), self.any_order)
         return files, litter
 
 
@@ -208,17 +233,29 @@ def _of_no_matter(name: str) -> bool:
     return SKIP in name or MARKS in name or name.endswith((".sqlite", "/build.json"))
 
 
-def _timeless(name: str, data: bytes) -> bytes:
-    """Without what tells the time: clocks differ, whatever happens."""
+def _timeless(name: str, data: bytes, any_order: bool) -> bytes:
+    """Without what tells the time: clocks differ, whatever happens.
+
+    Args:
+        any_order: Whether lines are written as workers finish, in one order or another.
+    """
     if name.endswith("metrics.jsonl"):
-        kept = [json.loads(line) for line in data.splitlines()]
-        clocks = ("seconds", "steps_per_second", "learner_share")
-        return json.dumps([{k: v for k, v in x.items() if k not in clocks} for x in kept]).encode()
-    if name.endswith("build.json"):  # how long each stage of a build took, and its memory
-        return b"".join(re.findall(rb'"stage": "[^"]*"', data))
+        return _lines_without(data, "seconds", "steps_per_second", "learner_share")
+    if name.startswith("out/n/") and name.endswith(".jsonl"):  # of neighbourhoods
+        data = _lines_without(data, "seconds", "began", "ended", "seal")
+    if name.startswith("out/n/") and name.endswith(".html"):
+        data = re.sub(rb"<td data-label='tokens/s'>.*?</td>", b"", data)
     if name.startswith("out/c"):  # a collection: when its pages came
         return re.sub(rb'"(time|began|started|ended|seconds|seal)":[^,}]*', b"", data)
+    if any_order and name.endswith(".jsonl"):
+        return b"\n".join(sorted(_lines_without(data, "line", "seal").splitlines()))
     return data
+
+
+def _lines_without(data: bytes, *keys: str) -> bytes:
+    lines = (json.loads(line) for line in data.splitlines())
+    kept = ({k: v for k, v in line.items() if k not in keys} for line in lines)
+    return b"\n".join(json.dumps(line).encode() for line in kept)
 
 
 def check_rerun(bench: Bench, case: Case, point: int, row: Row, wanted: dict[str, bytes]) -> None:
@@ -242,7 +279,7 @@ def disturb(bench: Bench, case: Case, points: list[int], mode: int, row: Row, wa
     for point in points:
         bench.prepare(case, warm)
         before, _ = bench.left()
-        status = bench.run(case, mode, point, half=point % 2 == 0)
+        status = bench.run(case, mode, point, half=int(point % 2 == 0))
         row.points += 1
         said = bench.said.read_text(errors="replace")
         if bench.orphans:

@@ -188,9 +188,15 @@ def _index(card: dict[str, Any]) -> str:
     made_as = card.get("index")
     if made_as is None:
         return "exact, every passage is looked at"
+    begin = "recall_at_"
+    found = {int(k[len(begin) :]): share for k, share in made_as.items() if k.startswith(begin)}
+    shares = ", ".join(f"at {k} of {share}" for k, share in sorted(found.items()))
+    listed = f"the best {made_as['listed']} or more ranked, " if "listed" in made_as else ""
+    lacks = made_as.get("finds_enough") is False
     return (
-        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, recall at 10 of "
-        f"{made_as.get('recall_at_10')} in its own trial"
+        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, {listed}recall "
+        f"{shares} in its own trial"
+        + (": less than there should be, no setting that was tried finds more" if lacks else "")
     )
 
 

@@ -24,7 +24,7 @@ from train_lm.crew.folders import Folder, Piece, settle
 from train_lm.crew.local import HERE
 from train_lm.crew.standing import Standing, WorkerDiedError
 from train_lm.crew.under_way import UnderWay
-from train_lm.machine.cores import CORES
+from train_lm.machine.cores import CORES, cores
 from train_lm.provenance import source_digest, version
 
 log = logging.getLogger(__name__)
@@ -144,6 +144,9 @@ class Cluster:
             )
         # Nothing is reported to anybody.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would have its workers give way to everybody else by 15 steps of niceness: beside
+        # anything else that runs here, they would come to a fraction of what local processes do.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
 
         self.ray: Any = ray
@@ -278,7 +281,7 @@ class Cluster:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": ONE_THREAD},
-                **({"object_store_memory": STORE} if started else {}),
+                **({"object_store_memory": STORE, "num_cpus": cores()} if started else {}),
             )
             _keep_quiet()
         except Exception as error:  # Ray raises nothing more precise, such as for a slow start
