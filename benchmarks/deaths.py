@@ -2,8 +2,8 @@
 
 Each job is done in this process, then on a cluster of nodes of one core: undisturbed; with workers
 killed (SIGKILL) at moments drawn from a seed until so many kills met a busy one; and with a node
-removed while it worked. What it leaves is compared, byte for byte. Build and evaluation are done by
-two local processes, too, which are killed likewise.
+removed while it worked. What it leaves is compared, byte for byte. The build is done by two local
+processes, too, which are killed likewise.
 Needs `kncl[ray]`. Prints a table, writes `out/deaths.json`.
 
     python benchmarks/deaths.py --kills 10 --seed 1
@@ -179,7 +179,7 @@ def measure(name: str, job: Job, nodes: Cluster, args: argparse.Namespace) -> di
     print(f"{name:12s} workers killed: {killer.kills}", flush=True)
     over, removed = threading.Event(), []
     thread = threading.Thread(
-        target=lambda: removed.append(remove_one(nodes, draw, found[f"{name}_there_s"] / 2, over))
+        target=lambda: removed.append(remove_one(nodes, draw, found[f"{name}_here_s"] / 8, over))
     )
     thread.start()
     done("node_removed", there)
@@ -189,7 +189,7 @@ def measure(name: str, job: Job, nodes: Cluster, args: argparse.Namespace) -> di
     print(f"{name:12s} node removed: {removed[0] or 'none'}", flush=True)
     if removed[0]:
         nodes.add_node(num_cpus=1, object_store_memory=STORE)
-    if name != "training":
+    if name == "build":
         with Killer(local, args.kills, gap, draw) as killer:
             done("local_killed", Hands(2))
         found[f"{name}_local_kills"] = killer.kills

@@ -37,7 +37,7 @@ from train_lm.crew.cluster import connected, leave  # noqa: E402
 
 STORE = 80 * 2**20  # [bytes] of a node's objects
 
-# One worker of pytest-xdist alone starts a cluster.
+# Under `--dist loadgroup` one worker of pytest-xdist alone starts a cluster; else each does.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 

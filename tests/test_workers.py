@@ -125,9 +125,12 @@ class Dead:
 
 
 def test_a_standing_worker_that_is_killed_again_and_again_is_given_up_with_one_line() -> None:
-    workers: Standing[object] = Standing(lambda i: Dead(), 1)
+    workers: Standing[object] = Standing(lambda i: Dead(), 1, lambda who, _: [*range(len(who))])
     with pytest.raises(ChildProcessError, match=r"worker 1 of 1 .* killed 5 times in a row: look"):
         workers.each("add", [(1,)])
+    workers.ask(0, "add", (1,))
+    with pytest.raises(ChildProcessError, match=r"worker 1 of 1 .* killed 5 times in a row: look"):
+        _ = [workers.first([0], 0.0) for _ in range(9)]
 
 
 def test_both_ways_at_once_are_refused() -> None:

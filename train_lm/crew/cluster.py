@@ -285,9 +285,10 @@ class Cluster:
             )
             _keep_quiet()
         except Exception as error:  # Ray raises nothing more precise, such as for a slow start
+            first = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConnectionError(
-                f"expected a Ray cluster at {self.address}, got no answer "
-                f"({str(error).splitlines()[0]}): start one with `ray start --head`"
+                f"expected a Ray cluster at {self.address}, got no answer ({first}): start one "
+                "with `ray start --head`"
             ) from None
 
 
@@ -366,7 +367,7 @@ class _Actor:
             return self.ray.get(answer)
         except errors.RayTaskError as error:
             raise error.cause from None
-        except errors.RayActorError:
+        except (errors.RayActorError, errors.ObjectLostError):
             raise WorkerDiedError from None
 
 
