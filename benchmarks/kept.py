@@ -442,6 +442,17 @@ def read_queue(place: Path) -> str:
     return identity([f is None or np.array_equal(f, h) for f, h in zip(found, honest, strict=True)])
 
 
+def read_page(place: Path) -> str:
+    """A page whose table is written anew; the words around it are anybody's."""
+    from policies.cli.arms import BEGIN, END
+    from policies.cli.main import main
+
+    os.environ["KNCL_TRACEBACK"] = "1"  # the error itself
+    main(["arms", "--page", str(place / "ARMS.md")])
+    page = (place / "ARMS.md").read_text("utf-8")
+    return identity(page.partition(BEGIN)[2].partition(END)[0])
+
+
 # --- models: a text's, and the hub's --------------------------------------------------------------
 
 
@@ -531,6 +542,8 @@ def make_kept(folder: Path) -> None:
     _make_halves(folder)
     (folder / "queue").mkdir()
     _make_queue(folder / "queue" / "queue.sqlite")
+    (folder / "page").mkdir()
+    shutil.copyfile(Path(__file__).parents[1] / "docs" / "ARMS.md", folder / "page" / "ARMS.md")
 
 
 def kinds_kept(folder: Path) -> Iterator[Kind]:
@@ -560,6 +573,7 @@ def kinds_kept(folder: Path) -> Iterator[Kind]:
     yield Kind("taste: episodes", folder / "tasted", file, tasted, "jsonl", every=2)
     yield from _of_models_kept(folder)
     yield from _of_halves(folder)
+    yield Kind("page of arms", folder / "page", "ARMS.md", read_page, "text")
     yield Kind("queue", folder / "queue", "queue.sqlite", read_queue, "bytes")
 
 

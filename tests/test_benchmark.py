@@ -438,6 +438,11 @@ def test_the_table_in_the_repository_is_what_the_stored_scores_give(tmp_path: Pa
     page = write_page(results)
     assert page == tmp_path / "RESULTS.md"
     assert page.read_bytes() == (ROOT / "docs" / "RESULTS.md").read_bytes()
+    assert write_page(results) == page, "its own page it replaces"
+    page.write_text("my results\n")
+    with pytest.raises(FileExistsError, match="something that this command made"):
+        write_page(results)
+    assert page.read_text() == "my results\n"
 
 
 def test_a_folder_of_scores_that_there_is_not_makes_no_empty_table(

@@ -24,6 +24,7 @@ from train_lm.adapters import (
 from train_lm.bank.bank import LearnerBank
 from train_lm.composing.adapter_files import open_adapter, save_adapter
 from train_lm.composing.agreement import adapter_agreement, agreement, nearest
+from train_lm.inputs import forget_inputs, told_inputs
 from train_lm.model import ModelConfig, build_model
 from train_lm.trainer import Trainer, TrainerConfig, nll_of
 
@@ -83,8 +84,11 @@ def test_an_adapter_of_plain_peft_is_opened_with_its_shapes_checked(tmp_path: Pa
             if "lora_B" in name:
                 parameter.normal_()
     peft.save_pretrained(tmp_path / "theirs")
+    forget_inputs()
     found = open_adapter(tmp_path / "theirs", base_digest(model()))
     assert found.base == ""
+    (told,) = told_inputs()
+    assert told.startswith(f"read {tmp_path / 'theirs'}: an adapter, sha256 ")
     assert found.config.targets == (
         "model.layers.0.mlp.down_proj",
         "model.layers.0.self_attn.q_proj",

@@ -20,12 +20,16 @@ from fakes import corpus_of
 from killed_once import tokenise_killed_once
 
 from kncl_env.cli import main
+from kncl_env.table_world.recipe import TableRecipe
 from kncl_env.world import build, index, overlap, stages, tables
 from kncl_env.world.build import build_world, is_world
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.leaks import faults
 from kncl_env.world.world import World
+from policies.benchmark.building import BuildTask
+from policies.benchmark.building import build as build_cell
+from policies.benchmark.cells import Recipe
 from train_lm.crew.hands import Hands
 
 SMALL = BuildConfig(vocab_size=300, passage_bytes=200)
@@ -108,6 +112,41 @@ def test_a_build_that_was_interrupted_goes_on_to_the_same_bytes(
     assert [f.name for f in tmp_path.iterdir()] == ["w"]
     assert "cutting and splitting: done before" in told
     assert stage in told
+
+
+def test_a_stage_whose_file_was_damaged_is_done_again(
+    wanted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    interrupt("linking", monkeypatch, corpus_of(12), tmp_path / "w")
+    file = tmp_path / ".w.building/world/starts.npy"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1  # of the same size: no length tells it
+    file.write_bytes(content)
+    told: list[str] = []
+    assert contents(build_world(corpus_of(12), tmp_path / "w", SMALL, told.append).path) == wanted
+    assert f"{file}: missing or damaged: tokenising again" in caplog.text
+    assert "training the tokenizer: done before" in told
+    assert "tokenising" in told
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_a_build_whose_notes_were_edited_begins_anew(
+    seal: bool, wanted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt("linking", monkeypatch, corpus_of(12), tmp_path / "w")
+    file = tmp_path / ".w.building/state.json"
+    state = json.loads(file.read_text())
+    if seal:
+        state["stages"]["tokenising"]["facts"]["tokens"] = 1
+    else:
+        del state["seal"]  # as before there was one: no digest of a file stood in it
+    file.write_text(json.dumps(state))
+    told: list[str] = []
+    assert contents(build_world(corpus_of(12), tmp_path / "w", SMALL, told.append).path) == wanted
+    assert not [line for line in told if line.endswith("done before")]
 
 
 def test_a_noisy_build_goes_on_to_the_same_bytes_with_the_same_junk(
@@ -252,6 +291,35 @@ def test_a_build_killed_by_the_system_goes_on_by_the_same_command(
     assert sorted(f.name for f in tmp_path.iterdir()) == ["v", "w"]
 
 
+def test_a_world_that_is_there_is_used_and_what_its_build_left_goes(
+    small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a build was killed when all but its cleaning up was done."""
+    monkeypatch.setenv("KNCL_CACHE", str(tmp_path))
+    recipe = TableRecipe()
+    built = BuildTask(Recipe("synthetic", "broad"), "", str(tmp_path / "built"))
+    table_world = tmp_path / f"table-world-{recipe.digest[:16]}"
+    for place, use in (
+        (table_world, recipe.world),
+        (tmp_path / "built", lambda: build_cell(built)),
+    ):
+        shutil.copytree(small_world.path, place)
+        left = tmp_path / f".{place.name}.building"
+        left.mkdir()
+        (left / "state.json").write_text(json.dumps({"made_by": stages.MADE_BY}))
+        for _ in range(2):  # then the removal is killed, too
+            use()
+            assert not left.exists()
+            (tmp_path / f".{left.name}.1a2b3c4d.part").mkdir(exist_ok=True)
+        use()
+    mine = tmp_path / ".built.building"
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    build_cell(built)
+    names = [".built.building", "built", table_world.name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+
+
 def test_time_and_memory_of_every_stage_stand_beside_the_card(
     small_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,7 +365,9 @@ def test_a_world_of_many_groups_and_cells_is_sound(
     assert world.index.made_as == world.card["index"]
     capsys.readouterr()
     assert main(["show", str(world.path)]) == 0
-    assert "cells searched, recall at 10 of" in capsys.readouterr().out
+    assert (
+        " cells searched, the best 100 or more ranked, recall at 10 of" in capsys.readouterr().out
+    )
     fitted = world.card["embedder"]
     assert 0 < fitted["fitted_on_topics"] < fitted["of_topics"] == world.n_topics
     assert "index" not in whole.card

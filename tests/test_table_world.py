@@ -20,6 +20,8 @@ from policies.arms.registry import arm_of
 from policies.benchmark.regret import regret_of
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from train_lm.files import hash_file
+from train_lm.inputs import forget_inputs, inputs
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +151,9 @@ def test_a_small_table_is_measured_twice_to_the_same_bytes(tmp_path: Path) -> No
     for file in files:
         measure(recipe).write(file)
     assert files[0].read_bytes() == files[1].read_bytes()
+    forget_inputs()
     found = load_table(files[0])
+    assert inputs() == {"first.npz": hash_file(files[0])}  # nothing else vouches for it
     assert len(found) == 1 + short.rules.slots + 1
     assert open_table_world(found, recipe).table.recipe == recipe.digest
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kncl_env.world.blocks import embed, through, tokenise
 from kncl_env.world.build_config import BuildConfig
-from kncl_env.world.card import BUILD_LOG, WORLD_FORMAT, world_hash
+from kncl_env.world.card import BUILD_LOG, GROWN, REWIRED, WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Corpus
 from kncl_env.world.cut import together
 from kncl_env.world.drafting import (
@@ -196,14 +196,18 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say, hands:
     return found
 
 
-def is_world(path: Path, rewired: bool = False) -> bool:
-    """Whether a folder is a world, built or `rewired` as asked, and holds nothing else."""
+def is_world(path: Path, made: str | None = None) -> bool:
+    """Whether a folder is a world that was built, or was `REWIRED` or `GROWN` as asked.
+
+    It holds nothing else.
+    """
     if not holds_json(path / "world.json", format=WORLD_FORMAT):
         return False
     card = read_json(path / "world.json")
     files, known = card.get("files"), {"world.json", BUILD_LOG}
     alone = isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, *known}
-    return alone and ("rewired" in card) == rewired
+    # A world that grew may be rewired; one that was rewired and grew is no random copy any more.
+    return alone and next((how for how in (REWIRED, GROWN) if how in card), None) == made
 
 
 def _version(name: str) -> str:

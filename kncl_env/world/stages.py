@@ -28,6 +28,7 @@ from train_lm.files import (
     read_json,
     remove_folder,
     replacing_folder,
+    sweep,
     sync,
     told_as,
     write_json,
@@ -164,8 +165,12 @@ def finished_by(out: Path, made_from: str) -> str | None:
 
 
 def clear(out: Path) -> None:
-    """Remove what a build left."""
-    remove_folder(_folder(out))
+    """Remove what a build left that was killed as it cleaned up, if one did."""
+    folder = _folder(out)
+    if holds_json(folder / STATE, made_by=MADE_BY):
+        remove_folder(folder)
+    else:
+        sweep(folder.parent, folder.name)
 
 
 @contextmanager

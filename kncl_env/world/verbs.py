@@ -188,9 +188,15 @@ def _index(card: dict[str, Any]) -> str:
     made_as = card.get("index")
     if made_as is None:
         return "exact, every passage is looked at"
+    begin = "recall_at_"
+    found = {int(k[len(begin) :]): share for k, share in made_as.items() if k.startswith(begin)}
+    shares = ", ".join(f"at {k} of {share}" for k, share in sorted(found.items()))
+    listed = f"the best {made_as['listed']} or more ranked, " if "listed" in made_as else ""
+    lacks = made_as.get("finds_enough") is False
     return (
-        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, recall at 10 of "
-        f"{made_as.get('recall_at_10')} in its own trial"
+        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, {listed}recall "
+        f"{shares} in its own trial"
+        + (": less than there should be, no setting that was tried finds more" if lacks else "")
     )
 
 
@@ -273,13 +279,14 @@ def _rewire_parser(verbs: Verbs) -> None:
 
 def _rewire(args: argparse.Namespace) -> int:
     from kncl_env.world.build import is_world
+    from kncl_env.world.card import REWIRED
     from kncl_env.world.rewiring import rewire_world
     from kncl_env.world.world import World
 
     if args.seed < 0:
         raise ValueError(f"expected a seed of 0 or more, got {args.seed}")
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, partial(is_world, rewired=True), [args.world])
+        hold.begin_anew(args.force, partial(is_world, made=REWIRED), [args.world])
         world = rewire_world(World.open(args.world), args.out, args.seed)
     share = world.card["rewired"]["links_kept"]
     say(
@@ -321,11 +328,12 @@ def _grow_parser(verbs: Verbs) -> None:
 def _grow(args: argparse.Namespace) -> int:
     from kncl_env.open_world.saved import replay_growth, save_grown, together
     from kncl_env.world.build import is_world
+    from kncl_env.world.card import GROWN
     from kncl_env.world.world import World
 
     base = World.open(args.world)
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, is_world, [args.world, *args.run])
+        hold.begin_anew(args.force, partial(is_world, made=GROWN), [args.world, *args.run])
         grown = together([replay_growth(base, run) for run in args.run])
         world = save_grown(grown, args.out)
     say(

@@ -251,7 +251,7 @@ def _taste(args: argparse.Namespace) -> int:
     from kncl_env.stage import open_stage
     from kncl_env.taste import TASTE_FORMAT, TRAITS
     from kncl_env.world.world import World
-    from policies.arms.registry import arm_of
+    from policies.arms.registry import arm_of, places_of
     from policies.learn.tasting import TastingPlan, learn_taste
     from policies.learn.training import check_region
 
@@ -263,7 +263,7 @@ def _taste(args: argparse.Namespace) -> int:
     arm_of(args.policy)
     with alone(args.out) as hold:
         mine = partial(holds_json, format=TASTE_FORMAT)
-        hold.begin_anew(args.force, mine, [args.world, Path(args.policy)])
+        hold.begin_anew(args.force, mine, [args.world, *places_of(args.policy)])
         world = World.open(args.world)
         check_region(world, settings.region)
         retriever = open_stage(world, settings).retriever

@@ -7,6 +7,7 @@ the same task, so the result is what it would have been.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -154,6 +155,7 @@ class Cluster:
         self.ray: Any = ray
         self.address = address
         self._connect()
+        self._cores_before = self.cores
         self._play = self.ray.remote(num_cpus=1, max_retries=TRIES)(_play)
 
     @property
@@ -187,7 +189,7 @@ class Cluster:
 
         try:
             while True:
-                for number in under_way.more(self.cores):
+                for number in under_way.more(self._cores_now()):
                     hand_out(number)
                     times.begin(number)
                 if not answers:
@@ -212,6 +214,18 @@ class Cluster:
         finally:
             for answer in answers:
                 ray.cancel(answer, force=True)
+
+    def _cores_now(self) -> int:
+        cores = self.cores
+        if cores < self._cores_before:
+            log.warning(
+                "%s: a node is gone, %d of %d cores are left: its tasks are played on the others",
+                self.address,
+                cores,
+                self._cores_before,
+            )
+        self._cores_before = cores
+        return cores
 
     def standing(
         self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder]
@@ -273,7 +287,8 @@ class Cluster:
                     runtime_env={"env_vars": ONE_THREAD},
                     **({"object_store_memory": STORE, "num_cpus": cores()} if started else {}),
                 )
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            _keep_quiet()
+        except Exception as error:  # Ray raises nothing more precise, such as for a slow start
             raise ConnectionError(
                 f"expected a Ray cluster at {self.address}, got no answer "
                 f"({str(error).splitlines()[0]}): start one with `ray start --head`"
@@ -287,6 +302,17 @@ def _own_end() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread() and before is not None:
         signal.signal(signal.SIGTERM, before)
+
+
+def _keep_quiet() -> None:
+    """Nothing of Ray's own reaches a command's output.
+
+    Of a node that dies it prints the last lines of its log to standard output, where a command's
+    result goes, and has no setting for it. Where a version has other parts, it prints.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, *_, **__: log.debug("%s", data["lines"])
 
 
 def _knock(address: str) -> None:
