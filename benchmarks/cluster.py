@@ -24,8 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# As `kncl-policy` does: one thread for each of them.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As `kncl-policy` does.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
