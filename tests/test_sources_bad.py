@@ -10,6 +10,7 @@ import pickle
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kncl_env.world.sources import documents, jsonl, packed
 from kncl_env.world.sources.documents import Wanted
 from kncl_env.world.sources.jsonl import read_jsonl
 from kncl_env.world.sources.rows import Columns
+from kncl_env.world.sources.zim import read_zim
 from train_lm.files import hash_file
 from train_lm.inputs import forget_inputs, inputs, told_inputs
 
@@ -223,6 +225,23 @@ def test_an_archive_without_pages_or_cut_short_is_refused(
     assert "a ZIM archive at /a.zim, got" in refused(capsys, tmp_path, "zim", file)
     file.write_bytes(TEXT)
     assert "a ZIM archive at /a.zim, got" in refused(capsys, tmp_path, "zim", file)
+
+
+def test_any_damage_of_an_archive_is_one_error_that_names_it(tmp_path: Path) -> None:
+    pages = {f"p{i}": (f"P{i}", f"<p>{'some text ' * 30}</p>") for i in range(4)}
+    file = write_zim(tmp_path / "a.zim", pages)
+    whole, told = file.read_bytes(), []
+    full = [at for at in range(len(whole)) if whole[at]]
+    for at in full[-150::2]:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with suppress(ValueError):
+            list(read_zim(file, Wanted()).read())
+            continue
+        with pytest.raises(ValueError, match=str(file)) as refusal:
+            list(read_zim(file, Wanted()).read())
+        told.append(str(refusal.value))
+    for wanted in ("what it says as License is damaged", "can't decode byte"):
+        assert any(wanted in line for line in told), wanted
 
 
 def test_a_file_of_a_folder_that_is_no_utf_8_is_named_with_its_line(
