@@ -70,6 +70,12 @@ def read(file: Path) -> Corpus:
             "each id once, got '1' at /a.jsonl:1 and at /a.jsonl:4",
         ),
         (
+            b'{"id": "%s", "title": "A", "text": "x"}\n' % (b"y" * 999)
+            + b'{"title": "B", "text": "x"}\n'
+            + b'{"id": "%s", "title": "C", "text": "x"}\n' % (b"y" * 999),
+            f"each id once, got '{'y' * 59}… at /a.jsonl:1 and at /a.jsonl:3",
+        ),
+        (
             b'{"title": "A", "text": ""}\n',
             "1 documents without text dropped, the first: /a.jsonl:1",
         ),
@@ -171,6 +177,18 @@ def test_a_parquet_file_that_is_damaged_or_none_is_refused(
     write_parquet(tmp_path / "b.parquet", [{"id": "x", "title": "x", "links": ["x"]}])
     told = refused(capsys, tmp_path, "parquet", tmp_path)
     assert "column 'text' in /b.parquet, got id, title, links: it stands in /a.parquet" in told
+
+
+def test_text_of_a_parquet_file_that_is_no_utf_8_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    letters = pa.array([b"fine", b"\xff\xfe"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"title": ["A", "B"], "text": letters}), tmp_path / "p.parquet")
+    told = refused(capsys, tmp_path, "parquet", tmp_path / "p.parquet")
+    assert "expected values that can be read in /p.parquet after row 0, got 'utf-8' codec" in told
 
 
 def test_duplicate_ids_of_a_table_name_both_rows(

@@ -178,6 +178,9 @@ def test_a_model_that_is_gone_or_another_is_named(
     (note,) = (tmp_path / "cache" / "embedders").iterdir()
     with pytest.raises(ValueError, match=rf"found '.*moved' gone \({note}\)"):
         space()(["a"])
+    note.write_text('{"folder": ""}')
+    with pytest.raises(ValueError, match=rf"found '' gone \({note}\)"):
+        space()(["a"])
     note.write_text('{"folder": "\\ud800"}')  # a name that no file can have
     with pytest.raises(ValueError, match=rf"found '.ud800' gone \({note}\)"):
         space()(["a"])

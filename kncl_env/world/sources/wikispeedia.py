@@ -16,6 +16,7 @@ from pathlib import Path
 from kncl_env.world.corpus import Article, Corpus, Tally
 from kncl_env.world.sources.archive import Archive, Progress, fetch
 from train_lm.checked.inside import checked, inside
+from train_lm.checked.records import shown
 
 GRAPH_DIR = "wikispeedia_paths-and-graph"
 TEXT_DIR = "plaintext_articles"
@@ -347,7 +348,7 @@ def _known_rows(
         for name in row[:n_titles]:
             if name not in known:
                 raise ValueError(
-                    f"expected a title of articles.tsv in {path}, line {number}, got {name!r}: "
+                    f"expected a title of articles.tsv in {path}, line {number}, got {shown(name)}: "
                     "the file is truncated or of another version, unpack the archive again"
                 )
         yield number, row

@@ -149,7 +149,9 @@ def _place_of(name: str, sha256: str) -> Path:
         place, by = Fields.of(read_json(note), note).text("folder"), str(note)
     advice = f"set {PLACE} to the directory of that model, or rebuild the world"
     if not place or not _is_folder(place):
-        where = f"found {place!r} gone ({by})" if place else "do not know where it lies here"
+        where = f"found {place!r} gone ({by})"
+        if not place and not note.is_file():
+            where = "do not know where it lies here"
         raise ValueError(
             f"expected the embedder {name!r} (digest {sha256[:12]}) that this world was made with, "
             f"{where}: {advice}"
