@@ -83,7 +83,9 @@ def main() -> None:
     parser.add_argument(
         "--scale", metavar="N,N", help="also build, index and play worlds of so many passages (no)"
     )
-    parser.add_argument("--vectors", type=int, help="vectors of its index (as the largest world)")
+    parser.add_argument(
+        "--vectors", type=int, help="vectors of the index (1,000,000; with --tiny 0: none)"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "bench.json")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -107,6 +109,7 @@ def main() -> None:
         found |= {f"bare_loop_threads{n}_tokens_per_s": rate for n, rate in speed.items()}
         found["threads_of_a_single_learner"] = threads
         found |= steps.shares(threads)
+        step = steps.seconds(1)  # as a search, which has one thread
         torch.set_num_threads(threads)
         found |= steps.knowledge_share(threads)
         found |= snapshot_seconds(env)
@@ -120,10 +123,14 @@ def main() -> None:
         names = [n for n, arm in ARMS.items() if arm.family not in ("mixture", "search")]
         found |= arms.flat(arms.measure(stage, names, 1 if args.tiny else 3))
     found |= rewards
-    if args.scale:
-        sizes = [int(size) for size in args.scale.split(",")]
-        with tempfile.TemporaryDirectory() as folder:
-            found |= scale.measure(sizes, args.vectors or sizes[-1], 384, Path(folder))
+    vectors = (0 if args.tiny else 1_000_000) if args.vectors is None else args.vectors
+    progress("index")
+    with tempfile.TemporaryDirectory() as folder:
+        if args.scale:
+            sizes = [int(size) for size in args.scale.split(",")]
+            found |= scale.measure(sizes, vectors or sizes[-1], 384, Path(folder))
+        elif vectors:
+            found |= scale.index_figures(vectors, 384, Path(folder), step)
     found |= summary(rates, peak, 6.0 * sum(p.numel() for p in model_of(env).parameters()))
     progress("")
     print_table(rates, found)
@@ -276,7 +283,7 @@ def print_table(rates: Rates, found: Mapping[str, float]) -> None:
     shown = {f"{name}{what}" for name in rates for what in ("_tokens_per_s", "_of_peak")}
     for name, value in found.items():
         if name not in shown:
-            print(f"{name:44s} {value:.4g}")
+            print(f"{name:44s} {value if isinstance(value, str) else f'{value:.4g}'}")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,10 @@ class TimedSteps:
         table["outside_learner"] = whole - sum(table.values())
         return {f"{k}_share_of_env_step": float(np.median(v / whole)) for k, v in table.items()}
 
+    def seconds(self, threads: int) -> float:
+        """Median seconds of a whole step with that many threads; the first warms up."""
+        return float(np.median([s["all"] for s in self.spent if s["threads"] == threads][1:]))
+
     def knowledge_share(self, threads: int, times: int = 7) -> dict[str, float]:
         """What asking the learner for links costs at its usual moments, as a share of a step.
 
@@ -77,8 +81,7 @@ class TimedSteps:
         watch = meter.begin(self.env.stage)
         watch.ask(self.clock, 0)  # warms up
         took = np.median([timed(lambda: watch.ask(self.clock, 0)) for _ in range(times)])
-        step = np.median([s["all"] for s in self.spent if s["threads"] == threads][1:])
-        share = meter.points * took / (self.env.rules.steps * step)
+        share = meter.points * took / (self.env.rules.steps * self.seconds(threads))
         return {"knowledge_probe_s": float(took), "knowledge_share_of_env_step": float(share)}
 
 

@@ -27,7 +27,9 @@ static long nth;
 static atomic_long count, writes;
 static char root[PATH_MAX], skip[256];
 
+/* `half`: whether a write is halved first; of TELL, the number of the signal. */
 void faults_arm(const char *below, const char *not_in, int what, long at, int half) {
+    number = half;
     snprintf(root, sizeof root, "%s", below);
     snprintf(skip, sizeof skip, "%s", not_in);
     mode = what, nth = at, halve = half;
@@ -42,7 +44,7 @@ __attribute__((constructor)) static void arm_a_command(void) {
     char *at = getenv("FAULTS_AT"), *below = getenv("FAULTS_BELOW");
     long n;
     if (at == NULL || below == NULL || sscanf(at, "%d:%ld", &number, &n) != 2) return;
-    faults_arm(below, "/tensorboard/", TELL, n, 0);
+    faults_arm(below, "/tensorboard/", TELL, n, number);
     unsetenv("FAULTS_AT");  /* its children do as they like */
 }
 

@@ -21,21 +21,28 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+sys.path[:0] = [str(Path(__file__).parent)]
+import disturbed  # noqa: E402
+from disturbed import PROGRAMS, Case, cases  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[1]
 SHIM = Path(__file__).with_suffix(".c")
 SKIP = "/tensorboard/"  # written by a thread of its own; no result depends on it
 MARKS = "/cache/whole/"  # of files that were found whole, by the time of each
-COUNT, KILL, FULL = range(3)  # as in faults.c
+COUNT, KILL, FULL, TELL = range(4)  # as in faults.c
+GONE = 5.0  # [s] after which nothing that a command has started may be left
+WRONG = ("refused", "different", "litter", "unclear", "alive")
 MODES = {"kill": (KILL,), "full": (FULL,), "both": (KILL, FULL)}
 
 # Modules that commands import as they run; a fork that finds them there starts at once.
@@ -45,118 +52,16 @@ NEEDED = (
     *("policies.learn.surrogate_fit", "policies.verdict.report", "train_lm.curriculum_run"),
     *("kncl_env.world.build", "kncl_env.world.sources.synthetic", "rabbit_holes.export"),
     *("rabbit_holes.describe.page", "rabbit_holes.live.collector"),
-    "kncl_env.world.sources.wiki.wikipedia",
+    *("kncl_env.world.sources.wiki.wikipedia", "kncl_env.world.sources.jsonl"),
+    *("kncl_env.open_world.saved", "kncl_env.table_world.measuring", "kncl_env.knowledge.export"),
+    *("kncl_env.knowledge.reading", "kncl_env.world.rewiring", "kncl_env.world.target.aside"),
+    *("policies.stream.runs", "policies.stream.parallel_run", "policies.benchmark.runs"),
+    *("policies.stream.page", "policies.play.controls_made", "train_lm.adapters", "peft"),
     *("rabbit_holes.walkers.generative", "rabbit_holes.walkers.over_world", "faiss", "sklearn.svm"),
     *("torch.utils.tensorboard", "transformers.models.llama.modeling_llama", "accelerate"),
     *("sklearn.feature_extraction.text", "sklearn.decomposition", "sklearn.cluster", "pyarrow"),
     *("pyarrow.parquet", "matplotlib.figure", "rich.progress", "safetensors.torch", "tokenizers"),
 )
-
-# An environment that takes a fraction of a second.
-TINY = (
-    "--nucleus-topics 4 --nucleus-updates 3 --steps 3 --updates-per-step 1 --batch 2 --breadth 8 "
-    "--slots 4 --model xxs"
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A command to disturb.
-
-    Attributes:
-        words: The command; below `OUT` it writes, below `IN` lies what was made beforehand.
-        name: In the table, if not the command's verb.
-        cache: Whether it fills a cache, so that a full one is another case.
-        before: Name of what of `IN` lies at its output beforehand, if anything.
-    """
-
-    words: str
-    name: str = ""
-    cache: bool = False
-    before: str = ""
-
-    @property
-    def title(self) -> str:
-        return self.name or self.words.split()[1]
-
-    @property
-    def variants(self) -> tuple[bool, ...]:
-        """With an empty cache, and with a full one where it fills one."""
-        return (False, True) if self.cache else (False,)
-
-    @property
-    def program(self) -> str:
-        """Module with the `main` of its first word."""
-        return PROGRAMS[self.words.split()[0]]
-
-
-PROGRAMS = {
-    "kncl-env": "kncl_env.cli",
-    "kncl-policy": "policies.cli.main",
-    "rabbit-holes": "rabbit_holes.cli",
-    "train-lm": "train_lm.cli",
-}
-
-
-def cases(api: str) -> list[Case]:
-    build = "kncl-env build synthetic --topics 30 --vocab-size 300 --out OUT/w"
-    world, few = "--world IN/world", f"--learners 2 {TINY}"
-    train = f"kncl-policy train {world} --episodes 2 --out OUT/l {few}"
-    wiki = f"--api-url {api} --contact you@example.org --rate 10000"
-    return [
-        Case(build),
-        Case(f"{build} --force", name="build --force", before="world"),
-        Case("rabbit-holes import jsonl IN/damaged.jsonl --out OUT/i"),
-        Case(f"rabbit-holes walk {world} --walks 20 --out OUT/h"),
-        Case(
-            f"rabbit-holes generate {world} --model IN/model --walks 4 --depth 2 --device cpu "
-            "--out OUT/g"
-        ),
-        Case(f"rabbit-holes collect --seed P0 --walks 3 --depth 3 {wiki} --out OUT/c"),
-        Case(f"rabbit-holes export IN/holes.jsonl {world} --out OUT/e"),
-        Case("rabbit-holes stats IN/holes.jsonl --html OUT/s.html"),
-        Case(
-            f"kncl-policy pretrain {world} --holes IN/holes.jsonl --epochs 1 --width 8 --slots 8 "
-            "--out OUT/p"
-        ),
-        Case(
-            f"kncl-policy record {world} --policies uniform,random --episodes 1 --out OUT/r {few}",
-            cache=True,
-        ),
-        Case(f"kncl-policy surrogate {world} --episodes IN/episodes.jsonl --out OUT/s.json"),
-        Case(
-            f"kncl-policy taste {world} --episodes 4 --trials 1 --out OUT/t.json {few}", cache=True
-        ),
-        Case(f"{train} --iterations 2", cache=True),
-        Case(
-            f"{train} --iterations 1 --practice IN/surrogate.json --practice-iterations 2",
-            name="train --practice",
-            cache=True,
-        ),
-        Case(
-            f"kncl-policy evaluate {world} --policies uniform,random --seeds 2 --out OUT/r {few}",
-            cache=True,
-        ),
-        Case(
-            f"kncl-policy run {world} --policy rule --save-every 1 --threads 1 --out OUT/r {TINY}",
-            cache=True,
-        ),
-        Case(
-            f"train-lm run {world} --curriculum IN/curriculum.jsonl --model xxs --batch 2 "
-            "--save-every 1 --cpu --out OUT/m",
-            name="train-lm run",
-            cache=True,
-        ),
-    ]
-
-
-# What some inputs are made of, besides the world.
-MADE_OF = {
-    "surrogate": "episodes",
-    "model": "loop",
-    "curriculum": "loop",
-    "damaged": "holes",
-}
 
 
 def chosen_cases(api: str, only: str, cold: bool) -> list[tuple[Case, bool, str]]:
@@ -181,6 +86,7 @@ class Row:
     different: int = 0
     litter: int = 0
     unclear: int = 0
+    alive: int = 0  # something that it had started was still there 5 s later
     told: list[str] = field(default_factory=list)
 
     def note(self, point: int, what: str) -> None:
@@ -194,11 +100,14 @@ class Bench:
     def __init__(self, base: Path) -> None:
         self.inputs, self.trial = base / "in", base / "trial"
         self.kept, self.said = base / "warm", base / "said"
+        self.any_order = False
+        self.orphans = False  # the last command left a process behind
         self.inputs.mkdir(parents=True)
         self.lib = ctypes.CDLL(None)
 
     def prepare(self, case: Case, warm: bool) -> None:
         """An empty place to write to, or what lay there before."""
+        self.any_order = case.has_workers
         shutil.rmtree(self.trial, ignore_errors=True)
         (self.trial / "out").mkdir(parents=True)
         if case.before:
@@ -206,15 +115,40 @@ class Bench:
         if warm:
             shutil.copytree(self.kept / case.title, self.trial / "cache")
 
-    def run(self, case: Case, mode: int = COUNT, nth: int = 0, half: bool = False) -> int:
+    def run(self, case: Case, mode: int = COUNT, nth: int = 0, half: int = 0) -> int:
         """Exit status, minus the signal's number; `self.said` holds what it printed."""
+        return self.wait(case, self.start(case, mode, nth, half))
+
+    def start(self, case: Case, mode: int = COUNT, nth: int = 0, half: int = 0) -> int:
+        """Number of the process.
+
+        Args:
+            half: Whether a write is halved before the kill; of `TELL`, the signal.
+        """
         pid = os.fork()
         if pid == 0:
+            os.setsid()
+            if case.has_workers:
+                self._fork_workers()
             self._suffer(case, mode, nth, half)
+        return pid
+
+    def wait(self, case: Case, pid: int) -> int:
+        """Exit status of a process that was started."""
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self.orphans = case.has_workers and not gone(pid)
         return status
 
-    def _suffer(self, case: Case, mode: int, nth: int, half: bool) -> None:
+    def _fork_workers(self) -> None:
+        """Its workers need no new Python, and suffer nothing themselves."""
+        import multiprocessing
+
+        quick = multiprocessing.get_context("fork")
+        multiprocessing.get_context = lambda _=None: quick  # type: ignore[assignment]
+        at_peace = (b"", b"", COUNT, ctypes.c_long(0), 0)
+        os.register_at_fork(after_in_child=lambda: self.lib.faults_arm(*at_peace))
+
+    def _suffer(self, case: Case, mode: int, nth: int, half: int) -> None:
         try:
             said = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
@@ -222,10 +156,11 @@ class Bench:
             os.environ["KNCL_CACHE"] = str(self.trial / "cache")
             words = self.words(case)
             main = sys.modules[case.program].main
+            exec(case.first, {})
             self.lib.faults_arm(
                 str(self.trial).encode(), SKIP.encode(), mode, ctypes.c_long(nth), int(half)
             )
-            code = main(words)
+            code = main(words) if mode != TELL else self._told(case, words)
             sys.stdout.flush()
             counted = [int(self.lib.faults_count()), int(self.lib.faults_writes())]
             self.said.with_suffix(".count").write_text(json.dumps(counted))
@@ -236,6 +171,17 @@ class Bench:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(70)
+
+    def _told(self, case: Case, words: list[str]) -> int:
+        """As `main`, and all that a command's process has around it for signals."""
+        from train_lm.command_line import program
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = [words[0], *words]
+        try:
+            program(case.program)
+        except SystemExit as end:
+            return int(end.code or 0)
 
     def words(self, case: Case) -> list[str]:
         """Its arguments, with the places of this bench."""
@@ -254,8 +200,32 @@ class Bench:
             if re.search(r"\.part\b|\.lock$|\.tmp|-journal$", name):
                 litter.append(name)
             elif file.is_file() and not _of_no_matter(f"/{name}"):
-                files[name] = _timeless(name, file.read_bytes())
+                files[name] = _timeless(name, file.read_bytes(), self.any_order)
         return files, litter
+
+
+def of_session(session: int) -> list[int]:
+    """Processes of a session that are left."""
+    found = []
+    for place in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            state, _, _, own, *_ = (place / "stat").read_text().rpartition(")")[2].split()
+            if int(own) == session and state not in "ZX":
+                found.append(int(place.name))
+    return found
+
+
+def gone(session: int, patience: float = GONE) -> bool:
+    """Whether all processes of a session end within a time [s]; those that do not are killed."""
+    until = time.monotonic() + patience
+    while left := of_session(session):
+        if time.monotonic() > until:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _of_no_matter(name: str) -> bool:
@@ -263,17 +233,29 @@ def _of_no_matter(name: str) -> bool:
     return SKIP in name or MARKS in name or name.endswith((".sqlite", "/build.json"))
 
 
-def _timeless(name: str, data: bytes) -> bytes:
-    """Without what tells the time: clocks differ, whatever happens."""
+def _timeless(name: str, data: bytes, any_order: bool) -> bytes:
+    """Without what tells the time: clocks differ, whatever happens.
+
+    Args:
+        any_order: Whether lines are written as workers finish, in one order or another.
+    """
     if name.endswith("metrics.jsonl"):
-        kept = [json.loads(line) for line in data.splitlines()]
-        clocks = ("seconds", "steps_per_second", "learner_share")
-        return json.dumps([{k: v for k, v in x.items() if k not in clocks} for x in kept]).encode()
-    if name.endswith("build.json"):  # how long each stage of a build took, and its memory
-        return b"".join(re.findall(rb'"stage": "[^"]*"', data))
+        return _lines_without(data, "seconds", "steps_per_second", "learner_share")
+    if name.startswith("out/n/") and name.endswith(".jsonl"):  # of neighbourhoods
+        data = _lines_without(data, "seconds", "began", "ended", "seal")
+    if name.startswith("out/n/") and name.endswith(".html"):
+        data = re.sub(rb"<td data-label='tokens/s'>.*?</td>", b"", data)
     if name.startswith("out/c"):  # a collection: when its pages came
         return re.sub(rb'"(time|began|started|ended|seconds|seal)":[^,}]*', b"", data)
+    if any_order and name.endswith(".jsonl"):
+        return b"\n".join(sorted(_lines_without(data, "line", "seal").splitlines()))
     return data
+
+
+def _lines_without(data: bytes, *keys: str) -> bytes:
+    lines = (json.loads(line) for line in data.splitlines())
+    kept = ({k: v for k, v in line.items() if k not in keys} for line in lines)
+    return b"\n".join(json.dumps(line).encode() for line in kept)
 
 
 def check_rerun(bench: Bench, case: Case, point: int, row: Row, wanted: dict[str, bytes]) -> None:
@@ -297,9 +279,11 @@ def disturb(bench: Bench, case: Case, points: list[int], mode: int, row: Row, wa
     for point in points:
         bench.prepare(case, warm)
         before, _ = bench.left()
-        status = bench.run(case, mode, point, half=point % 2 == 0)
+        status = bench.run(case, mode, point, half=int(point % 2 == 0))
         row.points += 1
         said = bench.said.read_text(errors="replace")
+        if bench.orphans:
+            row.note(point, "alive")
         if mode == FULL and status != 0:
             *_, last = said.strip().splitlines() or [""]
             lines = re.findall(r"^(?:error: |Traceback|Exception).*", said, re.MULTILINE)
@@ -327,31 +311,13 @@ def undisturbed(bench: Bench, case: Case, warm: bool) -> tuple[dict[str, bytes],
 
 
 def make_inputs(bench: Bench, chosen: list[Case]) -> None:
-    """What these commands read: a world, walks, a model, an order of reading, episodes and so on.
+    """What these commands read."""
 
-    All of it by our own commands.
-    """
-    needs = {name for case in chosen for name in re.findall(r"\bIN/(\w+)", case.words)} | {"world"}
-    for name, of in MADE_OF.items():
-        needs |= {of} if name in needs else set()
-    world = "--world IN/world"
-    few = f"--policies uniform,random --episodes 4 --learners 2 {TINY}"
-    for name, words in {
-        "world": "kncl-env build synthetic --topics 30 --vocab-size 300 --seed 1",
-        "holes.jsonl": f"rabbit-holes walk {world} --walks 60",
-        "episodes.jsonl": f"kncl-policy record {world} {few}",
-        "surrogate.json": f"kncl-policy surrogate {world} --episodes IN/episodes.jsonl",
-        "loop": f"kncl-policy run {world} --policy random --threads 1 {TINY}",
-    }.items():
-        if name.split(".")[0] in needs and bench.run(Case(f"{words} --out IN/{name}")) != 0:
+    def run(words: str) -> None:
+        if bench.run(Case(words)) != 0:
             raise RuntimeError(bench.said.read_text())
-    if "loop" in needs:
-        shutil.copytree(bench.inputs / "loop" / "model", bench.inputs / "model")
-        shutil.copy(bench.inputs / "loop" / "curriculum.jsonl", bench.inputs / "curriculum.jsonl")
-    if "damaged" in needs:
-        lines = (bench.inputs / "holes.jsonl").read_text().splitlines(keepends=True)
-        lines[3] = "{\n"  # so that an import has something to complain about
-        (bench.inputs / "damaged.jsonl").write_text("".join(lines[:20]))
+
+    disturbed.make_inputs(bench.inputs, chosen, run)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -399,10 +365,10 @@ def main() -> int:
                     print(f"    {told}", file=sys.stderr, flush=True)
                 _write(args.out, rows)
     total = Row("all", sum(r.operations for r in rows))
-    for what in ("points", "refused", "different", "litter", "unclear"):
+    for what in ("points", *WRONG):
         setattr(total, what, sum(getattr(r, what) for r in rows))
     print(line(total))
-    return int(bool(total.refused or total.different or total.litter or total.unclear))
+    return int(any(getattr(total, what) for what in WRONG))
 
 
 def _write(out: Path | None, rows: list[Row]) -> None:
@@ -414,7 +380,7 @@ def line(row: Row) -> str:
     return (
         f"{row.command:22s} {row.operations:5d} operations, {row.points:4d} points: "
         f"{row.refused} refused, {row.different} different, {row.litter} litter, "
-        f"{row.unclear} unclear"
+        f"{row.unclear} unclear, {row.alive} alive"
     )
 
 

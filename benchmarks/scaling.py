@@ -2,9 +2,11 @@
 
 What is simulated is PPO over learners as `kncl-policy train --ray` does it: workers play banks of
 episodes in lockstep with a driver, which asks each of them for a step, waits for all, lets the
-policy choose, and learns after each rollout. Steps take as long as the learner's arithmetic;
-workers straggle and fail; the driver handles one answer after another over one network link. What
-a worker costs the driver is measured on this machine, or taken from `--measured FILE`.
+policy choose, and learns after each rollout; or (`--collect async`) they choose by themselves and
+send whole episodes, with weights a number of updates old, and whoever is free plays the next.
+Steps take as long as the learner's arithmetic; workers straggle and fail; the driver handles one
+answer after another over one network link. What a worker costs the driver is measured on this
+machine, or taken from `--measured FILE`.
 
     python benchmarks/scaling.py                         # measures, then simulates
     python benchmarks/scaling.py --workers 1,10,100,1000 --learner 1e9
@@ -65,8 +67,10 @@ class Setup:
         restart: Seconds until a failed worker plays again, the world being on its disk.
         bandwidth: Bytes per second of the driver's link.
         latency: Seconds from the driver to a worker and back.
-        remote: Whether workers choose actions themselves, with weights sent once per rollout, and
-            the driver gets whole episodes; in lockstep with the driver otherwise.
+        lag: Updates that the weights of workers are behind which choose by themselves, weights
+            being sent once per rollout, and whole episodes coming home; None of those which play
+            in lockstep with the driver.
+        rollouts: That are simulated, each of as many banks as workers.
     """
 
     workers: int
@@ -81,7 +85,8 @@ class Setup:
     restart: float = 120.0
     bandwidth: float = 1.25e9
     latency: float = 1e-3
-    remote: bool = False
+    lag: int | None = None
+    rollouts: int = 12
 
     @property
     def step(self) -> float:
@@ -91,10 +96,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a rollout of one episode for each place in every bank.
+    """What came of rollouts of one episode for each place in every bank.
 
     Attributes:
-        seconds: From its beginning to the end of the update.
+        seconds: Of a rollout and its update.
         efficiency: Share of the workers' time that trained learners, work done twice left out.
         driver: Share of the time that the driver worked.
         failures: Of workers.
@@ -109,9 +114,9 @@ class Found:
 
 
 def simulate(costs: Costs, setup: Setup, seed: int = 0) -> Found:
-    """One rollout and its update."""
+    """Rollouts, each with its update."""
     world = _World(costs, setup, np.random.default_rng(seed))
-    return world.alone() if setup.remote else world.lockstep()
+    return world.lockstep() if setup.lag is None else world.ahead(setup.lag)
 
 
 class _World:
@@ -145,7 +150,14 @@ class _World:
         return self.costs.handling + size * (self.costs.per_byte + 1 / self.setup.bandwidth)
 
     def lockstep(self) -> Found:
-        setup, clock = self.setup, 0.0
+        clock = 0.0
+        for _ in range(self.setup.rollouts):
+            clock = self.rollout(clock) + self.learning
+        return self.found(clock)
+
+    def rollout(self, clock: float) -> float:
+        """When a rollout is over, of which every step waits for everybody."""
+        setup = self.setup
         for done in range(setup.steps):
             ends = [(self.played(w, clock + setup.latency, done), w) for w in range(setup.workers)]
             heapq.heapify(ends)
@@ -156,20 +168,33 @@ class _World:
             choosing = setup.workers * setup.bank * self.costs.choosing
             clock += choosing
             self.busy += choosing
-        return self.found(clock)
+        return clock
 
-    def alone(self) -> Found:
+    def ahead(self, lag: int) -> Found:
         setup = self.setup
         sending = setup.workers * (self.costs.weights_bytes / setup.bandwidth + self.costs.handling)
-        self.busy += sending
-        events = [(self.episode(w, sending), w) for w in range(setup.workers)]
-        heapq.heapify(events)
-        clock = sending
-        while events:
-            end, _ = heapq.heappop(events)
-            clock = max(clock, end) + self.handling(setup.steps)
-            self.busy += self.handling(setup.steps)
-        return self.found(clock)
+        free = [(0.0, w) for w in range(setup.workers)]
+        known = [0.0]  # when the weights before each rollout are known
+        driver = 0.0  # handles answers on a thread of its own, beside the update
+        for rollout in range(setup.rollouts):
+            may = known[max(0, rollout - lag)] + sending
+            self.busy += sending
+            ends = []
+            for _ in range(setup.workers):  # whoever is free plays the next bank
+                since, worker = heapq.heappop(free)
+                end = self.episode(worker, max(since, may))
+                heapq.heappush(free, (end, worker))
+                ends.append(end)
+            for end in sorted(ends):
+                driver = max(driver, end) + self.handling(setup.steps)
+                self.busy += self.handling(setup.steps)
+            known.append(max(driver, known[-1]) + self.learning)
+        return self.found(known[-1])
+
+    @property
+    def learning(self) -> float:
+        """Seconds of an update."""
+        return self.setup.workers * self.setup.bank * self.setup.steps * self.costs.learning
 
     def episode(self, worker: int, begin: float) -> float:
         clock = begin + self.setup.latency
@@ -179,13 +204,11 @@ class _World:
 
     def found(self, clock: float) -> Found:
         setup = self.setup
-        learning = setup.workers * setup.bank * setup.steps * self.costs.learning
-        whole = clock + learning
-        useful = setup.workers * setup.steps * setup.step
+        useful = setup.rollouts * setup.workers * setup.steps * setup.step
         return Found(
-            seconds=whole,
-            efficiency=useful / (whole * setup.workers),
-            driver=(self.busy + learning) / whole,
+            seconds=clock / setup.rollouts,
+            efficiency=useful / (clock * setup.workers),
+            driver=(self.busy + setup.rollouts * self.learning) / clock,
             failures=self.failures,
             lost=self.again / useful,
         )
@@ -240,8 +263,8 @@ def median_of(action: object, n: int = 30) -> float:
 
 def rows(costs: Costs, workers: list[int], base: Setup) -> Iterator[tuple[Setup, Found]]:
     for n in workers:
-        for remote in (False, True):
-            setup = replace(base, workers=n, remote=remote)
+        for lag in (None, 0, 1, 3):
+            setup = replace(base, workers=n, lag=lag)
             yield setup, simulate(costs, setup)
 
 
@@ -262,7 +285,7 @@ def main() -> None:
     print("workers  how       rollout [s]  efficiency  driver busy  failures  played twice")
     found = []
     for setup, one in rows(costs, [int(n) for n in args.workers.split(",")], base):
-        how = "alone" if setup.remote else "lockstep"
+        how = "lockstep" if setup.lag is None else f"async {setup.lag}"
         print(
             f"{setup.workers:7d}  {how:8s}  {one.seconds:11,.0f}  {one.efficiency:10.2f}  "
             f"{one.driver:11.2f}  {one.failures:8d}  {one.lost:12.4f}"

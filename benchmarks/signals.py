@@ -3,9 +3,11 @@
     python benchmarks/signals.py --how stop --out stop.json
     python benchmarks/signals.py --how kill --points 100 --seed 1
 
-Every trial is a process of its own, started as everybody starts the command. `stop` sends Ctrl-C
-and SIGTERM to every command: in its start-up, at a random moment of its imports and first looks; in
-the middle, at half of its file operations; at the end, at its last one (`faults.c` counts them).
+Every trial is a process of its own, in a session of its own. `stop` sends Ctrl-C and SIGTERM to
+every command: in its start-up, at a random moment of its imports and first looks, started as
+everybody starts it; in the middle, at half of its file operations; at the end, at its last one
+(`faults.c` counts them), in a process that is forked where everything is imported already, unless
+it starts workers.
 `kill` sends SIGKILL at random moments, spread evenly over the commands, between the first thing
 that each does to a disk and its end. The same command then runs again, as in `faults.py`.
 
@@ -25,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +36,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent)]
 import faults  # noqa: E402
-from faults import ROOT, Bench, Case, Row, check_rerun, make_inputs  # noqa: E402
+from disturbed import Case  # noqa: E402
+from faults import GONE, ROOT, Bench, Row, check_rerun, make_inputs, of_session  # noqa: E402
 
 PACKAGES = {
     "kncl-env": "kncl_env",
@@ -42,7 +46,6 @@ PACKAGES = {
     "train-lm": "train_lm",
 }
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as a shell tells a signal's end, too
-GONE = 5.0  # [s] after which nothing may be left
 MOMENTS = ("start-up", "middle", "end")
 
 
@@ -52,48 +55,38 @@ class Stopped(Row):
 
     told_more: int = 0  # a traceback, or more than one line
     status: int = 0  # another exit status
-    alive: int = 0  # something was still there 5 s later
     longest: float = 0.0  # [s] until the last process was gone
     too_late: int = 0  # it had ended before the signal came; not counted as a point
 
 
-class Real:
-    """A command in a process of its own, in a session of its own."""
+class Running:
+    """A command in a session of its own."""
 
-    def __init__(self, bench: Bench, case: Case, **more: str) -> None:
-        self.bench, self.began = bench, time.monotonic()
-        env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD" or "FAULTS_AT" in more}
-        paths = {"PYTHONPATH": str(ROOT), "KNCL_CACHE": str(bench.trial / "cache")}
-        code = (
-            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            f"from {PACKAGES[case.words.split()[0]]}.__main__ import command; command()"
-        )
-        with bench.said.open("wb") as said:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code, *bench.words(case)],
-                env={**env, **paths, **more},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+    def __init__(self, bench: Bench, pid: int) -> None:
+        self.bench, self.pid, self.began = bench, pid, time.monotonic()
+        self.status: int | None = None  # once it has ended; of a signal, minus its number
+        self._python = False  # Python has set its own handler of Ctrl-C
 
     @property
     def ended(self) -> bool:
-        return self.process.poll() is not None
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if pid else None
+        return self.status is not None
+
+    def wait(self) -> int:
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
 
     @property
     def age(self) -> float:
         return time.monotonic() - self.began
 
-    def until(self, reached: object) -> bool:
+    def until(self, reached: Callable[[], bool]) -> bool:
         """Wait for something to become true; False where the command ended before."""
         while not self.ended:
-            if reached():  # type: ignore[operator]
+            if reached():
                 return True
             time.sleep(0.003)
         return False
@@ -109,68 +102,92 @@ class Real:
             return bool(caught & both[1]) or (self._python and not caught & both[0])
         return False
 
-    _python = False  # Python has set its own handler of Ctrl-C
-
     @property
     def writes(self) -> bool:
         out, cache = self.bench.trial / "out", self.bench.trial / "cache"
         return any(out.iterdir()) or (cache.is_dir() and any(cache.iterdir()))
 
-    def others(self) -> list[int]:
-        """Processes of its session that are left."""
-        found = []
-        for place in Path("/proc").iterdir():
-            with suppress(OSError, ValueError, IndexError):
-                state, _, _, session, *_ = (place / "stat").read_text().rpartition(")")[2].split()
-                if int(session) == self.pid and state not in "ZX":
-                    found.append(int(place.name))
-        return found
-
     def gone_after(self, since: float, patience: float) -> float | None:
         """How long after `since` the last process was gone [s]; None where one was not."""
-        while self.process.poll() is None or self.others():
+        while not self.ended or of_session(self.pid):
             if time.monotonic() - since > patience:
-                for pid in self.others():
+                for pid in of_session(self.pid):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                self.process.wait()
+                self.wait()
                 return None
             time.sleep(0.01)
         return time.monotonic() - since
 
 
-def measured(bench: Bench, case: Case, warm: bool) -> tuple[float, float]:
+def forked(bench: Bench, case: Case, mode: int = faults.COUNT, *at: int) -> Running:
+    """From a process that has imported everything."""
+    return Running(bench, bench.start(case, mode, *at))
+
+
+def real(bench: Bench, case: Case, **more: str) -> Running:
+    """As everybody starts it."""
+    env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD" or "FAULTS_AT" in more}
+    paths = {"PYTHONPATH": str(ROOT), "KNCL_CACHE": str(bench.trial / "cache")}
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from {PACKAGES[case.words.split()[0]]}.__main__ import command\n{case.first}\n"
+        "command()"
+    )
+    with bench.said.open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *bench.words(case)],
+            env={**env, **paths, **more},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+    process.returncode = 0  # we wait for it ourselves
+    return Running(bench, process.pid)
+
+
+Start = Callable[[Bench, Case], Running]
+
+
+def measured(bench: Bench, case: Case, warm: bool, start: Start) -> tuple[float, float]:
     """How long an undisturbed process takes to its first file, and in all [s]."""
     bench.prepare(case, warm)
-    real = Real(bench, case)
-    real.until(lambda: real.writes)
-    first = real.age
-    if real.process.wait() != 0:
+    running = start(bench, case)
+    running.until(lambda: running.writes)
+    first = running.age
+    if running.wait() != 0:
         raise RuntimeError(f"{case.title} fails undisturbed: {bench.said.read_text()[-2000:]}")
-    return first, real.age
+    return first, running.age
 
 
 def kill(bench: Bench, todo: list[tuple[Case, bool, Row]], points: int, seed: int) -> None:
-    """SIGKILL at random moments, the commands in turn."""
+    """SIGKILL at random moments, the commands in turn.
+
+    Workers start as they do for everybody; else a fork that has imported everything is killed,
+    since there is nothing to lose in the imports.
+    """
     rng = np.random.default_rng(seed)
     known = {}
     for n in range(points):
         case, warm, row = todo[n % len(todo)]
+        start = real if case.has_workers else forked
         if row.command not in known:
             if warm:
                 faults.undisturbed(bench, case, warm=False)  # fills the cache
             wanted, _ = faults.undisturbed(bench, case, warm)
-            known[row.command] = (wanted, *measured(bench, case, warm))
+            known[row.command] = (wanted, *measured(bench, case, warm, start))
         wanted, first, whole = known[row.command]
         for _ in range(10):  # on a machine of uneven speed it may have ended before
             bench.prepare(case, warm)
-            real = Real(bench, case)
-            real.until(lambda real=real: real.writes)
+            running = start(bench, case)
+            running.until(lambda running=running: running.writes)
             time.sleep(rng.uniform(0, max(whole - first, 0.05)))
-            late = real.ended
-            with suppress(ProcessLookupError):
-                os.killpg(real.pid, signal.SIGKILL)
-            real.process.wait()
+            late = running.ended
+            if not late:
+                os.kill(running.pid, signal.SIGKILL)  # its workers are to notice by themselves
+            if running.gone_after(time.monotonic(), GONE) is None:
+                row.note(n, "alive")
             # Between its last word to the disk and its end there was nothing left to do.
             if not late and bench.left() != (wanted, []):
                 row.points += 1
@@ -185,7 +202,7 @@ def stop(bench: Bench, case: Case, warm: bool, row: Stopped, rng: np.random.Gene
         faults.undisturbed(bench, case, warm=False)  # fills the cache
     wanted, (operations, _) = faults.undisturbed(bench, case, warm)
     row.operations = operations
-    first, _ = measured(bench, case, warm)
+    first, _ = measured(bench, case, warm, real)
     at = {"middle": max(1, operations // 2), "end": operations}
     for moment in MOMENTS:
         for number in STATUS:
@@ -193,33 +210,34 @@ def stop(bench: Bench, case: Case, warm: bool, row: Stopped, rng: np.random.Gene
             sent = bench.trial.with_suffix(".told")
             sent.unlink(missing_ok=True)
             if moment == "start-up":
-                real = Real(bench, case)
-                came = real.until(lambda real=real: real.listens)
-                time.sleep(rng.uniform(0, max(0.0, first - real.age)))
-                came = came and not real.ended
+                running = real(bench, case)
+                came = running.until(lambda running=running: running.listens)
+                time.sleep(rng.uniform(0, max(0.0, first - running.age)))
+                came = came and not running.ended
                 if came:
-                    os.killpg(real.pid, number)
+                    os.killpg(running.pid, number)
             else:
-                below = str(bench.trial)
-                real = Real(
-                    bench, case, FAULTS_AT=f"{int(number)}:{at[moment]}", FAULTS_BELOW=below
-                )
-                came = real.until(sent.exists) or sent.exists()
+                if case.has_workers:
+                    when = {"FAULTS_AT": f"{int(number)}:{at[moment]}"}
+                    running = real(bench, case, **when, FAULTS_BELOW=str(bench.trial))
+                else:
+                    running = forked(bench, case, faults.TELL, at[moment], int(number))
+                came = running.until(sent.exists) or sent.exists()
             since = time.monotonic()
-            taken = real.gone_after(since, GONE if came else 600)
+            taken = running.gone_after(since, GONE if came else 600)
             if not came:
                 row.too_late += 1
                 continue
             row.points += 1
-            _judge(bench, row, f"{moment} {number.name}", real, taken, number)
+            _judge(bench, row, f"{moment} {number.name}", running, taken, number)
             check_rerun(bench, case, at.get(moment, 0), row, wanted)
 
 
 def _judge(
-    bench: Bench, row: Stopped, what: str, real: Real, taken: float | None, number: int
+    bench: Bench, row: Stopped, what: str, running: Running, taken: float | None, number: int
 ) -> None:
     said = bench.said.read_text(errors="replace")
-    status = real.process.returncode
+    status = running.wait()
     ends = re.findall(r"^(?:interrupted|terminated): .*", said, re.MULTILINE)
     if "Traceback" in said or "Exception ignored" in said or len(ends) > 1:
         row.told_more += 1

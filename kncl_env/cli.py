@@ -17,7 +17,9 @@ from kncl_env.world.sources.registry import (
 )
 from kncl_env.world.verbs import add_topic_options, add_verbs, told_target, topic_settings
 from train_lm.command_line import command, run, say
+from train_lm.crew.options import add_hands, hands_of
 from train_lm.outputs import alone
+from train_lm.plain_text import counted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,6 +123,7 @@ def _build_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help="seed of splits, noise, vectors and generated text (default: %(default)s)",
     )
+    add_hands(build, "blocks of text")
     build.set_defaults(action=_build)
 
 
@@ -151,11 +154,15 @@ def _build(args: argparse.Namespace) -> int:
         seed=args.seed,
         **topic_settings(args),
     )
+    hands = hands_of(args)
+    hands.at_once()  # says so before anything is read, where no cluster answers
     with alone(args.out) as hold:
         kept = [Path(place) for place in (args.place, args.target) if place]
         hold.begin_anew(args.force, is_world, kept)
         corpus, target = open_source(args), open_target(args)
-        world = build_world(corpus, args.out, config, lambda stage: say(stage, error=True), target)
+        world = build_world(
+            corpus, args.out, config, lambda stage: say(stage, error=True), target, hands
+        )
     counts = world.card["counts"]
     region = f", target {world.target_region}" if world.target_region else ""
     if world.is_distant:
@@ -163,7 +170,7 @@ def _build(args: argparse.Namespace) -> int:
         region = region if args.target is None else f", target {args.target}"
         region += f", of whose text {sample:,.0f} kB are visible and none is trained on"
     say(
-        f"{args.out}: {counts['topics']:,} topics, {counts['links']:,} links, "
+        f"{args.out}: {counted(counts['topics'], 'topic')}, {counted(counts['links'], 'link')}, "
         f"{counts['passages']:,} passages, {counts['tokens']:,} tokens{region}"
     )
     return 0

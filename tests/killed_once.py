@@ -1,11 +1,15 @@
-"""Work for `test_workers.py`: a worker that is killed the first time it plays a task."""
+"""Work for tests: workers that are killed the first time they play a task."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from kncl_env.world.blocks import Block, tokenise
 
 
 @dataclass(frozen=True)
@@ -24,3 +28,25 @@ def square(task: Square) -> int:
         (marks / f"{task.number}-{before}").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return task.number**2
+
+
+def tokenise_killed_once(block: Block) -> Any:
+    """As `tokenise`; the first worker that comes here is killed."""
+    mark = Path(block.file).parents[2] / "killed"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tokenise(block)
+
+
+def tokenise_on_three(block: Block) -> Any:
+    """As `tokenise_killed_once`; the first block of each node waits for those of two others."""
+    import ray
+
+    marks = Path(block.file).parents[2] / "nodes"
+    marks.mkdir(exist_ok=True)
+    (marks / ray.get_runtime_context().get_node_id()).touch()
+    end = time.monotonic() + 60
+    while len([*marks.iterdir()]) < 3 and time.monotonic() < end:
+        time.sleep(0.1)
+    return tokenise_killed_once(block)

@@ -23,6 +23,7 @@ from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.play.closed_loop import run_closed_loop
 from policies.play.episodes import Playing
+from train_lm.token_files import TRAIN
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -158,3 +159,23 @@ def test_a_policy_that_learned_in_another_space_is_told_so_once(
     assert learned_in(env.stage.world) == {}
     by_model = replace(env.stage.world, space="minilm")  # type: ignore[type-var]
     assert learned_in(by_model) == {"space": "minilm"}
+
+
+def test_proportional_draws_from_all_training_text_and_what_nobody_read_first(
+    small_world: World,
+) -> None:
+    env = env_of(small_world, **SETTINGS)
+    observation, _ = env.reset(seed=0)
+    assert env.episode is not None
+    player = arm_of("proportional").begin(env, np.random.default_rng(0))
+    times, store = env.episode.reading_list.times_read, env.stage.store
+    train = np.flatnonzero(small_world.passage_split[store.document] == TRAIN)
+    read: set[int] = set()
+    for _ in range(SETTINGS["steps"]):
+        fresh = set(train[times[train] == times[train].min()].tolist())
+        windows = player.act(observation).info["windows"]
+        assert set(windows.tolist()) <= fresh
+        read |= set(windows.tolist())
+    assert len(read) == SETTINGS["steps"] * env.settings.windows_per_step
+    topics = small_world.passage_topic[store.document[sorted(read)]]
+    assert len(set(topics.tolist())) > SETTINGS["steps"]  # no neighbourhood of one topic

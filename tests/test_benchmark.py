@@ -438,6 +438,20 @@ def test_the_table_in_the_repository_is_what_the_stored_scores_give(tmp_path: Pa
     page = write_page(results)
     assert page == tmp_path / "RESULTS.md"
     assert page.read_bytes() == (ROOT / "docs" / "RESULTS.md").read_bytes()
+    assert write_page(results) == page, "its own page it replaces"
+    page.write_text("my results\n")
+    with pytest.raises(FileExistsError, match="something that this command made"):
+        write_page(results)
+    assert page.read_text() == "my results\n"
+
+
+def test_a_folder_of_scores_that_there_is_not_makes_no_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["benchmark", "--table", "--results", str(tmp_path / "typo" / "results")]
+    assert main(words) == 2
+    assert "expected stored scores in" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_score_of_no_cell_is_not_passed_over(played: Places) -> None:

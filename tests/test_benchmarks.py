@@ -27,8 +27,10 @@ def run(script: str, *arguments: str) -> str:
 @pytest.mark.slow
 def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    printed = run("bench.py", "--tiny", "--rounds", "1", "--out", str(out))
+    printed = run("bench.py", "--tiny", "--rounds", "1", "--vectors", "700", "--out", str(out))
     found = json.loads(out.read_text())
+    words = {found.pop(f"index_{kind}_kind") for kind in ("clustered", "harder")}
+    assert words == {"Flat"}
     assert all(isinstance(value, int | float) for value in found.values())
     promised = [
         "trainer_over_bare_loop",
@@ -47,6 +49,10 @@ def test_the_benchmark_writes_a_flat_table_with_every_promised_ratio(tmp_path: P
         "checkpoint_s",
         "resume_s",
         "matmul_peak_flops",
+        "index_700_peak_gib",
+        "index_700_recall_at_10",
+        "retrieval_share_of_step",
+        "retrieval_over_raw_faiss",
         *(f"bank{n}_of_peak" for n in (1, 2, 4, 8, 16)),
     ]
     assert [name for name in promised if name not in found] == []

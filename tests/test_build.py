@@ -17,7 +17,7 @@ from kncl_env import passage_traits
 from kncl_env.cli import main
 from kncl_env.passage_traits import text_traits
 from kncl_env.topic_table import TopicTable
-from kncl_env.world import build
+from kncl_env.world import blocks, build
 from kncl_env.world.build import build_world
 from kncl_env.world.build_config import VOCABULARY, BuildConfig
 from kncl_env.world.cached import cached_array
@@ -208,9 +208,9 @@ def test_a_vocabulary_wider_than_16_bits_changes_nothing_but_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow = build_world(corpus_of(12), tmp_path / "a", SMALL)
-    encode = build.encode
+    encode = blocks.encode
     monkeypatch.setattr(
-        build, "encode", lambda *args: [ids.astype(np.uint32) for ids in encode(*args)]
+        blocks, "encode", lambda *args: [ids.astype(np.uint32) for ids in encode(*args)]
     )
     wide = build_world(corpus_of(12), tmp_path / "b", SMALL)
     assert np.load(wide.path / TOKENS).dtype == np.uint32

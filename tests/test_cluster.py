@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from killed_once import Square, square
+from fakes import corpus_of
+from killed_once import Square, square, tokenise_on_three
 from test_evaluation import SETTINGS
 
 from kncl_env.settings import Settings
+from kncl_env.world import build, overlap
+from kncl_env.world.build import build_world
+from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.world import World
 from policies.learn.ppo import PPOConfig
 from policies.learn.training import TrainingPlan, train_policy
@@ -20,10 +29,13 @@ from policies.play.episodes import EpisodeTask, play_all
 from policies.play.journal import Journal
 from train_lm.crew.folders import Folder
 from train_lm.crew.hands import Hands
+from train_lm.token_files import TokenWriter
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kncl[ray]'")
 
 from train_lm.crew.cluster import connected, leave  # noqa: E402
+
+STORE = 80 * 2**20  # [bytes] of a node's objects
 
 # One worker of pytest-xdist alone starts a cluster.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
@@ -34,15 +46,14 @@ def nodes() -> Iterator[object]:
     """Two nodes of this machine, one core each."""
     from ray.cluster_utils import Cluster
 
-    store = 80 * 2**20
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # Workers import the tasks of these tests by the name of their file.
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         found = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": store}
+            initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE}
         )
-        found.add_node(num_cpus=1, object_store_memory=store)
+        found.add_node(num_cpus=1, object_store_memory=STORE)
         yield found
         leave()
         found.shutdown()
@@ -69,23 +80,79 @@ def test_an_evaluation_on_two_nodes_is_the_one_of_this_process(
     assert found[0] == found[1]
 
 
-def test_a_training_whose_worker_is_killed_is_the_one_of_this_process(
-    hands: Hands, small_world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_training_that_loses_a_worker_and_a_node_is_the_one_of_this_process(
+    nodes, hands: Hands, small_world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings.of(**SETTINGS)
+    lost: list[object] = []
+
+    def lose(part: str, iterations: int, figures: object) -> None:
+        """After the first rollout: the worker of one node, and the other node with its own."""
+        if lost or not (workers := _workers()):
+            return
+        for node in nodes.worker_nodes:
+            own = [worker for worker in workers if worker in _children(node)]
+            if own:
+                lost.append(node)
+                for worker in {*workers} - {*own}:
+                    os.kill(worker, signal.SIGKILL)
+                nodes.remove_node(node, allow_graceful=False)
+                return
+
     weights = []
     for name, who in (("here", Hands()), ("there", hands)):
         config = PPOConfig(iterations=2, episodes=2, learners=2, epochs=1, batch=8)
         plan = TrainingPlan(config, hands=who)
-        train_policy(small_world, settings, plan, tmp_path / name, _kill_one)
+        train_policy(small_world, settings, plan, tmp_path / name, lose)
         weights.append((tmp_path / name / "policy.safetensors").read_bytes())
+    nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    assert len(lost) == 1
     assert weights[0] == weights[1]
-    assert "it plays" in caplog.text
+    assert caplog.text.count("it plays") == 2
 
 
 def test_a_task_whose_worker_is_killed_is_played_again(hands: Hands, tmp_path: Path) -> None:
     tasks = [Square(number, str(tmp_path), deaths) for number, deaths in enumerate((0, 1, 0))]
     assert sorted(hands.played(tasks, square)) == [(0, 0), (1, 1), (2, 4)]
+
+
+def test_a_build_that_loses_a_worker_and_a_node_is_the_one_of_this_process(
+    nodes,
+    hands: Hands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = BuildConfig(vocab_size=300, passage_bytes=200)
+    here = build_world(corpus_of(12), tmp_path / "here" / "w", config)
+    node = nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    for module, name in ((build, "TOKENISED"), (build, "EMBEDDED"), (overlap, "PASSAGES")):
+        monkeypatch.setattr(module, name, 12)  # several blocks
+    monkeypatch.setattr(build, "tokenise", tokenise_on_three)
+    append = TokenWriter.append_all
+
+    def append_and_lose(self: TokenWriter, *args: Any) -> None:
+        nonlocal node
+        append(self, *args)
+        if node is not None:
+            nodes.remove_node(node, allow_graceful=False)
+            node = None
+
+    monkeypatch.setattr(TokenWriter, "append_all", append_and_lose)
+    capfd.readouterr()
+    there = build_world(corpus_of(12), tmp_path / "there" / "w", config, hands=hands)
+    end = time.monotonic() + 60
+    while "a node is gone" not in caplog.text and time.monotonic() < end:
+        list(hands.played([1], _noisy))
+    assert "a node is gone, 2 of 3 cores are left" in caplog.text
+    assert not capfd.readouterr().out
+    assert (tmp_path / "there" / "killed").exists()
+    assert len([*(tmp_path / "there" / "nodes").iterdir()]) == 3
+    assert node is None
+    for file in here.path.iterdir():
+        if file.name != "build.json":
+            assert (there.path / file.name).read_bytes() == file.read_bytes()
 
 
 def test_an_error_of_a_task_is_the_error_of_the_command(hands: Hands) -> None:
@@ -119,24 +186,38 @@ def test_an_address_that_does_not_answer_is_told(address: str) -> None:
 
 
 def _workers() -> list[int]:
-    """Processes that keep environments."""
+    """Processes that keep environments; never those of another cluster of this machine."""
     import psutil
 
-    return sorted(
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if "".join(process.info["cmdline"] or ()).startswith("ray::_Keeper")
-    )
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "".join(process.cmdline()).startswith("ray::_Keeper"):
+                found.append(process.pid)
+    return sorted(found)
 
 
-def _kill_one(part: str, iterations: int, figures: object) -> None:
-    """After every rollout; where environments are played in this process, nobody is there."""
-    for worker in _workers()[:1]:
-        os.kill(worker, signal.SIGKILL)
+def _children(node: Any) -> set[int]:
+    """Processes of a node."""
+    import psutil
+
+    found = set()
+    for processes in node.all_processes.values():
+        for info in processes:
+            with suppress(psutil.NoSuchProcess):
+                found |= {p.pid for p in psutil.Process(info.process.pid).children(recursive=True)}
+    return found
 
 
 def _double(number: int) -> int:
     return 2 * number
+
+
+def _noisy(number: int) -> int:
+    print("a worker says", number)
+    print("and complains", number, file=sys.stderr)
+    logging.getLogger("kncl").warning("and warns")
+    return number
 
 
 def _refuse(number: int) -> int:
@@ -152,7 +233,7 @@ def _read(path: str) -> str:
 def test_what_a_removed_node_was_playing_is_played_on_the_others(
     nodes, hands: Hands, small_world: World, tmp_path: Path
 ) -> None:
-    node = nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    node = nodes.add_node(num_cpus=1, object_store_memory=STORE)
     settings = Settings.of(**SETTINGS)
     tasks = [
         EpisodeTask(str(small_world.path), settings, "random", seed, 7, CurveMeter())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import time
@@ -144,5 +145,33 @@ def test_two_processes_train_what_one_does(
             break
     assert reached, codes
     assert 0 not in codes  # one may go down with the other
+    # One goes on where two were stopped, with the same text in the same order.
+    fewer = shutil.copytree(cut, tmp_path / "fewer")
+    done = json.loads((fewer / "checkpoint.json").read_text())["updates"]
+    assert 0 < done < len(two)
+    assert server.wait(server.start(command(small_world, tmp_path, fewer))) == 0
+    assert metrics(fewer)[:done] == metrics(pair)[:done]
+    assert [line["loss"] for line in metrics(fewer)] == pytest.approx(two, rel=1e-5)
     assert [server.wait(pid) for pid in together(cut, "--accumulate", "2")] == [0, 0]
     assert weights(cut) == weights(pair)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_one_was_stopped(
+    server: ForkServer, small_world: World, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert server.wait(server.start(command(small_world, tmp_path, whole))) == 0
+    status = 0
+    while status != -signal.SIGKILL:  # it may be faster than its killer
+        shutil.rmtree(cut, ignore_errors=True)
+        pid = server.start(command(small_world, tmp_path, cut, "--save-every", "2"))
+        server.kill_at(pid, cut / "metrics.jsonl", 5, delay=0)
+        status = server.wait(pid)
+    before = metrics(cut)
+    pids = pair_of(server, command(small_world, tmp_path, cut))
+    assert [server.wait(pid) for pid in pids] == [0, 0]
+    one, both = metrics(whole), metrics(cut)
+    assert both[:4] == before[:4] == one[:4]
+    assert [line["loss"] for line in both] == pytest.approx([x["loss"] for x in one], rel=1e-5)
+    assert [line["tokens"] for line in both] == [line["tokens"] for line in one]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(
             raise StoppedError
 
     cut = tmp_path / "cut"
+    threads = threading.active_count()
     with pytest.raises(StoppedError):
         run_curriculum(small_world.path, curriculum, cut, CONFIG, MACHINE, stop)
+    assert threading.active_count() == threads  # what writes events is one
     run_curriculum(small_world.path, curriculum, cut, CONFIG, MACHINE)
     assert weights(cut) == weights(tmp_path / "whole")
     assert metrics(cut) == metrics(tmp_path / "whole")

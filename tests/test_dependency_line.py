@@ -39,6 +39,7 @@ DOORS = {
         "policies/learn/ppo.py",
         "policies/learn/vec_env.py",
         "policies/learn/far_env.py",
+        "policies/learn/ahead_env.py",
     ),
     "sb3_contrib": ("policies/learn/ppo.py",),
     "pyarrow": (

@@ -418,6 +418,34 @@ def test_documents_of_ones_own_are_the_target_and_are_linked_with_the_corpus(
     assert "none of the target trained on" in capsys.readouterr().out
 
 
+def test_a_targets_links_lead_to_documents_then_to_articles_and_else_are_told_of(
+    own_place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = documents()
+    rows[5]["links"] = ["Topic_7", "Mine 3", "Topic 1", "Nowhere"]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bare = [json.loads(line) for line in (own_place / "corpus.jsonl").read_text().splitlines()]
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps(row | {"links": []}) + "\n" for row in bare)
+    )
+    for place, name in ((own_place, "linked"), (tmp_path, "bare")):
+        world = built(place, tmp_path / name, "--target", str(tmp_path / "mine.jsonl"))
+        said = capsys.readouterr().err
+        assert "1 target links to nowhere dropped, the first: " in said
+        assert "mine.jsonl, 'Mine 5': 'Nowhere'" in said
+        told = world.card["source_counts"]
+        assert told["target_links_to_the_corpus"] == 1
+        assert told["target_links_to_nowhere_dropped"] == 1
+        topic = world.topic_of("Mine 5")
+        begin = world.graph.indptr[topic]
+        titles = [world.titles[t] for t in world.graph.out(topic)[:3]]
+        assert titles == ["Topic 7", "Mine 3", "Topic 1 (target)"]
+        assert world.graph.types[begin : begin + 3].tolist() == [0, 0, 0]
+        # A corpus that states no links gets its own, whatever the documents state.
+        assert all(len(world.graph.out(t)) for t in range(24))
+    assert (world.graph.types[: world.graph.indptr[24]] > 0).all()
+
+
 def test_a_folder_of_texts_is_a_target_as_well(own_place: Path, tmp_path: Path) -> None:
     world = built(
         own_place, tmp_path / "w", "--target", str(own_place / "notes"), "--sample-kb", "5"

@@ -19,15 +19,19 @@ from kncl_env.world.world import World
 
 N, D = 200, 8
 HEADER = 33  # [bytes] after the kind: i4, i8, 2 i8, u1, i4
-KINDS = ("flat", "inverted", "bytes", "short")
+KINDS = ("flat", "inverted", "bytes", "short", "short of before")
 
 
 def of_before(vectors: np.ndarray, form: str) -> PassageIndex:
     """An index as worlds of before have it: they stay readable."""
     index = faiss.index_factory(D, f"IVF56,{form}", faiss.METRIC_INNER_PRODUCT)
+    if "Refine" in form:
+        turn = faiss.RandomRotationMatrix(D, D)
+        turn.init(5)
+        index = faiss.IndexPreTransform(turn, index)
     index.train(vectors)
     index.add(vectors)
-    index.nprobe = 8
+    faiss.extract_index_ivf(index).nprobe = 8
     return PassageIndex(index, np.arange(0, 2 * N, 2), "abc", {"kind": f"IVF56,{form}"})
 
 
@@ -37,7 +41,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> Path:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(N, D)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    forms = {"inverted": "Flat", "bytes": "SQ8"}
+    forms = {"inverted": "Flat", "bytes": "SQ8", "short of before": "PQ4x4fsr,Refine(SQ8)"}
     if request.param in forms:
         of_before(vectors, forms[request.param]).save(tmp_path)
     else:
@@ -136,8 +140,8 @@ BYTES_ALONE = {
     "no differences": put_before(b"ilar", "<B", -1, 0),
 }
 # From the end: the bytes of the vectors and their number, before them how they are stored.
-TAIL = 4 + N * D + 8
-SHORT_FORM = TAIL + 4 + 4 + 4 + 3 * 8 + 2 * D * 4
+TAIL = 4 + 2 * N * D + 8
+SHORT_FORM = TAIL + 4 + 4 + 4 + 3 * 8
 SCAN = 33 + 4 * 8 + 4 * 16 * D  # [bytes] of how codes are made, before their lists
 SHORT_ALONE = {
     "a number of rotations": put("<i", 37, 2),
@@ -162,7 +166,10 @@ SHORT_ALONE = {
     "rows of a block": put_before(b"ilbl", "<Q", 20, 16),
     "bytes of a block": put_before(b"ilbl", "<Q", 28, 2**40),
     "rows of a list": put_before(b"ilbl", "<Q", 36, 2**61),
-    "another form": lambda raw: struct.pack_into("<i", raw, len(raw) - SHORT_FORM - 8, 4),
+    "another form": lambda raw: struct.pack_into("<i", raw, len(raw) - SHORT_FORM, 3),
+    "a byte instead of two": lambda raw: struct.pack_into("<i", raw, len(raw) - SHORT_FORM, 0),
+    "half of a code": lambda raw: struct.pack_into("<Q", raw, len(raw) - SHORT_FORM + 20, D),
+    "an infinite vector": lambda raw: struct.pack_into("<e", raw, len(raw) - 8, float("inf")),
     "bytes of all vectors": lambda raw: struct.pack_into("<Q", raw, len(raw) - TAIL, 2**40),
     "an endless short list": lambda raw: struct.pack_into("<f", raw, len(raw) - 4, 1e9),
     "no short list": lambda raw: struct.pack_into("<f", raw, len(raw) - 4, float("nan")),

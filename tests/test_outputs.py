@@ -17,16 +17,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kncl_env.cli import main as kncl_env
+from kncl_env.passage_traits import LEVELS, TRAITS
+from kncl_env.taste import TASTE_FORMAT, Taste
 from kncl_env.world.world import World
 from policies.cli.main import main as kncl_policy
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from rabbit_holes.cli import main as rabbit_holes
+from train_lm.checked.digests import sealed
 from train_lm.cli import main as train_lm
-from train_lm.files import append_line, move_folder, replacing, replacing_folder, sweep
+from train_lm.files import (
+    append_line,
+    move_folder,
+    replacing,
+    replacing_folder,
+    sweep,
+    write_json,
+)
+from train_lm.model import PRESETS, build_model, save_model
 from train_lm.outputs import Hold, alone, told_command
+from train_lm.tokenizer import as_transformers
 
 ROOT = Path(__file__).parents[1]
 MAINS = {
@@ -50,13 +63,16 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def inputs(small_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the commands read: walks, a policy and an order of reading."""
+    """What the commands read: walks, a policy, a model and an order of reading."""
     folder = tmp_path_factory.mktemp("inputs")
     world = str(small_world.path)
     (folder / "world").symlink_to(world)
     walk = ["walk", "--world", world, "--walks", "30", "--out", str(folder / "holes.jsonl")]
     assert rabbit_holes(walk) == 0
     CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=8))).save(folder / "policy")
+    tokenizer = small_world.tokenizer
+    model = build_model(PRESETS["xxs"], tokenizer.get_vocab_size())
+    save_model(folder / "model", model, as_transformers(tokenizer))
     passages = [int(p) for p in small_world.passages_of(0)]
     header = {"format": "kncl-curriculum", "version": 1, "world": small_world.hash}
     step = {"topics": [0], "passages": passages, "tokens": 300}
@@ -65,40 +81,61 @@ def inputs(small_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+WIKI = ("--api-url", "http://127.0.0.1:9/w/api.php", "--contact", "you@example.org", "--seed", "A")
+IN_WORLD = ("--world", "IN/world")
+
 # Every command that writes, and what its output is called.
 WRITERS: dict[str, list[str]] = {
     "build": ["kncl-env", "build", "synthetic", "--out", "OUT"],
     "rewire": ["kncl-env", "rewire", "IN/world", "--out", "OUT"],
+    "grow": ["kncl-env", "grow", "IN/world", "--run", "IN/policy", "--out", "OUT"],
+    "tabulate": ["kncl-env", "tabulate", "--out", "OUT"],
+    "knowledge": ["kncl-env", "knowledge", "IN/world", "--model", "IN/model", "--out", "OUT"],
+    "collect": ["rabbit-holes", "collect", *WIKI, "--out", "OUT"],
     "import": ["rabbit-holes", "import", "jsonl", "IN/holes.jsonl", "--out", "OUT"],
-    "walk": ["rabbit-holes", "walk", "--world", "IN/world", "--walks", "5", "--out", "OUT"],
-    "export": ["rabbit-holes", "export", "IN/holes.jsonl", "--world", "IN/world", "--out", "OUT"],
+    "walk": ["rabbit-holes", "walk", *IN_WORLD, "--walks", "5", "--out", "OUT"],
+    "generate": [
+        *("rabbit-holes", "generate", *IN_WORLD, "--model", "IN/model"),
+        *("--device", "cpu", "--out", "OUT"),
+    ],
+    "export": ["rabbit-holes", "export", "IN/holes.jsonl", *IN_WORLD, "--out", "OUT"],
     "stats": ["rabbit-holes", "stats", "IN/holes.jsonl", "--html", "OUT"],
     "pretrain": [
-        *("kncl-policy", "pretrain", "--world", "IN/world", "--holes", "IN/holes.jsonl"),
+        *("kncl-policy", "pretrain", *IN_WORLD, "--holes", "IN/holes.jsonl"),
         *("--epochs", "1", "--width", "8", "--out", "OUT"),
     ],
+    "policy walk": ["kncl-policy", "walk", "--policy", "IN/policy", *WIKI, "--out", "OUT"],
+    "record": [
+        *("kncl-policy", "record", *IN_WORLD, "--policies", "uniform", "--out", "OUT", *TINY)
+    ],
+    "surrogate": [
+        *("kncl-policy", "surrogate", *IN_WORLD, "--episodes", "IN/episodes.jsonl", "--out", "OUT")
+    ],
     "taste": [
-        *("kncl-policy", "taste", "--world", "IN/world", "--episodes", "4", "--trials", "1"),
+        *("kncl-policy", "taste", *IN_WORLD, "--episodes", "4", "--trials", "1"),
         *("--learners", "2", "--out", "OUT", *TINY),
     ],
     "train": [
-        *("kncl-policy", "train", "--world", "IN/world", "--iterations", "1", "--episodes", "2"),
+        *("kncl-policy", "train", *IN_WORLD, "--iterations", "1", "--episodes", "2"),
         *("--learners", "2", "--out", "OUT", *TINY),
     ],
     "evaluate": [
-        *("kncl-policy", "evaluate", "--world", "IN/world", "--policies", "uniform,random"),
+        *("kncl-policy", "evaluate", *IN_WORLD, "--policies", "uniform,random"),
         *("--seeds", "1", "--learners", "2", "--out", "OUT", *TINY),
     ],
     "run": [
-        *("kncl-policy", "run", "--world", "IN/world", "--policy", "rule", "--threads", "1"),
+        *("kncl-policy", "run", *IN_WORLD, "--policy", "rule", "--threads", "1"),
         *("--out", "OUT", *TINY),
     ],
+    "stream": ["kncl-policy", "stream", *IN_WORLD, "--methods", "none", "--out", "OUT"],
+    "neighbourhoods": ["kncl-policy", "neighbourhoods", *IN_WORLD, "--out", "OUT"],
+    "benchmark": ["kncl-policy", "benchmark", "--cells", "synthetic-broad", "--out", "OUT"],
     "train-lm": [
-        *("train-lm", "run", "--world", "IN/world", "--curriculum", "IN/curriculum.jsonl"),
+        *("train-lm", "run", *IN_WORLD, "--curriculum", "IN/curriculum.jsonl"),
         *("--model", "xxs", "--batch", "2", "--cpu", "--out", "OUT"),
     ],
 }
-RESUMING = ("train", "evaluate", "run", "train-lm")
+UNFORCED = ("record", "benchmark")  # they only ever go on
 
 
 def call(words: list[str], out: Path, inputs: Path, *more: str) -> int:
@@ -118,6 +155,10 @@ def foreign_places(folder: Path, inputs: Path) -> dict[str, Path]:
     (model / "model.safetensors").write_bytes(b"weights")
     (folder / "a letter").write_text("dear all\n")
     shutil.copy(inputs / "curriculum.jsonl", folder / "an order")
+    known = folder / "notes on links"
+    known.mkdir()
+    (known / "knowledge.json").write_text("{}")
+    (known / "links.graphml").write_text("<graphml/>")
     run = folder / "a run"
     run.mkdir()
     (run / "config.json").write_text('{"command": "kncl-policy something else"}')
@@ -130,7 +171,7 @@ def test_force_replaces_nothing_that_another_made(
 ) -> None:
     for name, place in foreign_places(tmp_path, inputs).items():
         before = bytes_below(place)
-        for more in ([], ["--force"]):
+        for more in ([],) if writer in UNFORCED else ([], ["--force"]):
             assert call(WRITERS[writer], place, inputs, *more) == 2, name
             last = capsys.readouterr().err.strip().splitlines()[-1]
             assert last.startswith("error: expected "), last
@@ -143,7 +184,7 @@ def test_a_world_is_replaced_by_the_command_that_made_it_alone(
 ) -> None:
     built, rewired = tmp_path / "built", tmp_path / "rewired"
     shutil.copytree(small_world.path, built)
-    rewire, build = ALL_WRITERS["rewire"], WRITERS["build"]
+    rewire, build = WRITERS["rewire"], WRITERS["build"]
     assert call(rewire, rewired, inputs) == 0
     assert call(rewire, rewired, inputs, "--force") == 0
     for words, place in ((rewire, built), (build, rewired)):
@@ -158,6 +199,17 @@ def test_a_world_is_replaced_by_the_command_that_made_it_alone(
     [
         ("import", "holes.jsonl"),
         ("walk", "world"),
+        ("grow", "world"),
+        ("grow", "policy"),
+        ("rewire", "world"),
+        ("knowledge", "world"),
+        ("knowledge", "model"),
+        ("generate", "model"),
+        ("policy walk", "policy"),
+        ("stream", "world"),
+        ("neighbourhoods", "world"),
+        ("run", "world"),
+        ("taste", "world"),
         ("export", "world"),
         ("export", "holes.jsonl"),
         ("stats", "holes.jsonl"),
@@ -176,6 +228,19 @@ def test_force_replaces_no_input(
     assert bytes_below(inputs / input_of_it) == before
 
 
+def test_a_taste_that_an_arm_reads_with_is_an_input_too(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "taste.json"
+    taste = Taste.of(np.zeros((len(TRAITS), LEVELS)), 0.5)
+    write_json(out, sealed({"format": TASTE_FORMAT, "taste": taste.to_json()}))
+    before = bytes_below(out)
+    words = ("--policy", f"random+{out}", "--force")
+    assert call(WRITERS["taste"], out, inputs, *words) == 2
+    assert "expected inputs outside of" in capsys.readouterr().err
+    assert bytes_below(out) == before
+
+
 def test_a_file_that_a_command_reads_is_not_replaced_though_it_made_it(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,35 +249,6 @@ def test_a_file_that_a_command_reads_is_not_replaced_though_it_made_it(
     assert rabbit_holes(["import", "jsonl", str(out), "--out", str(out), "--force"]) == 2
     assert "expected inputs outside of" in capsys.readouterr().err
     assert out.read_bytes() == (inputs / "holes.jsonl").read_bytes()
-
-
-# With those whose inputs would be dear: who holds an output is looked at before any of them.
-ALL_WRITERS = {
-    **WRITERS,
-    "record": [
-        *("kncl-policy", "record", "--world", "IN/world", "--policies", "uniform"),
-        *("--out", "OUT", *TINY),
-    ],
-    "rewire": ["kncl-env", "rewire", "IN/world", "--out", "OUT"],
-    "stream": [
-        *("kncl-policy", "stream", "--world", "IN/world", "--methods", "none", "--out", "OUT"),
-    ],
-    "neighbourhoods": [
-        *("kncl-policy", "neighbourhoods", "--world", "IN/world", "--out", "OUT"),
-    ],
-    "surrogate": [
-        *("kncl-policy", "surrogate", "--world", "IN/world", "--episodes", "IN/episodes.jsonl"),
-        *("--out", "OUT"),
-    ],
-    "generate": [
-        *("rabbit-holes", "generate", "--world", "IN/world", "--model", "IN/model"),
-        *("--device", "cpu", "--out", "OUT"),
-    ],
-    "collect": [
-        *("rabbit-holes", "collect", "--seed", "A", "--api-url", "http://127.0.0.1:9/w/api.php"),
-        *("--contact", "you@example.org", "--out", "OUT"),
-    ],
-}
 
 
 @contextmanager
@@ -243,13 +279,13 @@ def paused_with_its_lock(words: list[str], out: Path, inputs: Path) -> Iterator[
         os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize("first", ALL_WRITERS)
+@pytest.mark.parametrize("first", WRITERS)
 def test_whoever_comes_second_is_told_who_holds_the_output(
     first: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    with paused_with_its_lock(ALL_WRITERS[first], out, inputs) as pid:
-        for second, words in ALL_WRITERS.items():
+    with paused_with_its_lock(WRITERS[first], out, inputs) as pid:
+        for second, words in WRITERS.items():
             capsys.readouterr()
             assert call(words, out, inputs) == 2, second
             said = capsys.readouterr().err.strip().splitlines()[-1]
@@ -285,7 +321,7 @@ def test_whoever_waits_for_a_place_gets_it_when_the_others_are_done(tmp_path: Pa
 
 def words_of(writer: str) -> list[str]:
     """What a lock says of a command: its program and verb."""
-    return ALL_WRITERS[writer][:2]
+    return WRITERS[writer][:2]
 
 
 def test_what_the_same_command_left_when_it_was_killed_needs_no_force(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_every_shared_run_is_found_and_no_other(
     if bounded:
         monkeypatch.setattr(overlap, "ROOM", 64)  # rooms on disk
         monkeypatch.setattr(overlap, "MOST_BITS", 2**8)  # a filter that lets most through
-        monkeypatch.setattr(overlap, "TOGETHER", 50)
+        monkeypatch.setattr(overlap, "PASSAGES", 5)
     passages = passages_of(200, seed)
     found = dict(unproved(passages, tmp_path))
     short = {i for i, p in enumerate(passages) if len(p.text.split()) < OVERLAP_WORDS}
@@ -74,7 +74,7 @@ def test_every_copy_of_wanted_passages_is_found_and_no_other(
     if bounded:
         monkeypatch.setattr(overlap, "ROOM", 64)
         monkeypatch.setattr(overlap, "MOST_BITS", 2**8)
-        monkeypatch.setattr(overlap, "TOGETHER", 50)
+        monkeypatch.setattr(overlap, "PASSAGES", 5)
     rng = np.random.default_rng(1)
     words = [f"w{i}" for i in range(6)]
     texts = [" ".join(rng.choice(words, size)) for size in rng.integers(3, 300, 400)]

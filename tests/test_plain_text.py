@@ -50,6 +50,7 @@ from train_lm.command_line import command, run, say
 from train_lm.files import read_json, write_json
 from train_lm.plain_text import (
     content_policy,
+    counted,
     in_csv,
     in_file_name,
     in_html,
@@ -518,9 +519,9 @@ def test_a_prompt_holds_a_title_as_one_visible_line(title: str, seen: str) -> No
 @pairs
 def test_a_text_for_tensorboard_is_a_block_of_code(title: str, seen: str) -> None:
     told: list[str] = []
-    writer = SimpleNamespace(add_scalar=lambda *_: None, add_text=lambda _, t, __: told.append(t))
+    events: Any = SimpleNamespace(number=lambda *_: None, text=lambda _, t, __: told.append(t))
     line = {"step": 1, "loss": 1.0, "reward": 0.0, "entropy": None, "topic": 3, "title": title}
-    _write_events(writer, line)
+    _write_events(events, line)
     assert told == [f"    {seen}"]
     most = in_markdown(_most_expanded([{"title": title}] * 3))
     assert most == f"    3 {seen}"
@@ -546,3 +547,12 @@ def test_what_is_said_ends_where_it_should(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr()
     assert told.err == "a b\r"
     assert told.out == "\n7\n"
+
+
+def test_one_thing_is_not_named_as_several() -> None:
+    assert [counted(n, "seed") for n in (0, 1, 2, 1200)] == [
+        "0 seeds",
+        "1 seed",
+        "2 seeds",
+        "1,200 seeds",
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -258,8 +259,10 @@ def test_training_that_was_stopped_goes_on_and_ends_with_the_same_bytes(tmp_path
         if figures["iteration"] == 2:
             raise StoppedError
 
+    threads = threading.active_count()
     with pytest.raises(StoppedError):
         train(tmp_path / "stopped", make=goal_env, on_iteration=stop_after_two)
+    assert threading.active_count() == threads  # what writes events is one
     train(tmp_path / "stopped", make=goal_env)
     a, b = ((tmp_path / d / "policy.safetensors").read_bytes() for d in ("whole", "stopped"))
     assert a == b

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_knowledge import known_curve
 
 from policies.verdict.accounting import ArmCost, Bill, Spent
 from policies.verdict.controls_section import CONTROLS
-from policies.verdict.figures import nice_ticks
+from policies.verdict.figures import looks_of, nice_ticks
 from policies.verdict.growth_map import Growth
+from policies.verdict.knowledge_section import knowledge_section
 from policies.verdict.report import Beside, RunInfo, headline, write_report
 from policies.verdict.scores import ArmRun, summarise
 from policies.verdict.summary import Interval, Summary
@@ -471,7 +473,7 @@ def test_a_browser_renders_the_page_without_complaint_and_without_overflow(tmp_p
 
 
 def whole_report(file: Path) -> Summary:
-    """A page with everything that one can have: families, controls, costs, growth."""
+    """A page with everything that one can have: families, controls, costs, growth, knowledge."""
     families = {"uniform": "independent", "rule": "frontier rule", "dsir": "selection"}
     families |= {"learned": "learned"} | dict.fromkeys(CONTROLS, "control")
     runs = [
@@ -486,9 +488,13 @@ def whole_report(file: Path) -> Summary:
     bills = {arm: Bill(cost) for arm in families}
     searched = replace(cost, search=(Spent("episodes of PPO", 8, 8e6, 1e6), Spent("cloning")))
     bills["learned"] = Bill(searched, Interval(17.2, 9.0, None))
-    write_report(
-        file, summary, runs, INFO, Beside(some_growth(("learned", "rule")), costs=bills), "learned"
+    known = {"uniform": known_curve(0.1), "rule": known_curve(0.58, 1), "learned": known_curve(0.6)}
+    beside = Beside(
+        some_growth(("learned", "rule")),
+        costs=bills,
+        sections=[knowledge_section(known, looks_of(summary), "m")],
     )
+    write_report(file, summary, runs, INFO, beside, "learned")
     return summary
 
 
@@ -506,6 +512,7 @@ def test_the_page_says_first_what_was_found_and_whether_it_is_a_headline(tmp_pat
         "Where tokens went",
         "How many runs are how fast",
         "Noise floor",
+        "Which links the learner knows",
     ):
         assert part in page.text
     for name, (what, _) in CONTROLS.items():
@@ -542,5 +549,5 @@ def test_a_browser_renders_all_sections_without_complaint_request_or_overflow(
         assert seen["asked"] == 0
         assert seen["scroll"] <= seen["client"]
         assert seen["overlaps"] == []
-        # Curves, two panels of dots, profiles, and of each map the moment that is chosen.
-        assert seen["drawn"] == 1 + 2 + 1 + 2
+        # Curves, two panels of dots, profiles, knowledge, and of each map the moment chosen.
+        assert seen["drawn"] == 1 + 2 + 1 + 1 + 2

@@ -50,6 +50,7 @@ def test_an_inverted_file_finds_as_many_as_asked_for(monkeypatch: pytest.MonkeyP
     assert coarse.made_as is not None
     assert coarse.made_as["cells_searched"] == 1
     assert coarse.made_as["recall_at_10"] < 0.9
+    assert not coarse.made_as["finds_enough"]
 
 
 def test_an_inverted_file_looks_into_as_many_cells_as_it_takes(
@@ -58,6 +59,7 @@ def test_an_inverted_file_looks_into_as_many_cells_as_it_takes(
     vectors, queries = unit(3000, 16, 0), unit(200, 16, 1)
     exact = PassageIndex.build(vectors, np.arange(3000), "abc")
     monkeypatch.setattr(door, "EXACT", 100)
+    monkeypatch.setattr(door, "RECALL", {10: 0.96, 100: 0.95})
     np.save(tmp_path / "rows.npy", vectors)
     monkeypatch.setattr(door, "ADDED", 700)
     index = PassageIndex.build(RowFile(tmp_path / "rows.npy"), np.arange(3000), "abc", queries)
@@ -70,11 +72,56 @@ def test_an_inverted_file_looks_into_as_many_cells_as_it_takes(
     share = np.mean([len(set(a) & set(b)) for a, b in zip(wanted, found, strict=True)]) / 10
     assert share == pytest.approx(opened.made_as["recall_at_10"], abs=0.01)
     assert share >= 0.96
+    wanted, found = exact.search(queries, 100), opened.search(queries, 100)
+    share = np.mean([len(set(a) & set(b)) for a, b in zip(wanted, found, strict=True)]) / 100
+    assert share == pytest.approx(opened.made_as["recall_at_100"], abs=0.01)
+    assert share >= 0.95
+    assert opened.made_as["finds_enough"]
     again = PassageIndex.build(vectors, np.arange(3000), "abc", queries)
     (tmp_path / "again").mkdir()
     again.save(tmp_path / "again")
     first = (tmp_path / "passages.faiss").read_bytes()
     assert (tmp_path / "again/passages.faiss").read_bytes() == first
+
+
+def test_the_trial_takes_the_quickest_cells_and_list_that_find_enough_else_what_finds_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Crowds whose order short codes cannot tell: a longer list finds it, more cells do not."""
+    centres, noise = unit(40, 16, 1), np.random.default_rng(0).normal(size=(4000, 16))
+    crowds = np.repeat(centres, 100, axis=0) + 0.05 * noise
+    vectors = (crowds / np.linalg.norm(crowds, axis=1, keepdims=True)).astype(np.float32)
+    plain = PassageIndex.build(vectors, np.arange(4000), "abc").search(centres, 10)
+    monkeypatch.setattr(door, "EXACT", 100)
+    monkeypatch.setattr(door, "RECALL", {10: 0.96})
+    told = {}
+    for listed in ((50,), (50, 100, 200)):
+        monkeypatch.setattr(door, "LISTED", listed)
+        index = PassageIndex.build(vectors, np.arange(4000), "abc", centres)
+        assert index.made_as is not None
+        told[listed] = index.made_as
+        found = zip(index.search(centres, 10), plain, strict=True)
+        share = float(np.mean([len(set(a) & set(b)) for a, b in found])) / 10
+        assert share == pytest.approx(index.made_as["recall_at_10"], abs=1e-4)
+    enough, most = told[50, 100, 200], told[(50,)]
+    assert (enough["cells_searched"], enough["listed"]) == (16, 100)
+    assert enough["recall_at_10"] >= 0.96
+    assert (enough["finds_enough"], most["finds_enough"]) == (True, False)
+    assert most["cells_searched"] > 16
+    assert most["listed"] == 50
+    assert 0.7 < most["recall_at_10"] < 0.96
+
+
+def test_copies_that_are_as_near_as_the_nearest_are_all_true() -> None:
+    vectors = unit(300, 16, 0)
+    vectors[100:120] = vectors[0]  # 21 of a kind, more than are asked for
+    vectors[200:] = -vectors[:100]
+    true = door._nearest(vectors, vectors[:1], (10, 200))
+    assert true[10].tolist() == [0, *range(100, 120)]
+    plain = np.argsort(-(vectors @ vectors[0]), kind="stable")[:200]
+    assert true[200].tolist() == sorted(plain.tolist())
+    rows = np.array([[119, 100, 0, 5, -1]])
+    assert door._is_true(rows, 300, true[10]).tolist() == [[True, True, True, False, False]]
 
 
 def test_a_copy_is_the_nearest_other_in_an_inverted_file_too(

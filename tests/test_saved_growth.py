@@ -107,6 +107,37 @@ def test_it_is_sound_and_says_what_it_grew_from(
     assert 1 < len(others) <= 5
 
 
+def test_force_takes_a_world_that_grew_for_nothing_else(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run, grown = str(made.base.path), str(made.run), tmp_path / "grown"
+    shutil.copytree(made.saved.path, grown)
+    shutil.copytree(base, tmp_path / "built")
+    before = {file.name: file.read_bytes() for file in grown.iterdir()}
+    grow = ["grow", base, "--run", run, "--force", "--out"]
+    assert kncl_env([*grow, str(grown)]) == 0
+    for words in (
+        [*grow, str(tmp_path / "built")],
+        ["build", "synthetic", "--force", "--out", str(grown)],
+        ["rewire", base, "--force", "--out", str(grown)],
+    ):
+        assert kncl_env(words) == 2
+        assert "something that this command made" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in grown.iterdir()} == before
+    assert World.open(tmp_path / "built").hash == made.base.hash
+
+
+def test_a_run_that_is_played_again_is_not_emptied_for_it(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    before = {str(file): file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    words = ["run", "--world", str(made.base.path), "--articles", str(run / "articles.jsonl")]
+    assert kncl_policy([*words, "--policy", "random", "--out", str(run), "--force", *OPTIONS]) == 2
+    assert "expected inputs outside of" in capsys.readouterr().err
+    assert {str(file): file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
 def test_arms_are_evaluated_and_environments_made_there_as_in_any_world(
     made: Made, tmp_path: Path
 ) -> None:

@@ -17,14 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import corpus_of
+from killed_once import tokenise_killed_once
 
 from kncl_env.cli import main
-from kncl_env.world import build, index, stages, tables
+from kncl_env.table_world.recipe import TableRecipe
+from kncl_env.world import build, index, overlap, stages, tables
 from kncl_env.world.build import build_world, is_world
 from kncl_env.world.build_config import BuildConfig
 from kncl_env.world.corpus import Article, Corpus
 from kncl_env.world.leaks import faults
 from kncl_env.world.world import World
+from policies.benchmark.building import BuildTask
+from policies.benchmark.building import build as build_cell
+from policies.benchmark.cells import Recipe
+from train_lm.crew.hands import Hands
 
 SMALL = BuildConfig(vocab_size=300, passage_bytes=200)
 ROOT = Path(__file__).parents[1]
@@ -50,6 +56,17 @@ def contents(world: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(build_world(corpus_of(12), tmp_path_factory.mktemp("w") / "w", SMALL).path)
+
+
+def test_two_processes_one_of_which_is_killed_build_the_same_bytes(
+    wanted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((build, "TOKENISED"), (build, "EMBEDDED"), (overlap, "PASSAGES")):
+        monkeypatch.setattr(module, name, 40)  # several blocks
+    monkeypatch.setattr(build, "tokenise", tokenise_killed_once)
+    found = build_world(corpus_of(12), tmp_path / "w", SMALL, hands=Hands(2))
+    assert (tmp_path / "killed").exists()
+    assert contents(found.path) == wanted
 
 
 def stopped_at(stage: str, monkeypatch: pytest.MonkeyPatch, kept: float = 0.0) -> None:
@@ -274,6 +291,35 @@ def test_a_build_killed_by_the_system_goes_on_by_the_same_command(
     assert sorted(f.name for f in tmp_path.iterdir()) == ["v", "w"]
 
 
+def test_a_world_that_is_there_is_used_and_what_its_build_left_goes(
+    small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a build was killed when all but its cleaning up was done."""
+    monkeypatch.setenv("KNCL_CACHE", str(tmp_path))
+    recipe = TableRecipe()
+    built = BuildTask(Recipe("synthetic", "broad"), "", str(tmp_path / "built"))
+    table_world = tmp_path / f"table-world-{recipe.digest[:16]}"
+    for place, use in (
+        (table_world, recipe.world),
+        (tmp_path / "built", lambda: build_cell(built)),
+    ):
+        shutil.copytree(small_world.path, place)
+        left = tmp_path / f".{place.name}.building"
+        left.mkdir()
+        (left / "state.json").write_text(json.dumps({"made_by": stages.MADE_BY}))
+        for _ in range(2):  # then the removal is killed, too
+            use()
+            assert not left.exists()
+            (tmp_path / f".{left.name}.1a2b3c4d.part").mkdir(exist_ok=True)
+        use()
+    mine = tmp_path / ".built.building"
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    build_cell(built)
+    names = [".built.building", "built", table_world.name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+
+
 def test_time_and_memory_of_every_stage_stand_beside_the_card(
     small_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,7 +365,9 @@ def test_a_world_of_many_groups_and_cells_is_sound(
     assert world.index.made_as == world.card["index"]
     capsys.readouterr()
     assert main(["show", str(world.path)]) == 0
-    assert "cells searched, recall at 10 of" in capsys.readouterr().out
+    assert (
+        " cells searched, the best 100 or more ranked, recall at 10 of" in capsys.readouterr().out
+    )
     fitted = world.card["embedder"]
     assert 0 < fitted["fitted_on_topics"] < fitted["of_topics"] == world.n_topics
     assert "index" not in whole.card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from killed_once import Square, square
 
 from train_lm.crew.hands import Hands
 from train_lm.crew.local import TRIES
+from train_lm.crew.standing import Standing, WorkerDiedError
+from train_lm.crew.under_way import AHEAD, SPAN, UnderWay
 from train_lm.machine.launchers import check_launcher
 
 
@@ -37,6 +40,41 @@ def test_a_task_that_always_kills_its_worker_is_given_up_with_one_line(tmp_path:
 def test_no_worker_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected processes >= 1, got 0"):
         list(Hands(0).played(tasks(tmp_path, 0), square))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order_and_tasks_are_asked_for_as_there_is_room(
+    tmp_path: Path, workers: int
+) -> None:
+    asked = 0
+
+    def many() -> Iterator[Square]:
+        nonlocal asked
+        for asked in range(1, 61):
+            yield Square(asked, str(tmp_path), int(asked == 3 and workers > 1))
+
+    ahead = []
+    for done, found in enumerate(Hands(workers).in_order(many(), square), 1):
+        assert found == done**2
+        ahead.append(asked - done)
+    assert asked == 60
+    assert max(ahead) < 2 * workers * (SPAN + 1)
+
+
+def test_a_slow_task_holds_up_those_long_after_it_where_results_are_wanted_in_order() -> None:
+    for in_order, expected in ((True, 2 * AHEAD * SPAN), (False, 100)):
+        under_way = UnderWay(range(100), in_order)
+        while new := [*under_way.more(cores=2)]:
+            for number in new:
+                if number:  # the first one is never done
+                    under_way.done(number)
+        assert under_way.begin(100) == 1 + 100 - expected
+
+
+def test_no_worker_keeps_nothing() -> None:
+    workers = Hands(2).standing(Tally, [])
+    assert workers.each("begin", []) == []
+    workers.close()
 
 
 @dataclass
@@ -73,6 +111,23 @@ def test_a_standing_worker_that_is_killed_is_told_again_what_it_was_told(tmp_pat
             workers.each("add", [(-1,), (0,)])
     finally:
         workers.close()
+
+
+class Dead:
+    """A worker that is killed whatever it is asked."""
+
+    def ask(self, method: str, args: tuple[object, ...]) -> None: ...
+
+    def answer(self) -> object:
+        raise WorkerDiedError
+
+    def close(self) -> None: ...
+
+
+def test_a_standing_worker_that_is_killed_again_and_again_is_given_up_with_one_line() -> None:
+    workers: Standing[object] = Standing(lambda i: Dead(), 1)
+    with pytest.raises(ChildProcessError, match=r"worker 1 of 1 .* killed 5 times in a row: look"):
+        workers.each("add", [(1,)])
 
 
 def test_both_ways_at_once_are_refused() -> None:

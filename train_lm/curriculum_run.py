@@ -27,7 +27,8 @@ from train_lm.checkpoint import (
 )
 from train_lm.composing.adapter_files import save_adapter
 from train_lm.curriculum import Curriculum, read_curriculum
-from train_lm.files import append_line, hash_file, naming
+from train_lm.events import Events
+from train_lm.files import append_line, hash_file
 from train_lm.machine.launchers import check_launcher
 from train_lm.machine.parallel import Accelerated, Alone, Parallel, whole
 from train_lm.model import PRESETS, check_seed, open_model, save_model
@@ -290,27 +291,24 @@ class _Run:
         first = self.parallel.rank == 0
         if first:
             cut_metrics(self.out / METRICS, done)
-        writer = _events(self.out / "tensorboard", done) if first and done < self.updates else None
-        for update in range(done, self.updates):
-            rate = self.trainer.learning_rate()
-            windows = self.order.windows(update * self.batch, self.batch, self.context)
-            loss = self.trainer.update(windows[self.parallel.rank :: self.parallel.size])
-            if first:
-                tokens = (update + 1) * self.batch * self.context
-                line = {"update": update + 1, "tokens": tokens, "loss": loss, "learning_rate": rate}
-                append_line(self.out / METRICS, line, durable=False)
-                assert writer is not None
-                with naming(self.out / "tensorboard"):
-                    writer.add_scalar("loss [nats per token]", loss, update + 1)
-                    writer.add_scalar("learning rate", rate, update + 1)
-                on_update({**line, "updates": self.updates})
-            if update + 1 in self.merges:
-                self.trainer.merge_and_reset()
-            if (update + 1) % self.machine.save_every == 0 or update + 1 == self.updates:
-                save_checkpoint(self.out, self.trainer, self.parallel)
-        if writer is not None:
-            with naming(self.out / "tensorboard"):
-                writer.close()
+        events = Events(self.out / "tensorboard", done) if first and done < self.updates else None
+        with events or nullcontext():
+            for update in range(done, self.updates):
+                rate = self.trainer.learning_rate()
+                windows = self.order.windows(update * self.batch, self.batch, self.context)
+                loss = self.trainer.update(windows[self.parallel.rank :: self.parallel.size])
+                if events is not None:
+                    tokens = (update + 1) * self.batch * self.context
+                    line = {"update": update + 1, "tokens": tokens, "loss": loss}
+                    line["learning_rate"] = rate
+                    append_line(self.out / METRICS, line, durable=False)
+                    events.number("loss [nats per token]", loss, update + 1)
+                    events.number("learning rate", rate, update + 1)
+                    on_update({**line, "updates": self.updates})
+                if update + 1 in self.merges:
+                    self.trainer.merge_and_reset()
+                if (update + 1) % self.machine.save_every == 0 or update + 1 == self.updates:
+                    save_checkpoint(self.out, self.trainer, self.parallel)
         return self._save()
 
     def _claim(self, config: RunConfig, curriculum: Curriculum, places: _Places) -> None:
@@ -421,9 +419,3 @@ def _check_vocabulary(tokenizer: Any, own: bool, model: Any, name: str) -> None:
             f"expected {ids} token ids, as the world has, got {size} in {name}, which has no "
             "tokenizer: the vocabulary does not match; add the model's own tokenizer files"
         )
-
-
-def _events(folder: Path, done: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=done + 1)

@@ -21,6 +21,11 @@ LONGEST_FILE_NAME = 150  # [bytes] of a part of one; file systems take 255 in al
 NOT_IN_FILE_NAMES = frozenset('/\\:*?"<>|')
 
 
+def counted(n: int, what: str) -> str:
+    """`1 seed`, `2,000 seeds`: of nouns that take an s."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
 def visible(text: object, at_most: int | None = None) -> str:
     """Text as one line of its own visible characters; white space of any kind is a space.
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from train_lm.machine.cores import CORES, cores
 
+RAYON = "RAYON_NUM_THREADS"  # environment variable: threads of what tokenises
 LOOK = 0.5  # [s] between looks at the parent
 
 
@@ -27,7 +28,7 @@ def end_with_parent(parent: int) -> None:
 
 def _begin(parent: int, share: int) -> None:
     end_with_parent(parent)
-    os.environ[CORES] = str(share)
+    os.environ[CORES] = os.environ[RAYON] = str(share)
 
 
 def _watch(parent: int) -> None:

@@ -157,16 +157,24 @@ class TokenWriter:
             ValueError: Ids of another type than before.
         """
         for ids in documents:
-            if self._type is None:
-                self._type = ids.dtype
-                self._write_header()
-            if ids.dtype != self._type:
-                raise ValueError(
-                    f"expected ids of type {self._type}, as before, got {ids.dtype}: one "
-                    "tokenizer has one type"
-                )
-            self._stream.write(np.ascontiguousarray(ids).tobytes())
-            self._lengths.append(len(ids))
+            self.append_all(ids, [len(ids)])
+
+    def append_all(self, ids: Ids, lengths: Iterable[int]) -> None:
+        """Add documents that stand one after another already.
+
+        Raises:
+            ValueError: As of `append`.
+        """
+        if self._type is None:
+            self._type = ids.dtype
+            self._write_header()
+        if ids.dtype != self._type:
+            raise ValueError(
+                f"expected ids of type {self._type}, as before, got {ids.dtype}: one "
+                "tokenizer has one type"
+            )
+        self._stream.write(np.ascontiguousarray(ids).tobytes())
+        self._lengths.extend(lengths)
 
     def _write_header(self) -> None:
         shown = np.dtype(np.uint16) if self._type is None else self._type

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kncl_env.settings import OPTIONS, Settings
 from train_lm.command_line import Verbs, comma_separated, say, say_lines
-from train_lm.outputs import alone
+from train_lm.outputs import MADE_BY, alone, holds_json
 
 if TYPE_CHECKING:
     from kncl_env.knowledge.facts import FactProbe
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kncl_env.knowledge.report import KnowledgeReport
     from kncl_env.world.world import World
 
+COMMAND = "kncl-env knowledge"
 TABLE, GRAPH = "knowledge.json", "links.graphml"
 READ = ("learner", "nucleus")  # groups of settings that a nucleated learner depends on
 
@@ -100,7 +101,9 @@ def _knowledge(args: argparse.Namespace) -> int:
 
 
 def _is_table(place: Path) -> bool:
-    return {file.name for file in place.iterdir()} == {TABLE, GRAPH} if place.is_dir() else False
+    # What somebody else made may have these names, too.
+    ours = place.is_dir() and holds_json(place / TABLE, **{MADE_BY: COMMAND})
+    return ours and {file.name for file in place.iterdir()} == {TABLE, GRAPH}
 
 
 def _asked_of(args: argparse.Namespace, world: World, settings: Settings) -> KnowledgeReport:
@@ -165,7 +168,7 @@ def _write(args: argparse.Namespace, world: World, report: KnowledgeReport) -> N
     from train_lm.inputs import inputs
     from train_lm.provenance import commit
 
-    about = {"world": world.hash, "model": args.model, "split": args.split}
+    about = {MADE_BY: COMMAND, "world": world.hash, "model": args.model, "split": args.split}
     about |= {"commit": commit(), "inputs": inputs()}
     with replacing_folder(args.out, over=True) as part:
         write_graphml(part / GRAPH, report.asked)

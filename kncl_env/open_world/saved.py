@@ -20,7 +20,7 @@ from kncl_env.open_world.articles import ArticleJournal, Fetched, JournalSource
 from kncl_env.open_world.grown import GrownWorld
 from kncl_env.open_world.growth import OpenWorld
 from kncl_env.open_world.outward import OUTWARD, Outward
-from kncl_env.world.card import world_hash
+from kncl_env.world.card import GROWN, REWIRED, world_hash
 from kncl_env.world.corpus import add_texts, new_hash
 from kncl_env.world.splits import SPLITS, Passage
 from kncl_env.world.tables import PassageWriter, write_topics
@@ -35,8 +35,7 @@ from train_lm.token_files import TokenWriter
 ARTICLES, CURRICULUM = "articles.jsonl", "curriculum.jsonl"  # of a run
 COPIED = ("tokenizer.json", "embedder.npz")
 # Of the card of the world that it began with: said anew, or no longer true.
-DROPPED = ("files", "hash", "index", "source_sha256")
-GROWN = "grown"  # where a card says what a world grew from
+DROPPED = ("files", "hash", "index", "source_sha256", REWIRED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from kncl_env.settings import Settings
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.synthetic import SyntheticConfig, read_synthetic
+from kncl_env.world.stages import clear
 from kncl_env.world.world import World
 from train_lm.files import Json, cache_folder, hash_json
 from train_lm.outputs import alone
@@ -76,6 +77,7 @@ class TableRecipe:
         place.parent.mkdir(parents=True, exist_ok=True)
         with alone(place, wait=True):  # two commands may want it for the first time
             if _is_whole(place):
+                clear(place)
                 return World.open(place)
             return build_world(read_synthetic(self.corpus), place, self.build)
 

@@ -9,7 +9,7 @@ end, and moved to its place whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.world.blocks import embed, through, tokenise
 from kncl_env.world.build_config import BuildConfig
-from kncl_env.world.card import BUILD_LOG, WORLD_FORMAT, world_hash
+from kncl_env.world.card import BUILD_LOG, GROWN, REWIRED, WORLD_FORMAT, world_hash
 from kncl_env.world.corpus import Corpus
 from kncl_env.world.cut import together
 from kncl_env.world.drafting import (
@@ -29,6 +30,7 @@ from kncl_env.world.drafting import (
     set_target_aside,
     write_passages,
 )
+from kncl_env.world.embedding import Embedder
 from kncl_env.world.graph import TopicGraph
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.stages import Say, Stages, clear, finished_by, stages_of
@@ -51,13 +53,16 @@ from kncl_env.world.topics import (
 from kncl_env.world.world import World
 from train_lm.checked.digests import sealed
 from train_lm.checked.rows import RowFile, RowWriter
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import Json, hash_file, hash_json, read_json, write_json
 from train_lm.outputs import alone, holds_json
 from train_lm.token_files import TRAIN, TokenWriter
-from train_lm.tokenizer import bytes_per_token, encode, load_tokenizer, train_tokenizer
+from train_lm.tokenizer import bytes_per_token, load_tokenizer, train_tokenizer
 
 TOKENIZER_BYTES = 20_000_000  # of text, about, that the tokenizer is trained on
 EMBEDDER_BYTES = 200_000_000  # of text, about, that the embedder is fitted on
+# Texts that are tokenised together, at most, and characters, about.
+TOKENISED, TOKENISED_CHARACTERS = 4096, 4_000_000
 # Texts that are embedded together, at most, and characters, about.
 EMBEDDED, EMBEDDED_CHARACTERS = 1024, 8_000_000
 
@@ -74,6 +79,7 @@ def build_world(
     config: BuildConfig,
     say: Say = lambda _: None,
     target: Corpus | None = None,
+    hands: Hands = ALONE,
 ) -> World:
     """Write a world directory; it appears whole or not at all.
 
@@ -83,9 +89,11 @@ def build_world(
     Args:
         say: Told about each stage as it begins, and of what is left out.
         target: Documents of one's own that are a distant world's target.
+        hands: Who hashes words, tokenises and embeds; the bytes are the same.
 
     Raises:
         ValueError: The corpus is too small, the region is unknown, or the target cannot be one.
+        ValueError, ConnectionError, ChildProcessError: As of `Hands.played`.
         FileExistsError: `out` is a file, or the folder that we stand in.
     """
     if (target is None) != (config.target is None):
@@ -116,12 +124,12 @@ def build_world(
             with stages_of(out, made_from, say) as stages:
                 corpus = gathered(corpus, config, say)
                 corpus = corpus if target is None else with_target(corpus, target)
-                card = _build(corpus, config, stages, say)
+                card = _build(corpus, config, stages, say, hands)
                 stages.finish(out, card["hash"])
     return World.open(out)
 
 
-def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Json:
+def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say, hands: Hands) -> Json:
     """Do every stage; returns the card."""
     draft = Draft(stages.world, stages.scratch)
     before = stages.found("cutting and splitting")
@@ -136,13 +144,15 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
         aside = stages.run(
             "setting the target aside", lambda: set_target_aside(corpus, config, draft, say)
         )
-    proof = stages.run("proving splits apart", lambda: prove_apart(corpus, config, draft, say))
+    proof = stages.run(
+        "proving splits apart", lambda: prove_apart(corpus, config, draft, say, hands)
+    )
     mixing = "mixing in noise" if config.scenario == "noisy" else "writing passages"
     text = stages.run(mixing, lambda: write_passages(config, draft))
     stages.run("training the tokenizer", lambda: _train_tokenizer(draft, text, config))
-    tokens = stages.run("tokenising", lambda: _tokenise(draft))
+    tokens = stages.run("tokenising", lambda: _tokenise(draft, hands))
     fitted = stages.run("fitting the embedder", lambda: _fit_embedder(draft, text, config))
-    stages.run("embedding", lambda: _embed(draft))
+    stages.run("embedding", lambda: _embed(draft, hands))
     scenario = stages.run("linking", lambda: _link(draft, corpus, config, say))
     index = stages.run("indexing", lambda: _index(draft, text["corpus_hash"]))
 
@@ -186,14 +196,18 @@ def _build(corpus: Corpus, config: BuildConfig, stages: Stages, say: Say) -> Jso
     return found
 
 
-def is_world(path: Path, rewired: bool = False) -> bool:
-    """Whether a folder is a world, built or `rewired` as asked, and holds nothing else."""
+def is_world(path: Path, made: str | None = None) -> bool:
+    """Whether a folder is a world that was built, or was `REWIRED` or `GROWN` as asked.
+
+    It holds nothing else.
+    """
     if not holds_json(path / "world.json", format=WORLD_FORMAT):
         return False
     card = read_json(path / "world.json")
     files, known = card.get("files"), {"world.json", BUILD_LOG}
     alone = isinstance(files, dict) and {f.name for f in path.iterdir()} <= {*files, *known}
-    return alone and ("rewired" in card) == rewired
+    # A world that grew may be rewired; one that was rewired and grew is no random copy any more.
+    return alone and next((how for how in (REWIRED, GROWN) if how in card), None) == made
 
 
 def _version(name: str) -> str:
@@ -214,16 +228,17 @@ def _train_tokenizer(draft: Draft, text: Json, config: BuildConfig) -> Json:
     return {}
 
 
-def _tokenise(draft: Draft) -> Json:
+def _tokenise(draft: Draft, hands: Hands) -> Json:
     """Number of tokens, and bytes per token."""
-    tokenizer = load_tokenizer(draft.world / "tokenizer.json")
-    sizes = bytes_per_token(tokenizer)
+    file = draft.world / "tokenizer.json"
+    sizes = bytes_per_token(load_tokenizer(file))
     counts = np.zeros(len(sizes), dtype=np.int64)
+    texts = (text for group in read_texts(draft.world / PASSAGES) for text in group)
+    blocks = together(texts, TOKENISED, TOKENISED_CHARACTERS)
     with TokenWriter(draft.world) as writer:
-        for texts in read_texts(draft.world / PASSAGES):
-            encoded = encode(tokenizer, texts)
-            writer.append(encoded)
-            counts += np.bincount(np.concatenate(encoded), minlength=len(sizes))
+        for ids, lengths in through(file, blocks, tokenise, hands):
+            writer.append_all(ids, lengths)
+            counts += np.bincount(ids, minlength=len(sizes))
     per_token = float((counts * sizes).sum() / counts.sum())
     return {"tokens": int(counts.sum()), "bytes_per_token": per_token}
 
@@ -263,18 +278,26 @@ def _fit_embedder(draft: Draft, text: Json, config: BuildConfig) -> Json:
     return {"embedder": {**embedder.stated, **said}}
 
 
-def _embed(draft: Draft) -> Json:
+def _embed(draft: Draft, hands: Hands) -> Json:
     """Vectors of the topics and of the training passages."""
-    embedder = load_space(draft.world / "embedder.npz")
+    space = draft.world / "embedder.npz"
+    embedder = load_space(space)
+    # A pretrained model's last bits depend on the number of threads, and on the machine's kernels.
+    hands = hands if isinstance(embedder, Embedder) else ALONE
     files = read_texts(draft.world / PASSAGES, draft.split == TRAIN)
     passages = (text for group in files for text in group)
-    for file, texts in (
-        (draft.world / "topic_vectors.npy", _topic_texts(draft)),
-        (draft.scratch / VECTORS, passages),
-    ):
-        with RowWriter(file, embedder.dimensions) as writer:
-            for group in together(texts, EMBEDDED, EMBEDDED_CHARACTERS):
-                writer.append(embedder(group))
+    blocks = (
+        block
+        for texts in (_topic_texts(draft), passages)
+        for block in together(texts, EMBEDDED, EMBEDDED_CHARACTERS)
+    )
+    found = through(space, blocks, embed, hands)
+    with RowWriter(draft.world / "topic_vectors.npy", embedder.dimensions) as topics:
+        while topics.rows < draft.n_topics:
+            topics.append(next(found))
+    with RowWriter(draft.scratch / VECTORS, embedder.dimensions) as trained:
+        for vectors in found:
+            trained.append(vectors)
     if len(draft.unseen):
         vectors = np.load(draft.world / "topic_vectors.npy")
         seen = np.setdiff1d(draft.target, draft.unseen)
@@ -287,8 +310,13 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     """The graph, the target; a corpus without links or labels gets them by likeness."""
     vectors: NDArray[np.float32] = np.load(draft.world / "topic_vectors.npy")
     told = _Told(draft, draft.told)
-    graph = connected(draft.graph(say), draft.titles, vectors, told, config)
+    graph = draft.graph(say)
     own = draft.target if config.target is not None else draft.target[:0]
+    n = draft.n_topics - len(own)  # documents of one's own come last, and have a label
+    connect = config.connect
+    if len(own) and not graph.indptr[n]:  # what they state does not link the corpus
+        connect = connect or ("links", "mentions", "similar")
+    graph = connected(graph, draft.titles, vectors, told, replace(config, connect=connect))
     if len(own):
         visible = _Told(draft, draft.told & np.isin(draft.topic, own))
         graph = join_documents(graph, own, draft.titles, vectors, visible, config.neighbours)
@@ -296,7 +324,6 @@ def _link(draft: Draft, corpus: Corpus, config: BuildConfig, say: Say) -> Json:
     say(f"  {shape}")
     if shape.warning:
         say(f"  warning: {shape.warning}")
-    n = draft.n_topics - len(own)  # documents of one's own come last, and have a label
     if not any(labels[:n]):
         of_corpus = _Told(draft, draft.told & (draft.topic < n))
         labels = cluster_labels(vectors[:n], of_corpus, config.seed) + labels[n:]

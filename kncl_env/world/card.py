@@ -17,6 +17,9 @@ WORLD_FORMAT = 1
 # What the card of every world states.
 CARD = ("source", "licence", "corpus_hash", "settings", "scenario", "counts", "hash", "files")
 
+# Parts of a card that tell what made a world other than a build.
+REWIRED, GROWN = "rewired", "grown"
+
 # Time and memory of each stage of the build: they differ from run to run, so no hash covers them.
 BUILD_LOG = "build.json"
 

@@ -44,7 +44,9 @@ from kncl_env.world.target.aside import (
 )
 from kncl_env.world.target.language import READ, check_language
 from kncl_env.world.topics import check_target, has_held_out, regions_of
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.files import Json, read_json, write_json
+from train_lm.plain_text import counted
 from train_lm.token_files import TRAIN
 
 DOOMED, PASSAGES = "doomed.npy", "passages.parquet"
@@ -204,17 +206,19 @@ def set_target_aside(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say
     topics = regions[region]
     set_aside(config, cut, topics, draft.titles, draft.is_noise, region).save(draft.scratch)
     named = region if config.target is None else "documents of one's own"
-    say(f"  target: {named}, {len(topics):,} topics, none of whose text is trained on")
+    say(f"  target: {named}, {counted(len(topics), 'topic')}, none of whose text is trained on")
     return {"region": region, "topics": len(topics)}
 
 
-def prove_apart(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say) -> Json:
+def prove_apart(
+    corpus: Corpus, config: BuildConfig, draft: Draft, say: Say, hands: Hands = ALONE
+) -> Json:
     """Find held-out passages that another split gives away; refuses a target that cannot be one."""
     if draft.aside is not None:
-        return _prove_distant(draft, draft.aside, say)
+        return _prove_distant(draft, draft.aside, say, hands)
     cut = Cut(draft.scratch)
     doomed: list[int] = []
-    for passage, reason in unproved_of(cut.split, cut.texts, draft.scratch):
+    for passage, reason in unproved_of(cut.split, cut.texts, draft.scratch, hands):
         if not doomed:
             first, why = passage, reason
         doomed.append(passage)
@@ -235,7 +239,7 @@ def prove_apart(corpus: Corpus, config: BuildConfig, draft: Draft, say: Say) -> 
     return {"dropped": len(doomed)}
 
 
-def _prove_distant(draft: Draft, aside: Aside, say: Say) -> Json:
+def _prove_distant(draft: Draft, aside: Aside, say: Say, hands: Hands) -> Json:
     """Leave out copies of the target's text, all of it, then what gives held-out text away.
 
     Of two passages of the target that share a run, the visible one stays: what is hidden must not
@@ -244,7 +248,7 @@ def _prove_distant(draft: Draft, aside: Aside, say: Say) -> Json:
     cut = draft.cut
     of_target = aside.of_target(cut.topic)
     own, others = np.flatnonzero(of_target), np.flatnonzero(~of_target)
-    copies = copies_of(own, others, cut.texts, draft.scratch)
+    copies = copies_of(own, others, cut.texts, draft.scratch, hands)
     trained = copies[cut.split[copies] == TRAIN]
     found: Json = {
         "copies_passages": len(trained),
@@ -261,7 +265,7 @@ def _prove_distant(draft: Draft, aside: Aside, say: Say) -> Json:
         )
         found["copies_example"] = example
     kept = np.delete(np.arange(len(cut)), copies)
-    alone = unproved_of(cut.split[kept], lambda rows: cut.texts(kept[rows]), draft.scratch)
+    alone = unproved_of(cut.split[kept], lambda rows: cut.texts(kept[rows]), draft.scratch, hands)
     visible = of_target & (cut.split == SAMPLE)
     doomed = [int(kept[row]) for row, why in alone if not (visible[kept[row]] and SHARES in why)]
     if doomed:

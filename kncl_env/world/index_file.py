@@ -20,7 +20,8 @@ FLAT, INVERTED, INVERTED_BYTES = b"IxFI", b"IwFl", b"IwSq"
 # Turned vectors; in them short codes in cells, and bytes: read by `_read_turned`.
 TURNED, TURN, REFINED, SHORT, BYTES, BLOCKS = b"IxPT", b"rrot", b"IxRF", b"IwPf", b"IxSQ", b"ilbl"
 TOGETHER = 32  # [vectors] whose short codes lie in one block
-ONE_BYTE = 0  # faiss' number of the form that stores a byte for each number
+# faiss' numbers of the forms that store a byte, and two (a half float), for each number.
+ONE_BYTE, TWO_BYTES = 0, 4
 BLOCK = 2**16  # [numbers] that are looked at together: they fit a cache of the processor
 LONGEST = 1000  # times what is asked for that a short list holds, at most
 LISTS, ALL_LISTS = b"ilar", b"full"
@@ -160,7 +161,8 @@ def _read_cells(reader: _Reader, index: IndexFile) -> int:
 
 
 def _read_turned(reader: _Reader, index: IndexFile) -> None:
-    """A rotation; what it hands on to, short codes in cells, and bytes that they are ranked by."""
+    """A rotation; what it hands on to, short codes in cells, and longer ones that a list is ranked
+    by: of two bytes for each number, in some worlds of before of one."""
     if (turns := reader.one("<i4"), reader.take(4)) != (1, TURN):
         raise ValueError(f"expected one rotation, got {turns}")
     even = index.dimensions + index.dimensions % 2
@@ -176,10 +178,11 @@ def _read_turned(reader: _Reader, index: IndexFile) -> None:
         _check_head(reader, kind, inside)
     _read_short(reader, inside)
     _check_head(reader, BYTES, inside)
-    _read_form(reader, inside)
-    if (size := reader.one("<u8")) != index.vectors * even:
-        raise ValueError(f"expected {index.vectors} vectors of {even} bytes, got {size} bytes")
-    reader.check_finite("u1", size)
+    number = _read_form(reader, inside, (ONE_BYTE, TWO_BYTES))
+    code = np.dtype(number).itemsize * even
+    if (size := reader.one("<u8")) != index.vectors * code:
+        raise ValueError(f"expected {index.vectors} vectors of {code} bytes, got {size} bytes")
+    reader.check_finite(number, index.vectors * even)
     longer = float(reader.array("<f4", 1)[0])
     if not 1 <= longer <= LONGEST:
         raise ValueError(f"expected a short list of 1 to {LONGEST} times, got {longer}")
@@ -221,16 +224,19 @@ def _read_short(reader: _Reader, index: IndexFile) -> None:
     rows.check()
 
 
-def _read_form(reader: _Reader, index: IndexFile) -> None:
-    """How vectors are stored: in bytes over a range."""
+def _read_form(reader: _Reader, index: IndexFile, forms: tuple[int, ...] = (ONE_BYTE,)) -> str:
+    """How vectors are stored, in bytes over a range or as half floats: the kind of a number."""
     kind, ranges = reader.one("<i4"), (reader.one("<i4"), reader.take(4))
     dimensions, code, trained = (reader.one("<u8") for _ in range(3))
-    wanted = (ONE_BYTE, index.dimensions, index.dimensions, 2 * index.dimensions)
-    if (kind, dimensions, code, trained) != wanted or ranges != (0, bytes(4)):
+    size = {ONE_BYTE: index.dimensions, TWO_BYTES: 2 * index.dimensions}
+    over = {ONE_BYTE: 2 * index.dimensions, TWO_BYTES: 0}  # numbers that tell the range
+    wanted = [(form, index.dimensions, size[form], over[form]) for form in forms]
+    if (kind, dimensions, code, trained) not in wanted or ranges != (0, bytes(4)):
         raise ValueError(
-            f"expected vectors stored as {wanted}, got {(kind, dimensions, code, trained)}"
+            f"expected vectors stored as one of {wanted}, got {(kind, dimensions, code, trained)}"
         )
     reader.check_finite("<f4", trained)
+    return "u1" if kind == ONE_BYTE else "<f2"
 
 
 def _read_lists(reader: _Reader, index: IndexFile, cells: int, number: str) -> None:

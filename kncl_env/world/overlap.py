@@ -12,20 +12,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kncl_env.world.cut import together
 from kncl_env.world.scripts import OVERLAP_CHARACTERS, OVERLAP_WORDS, all_runs, word_runs
 from kncl_env.world.splits import SPLITS, Passage
+from train_lm.crew.hands import ALONE, Hands
 from train_lm.token_files import TRAIN
 
 Hashes = NDArray[np.uint64]
+# Runs of some passages, one after another, and how many each has.
+Hashed: TypeAlias = tuple[Hashes, NDArray[np.int32]]
 
 ROOM_BITS = 6
 ROOM = 2**20  # [bytes] of a room that stay in memory
-TOGETHER = 2**19  # [runs] that are handed on at a time
+PASSAGES, CHARACTERS = 2**14, 2**21  # of a block, whose runs are hashed together, at most and about
 BITS_PER_RUN = 16  # of the filter: one training run in 16 passes it for nothing
 MOST_BITS = 2**32  # [bits] of the filter: 512 MiB
 OWNED = np.dtype([("run", "<u8"), ("owner", "<u4")])
@@ -42,7 +46,11 @@ def unproved(passages: Sequence[Passage], scratch: Path | None = None) -> list[t
 
 
 def copies_of(
-    wanted: NDArray[np.int64], others: NDArray[np.int64], texts: Texts, scratch: Path | None = None
+    wanted: NDArray[np.int64],
+    others: NDArray[np.int64],
+    texts: Texts,
+    scratch: Path | None = None,
+    hands: Hands = ALONE,
 ) -> NDArray[np.int64]:
     """Those of the other passages that share a run of words with any of the wanted ones, ascending.
 
@@ -50,13 +58,14 @@ def copies_of(
         wanted, others: Numbers of passages, ascending.
         texts: Reads passages by their ascending numbers.
         scratch: Where files without a name may stand; the system's place for such, if None.
+        hands: Who hashes the words.
     """
     copies = np.zeros(len(others), dtype=bool)
     with _Rooms(np.dtype("<u8"), scratch) as known, _Rooms(OWNED, scratch) as found:
-        for runs, _ in _in_groups(map(word_runs, texts(wanted))):
+        for runs, _ in _hashed(_word_runs, texts(wanted), hands):
             known.add(runs)
         sieve, first = _sieve(known), 0
-        for runs, counts in _in_groups(map(all_runs, texts(others))):
+        for runs, counts in _hashed(_all_runs, texts(others), hands):
             passes = _passes(sieve, runs)
             owner = np.repeat(np.arange(first, first + len(counts)), counts)[passes]
             owned = np.empty(len(owner), dtype=OWNED)
@@ -71,7 +80,10 @@ def copies_of(
 
 
 def unproved_of(
-    split: NDArray[np.integer], texts: Texts, scratch: Path | None = None
+    split: NDArray[np.integer],
+    texts: Texts,
+    scratch: Path | None = None,
+    hands: Hands = ALONE,
 ) -> Iterator[tuple[int, str]]:
     """Held-out passages that share a run of words with another split, or are too short to tell.
 
@@ -79,6 +91,7 @@ def unproved_of(
         split: (P,) index into `SPLITS` of each passage.
         texts: Reads passages by their ascending numbers.
         scratch: Where files without a name may stand; the system's place for such, if None.
+        hands: Who hashes the words.
 
     Yields:
         `(number of the held-out passage, what is wrong with it)`, ascending by number.
@@ -86,9 +99,9 @@ def unproved_of(
     held_out = np.flatnonzero(split != TRAIN)
     splits = np.asarray(split)[held_out].astype(np.uint8)
     with _Rooms(OWNED, scratch) as wanted, _Rooms(np.dtype("<u8"), scratch) as trained:
-        lengths = _spool_held_out(texts(held_out), wanted)
+        lengths = _spool_held_out(_hashed(_word_runs, texts(held_out), hands), wanted)
         sieve = _sieve(wanted)
-        for runs, _ in _in_groups(map(all_runs, texts(np.flatnonzero(split == TRAIN)))):
+        for runs, _ in _hashed(_all_runs, texts(np.flatnonzero(split == TRAIN)), hands):
             trained.add(runs[_passes(sieve, runs)])
         del sieve
         shared = np.zeros(len(held_out), dtype=np.uint8)
@@ -106,11 +119,11 @@ def unproved_of(
             yield passage, f"{SHARES} of {OVERLAP_WORDS} words with {first}"
 
 
-def _spool_held_out(texts: Iterable[str], wanted: _Rooms) -> NDArray[np.int32]:
+def _spool_held_out(hashed: Iterable[Hashed], wanted: _Rooms) -> NDArray[np.int32]:
     """(n,) number of runs of each held-out passage, whose runs go into their rooms."""
     lengths: list[NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
     first = 0
-    for runs, counts in _in_groups(map(word_runs, texts)):
+    for runs, counts in hashed:
         owned = np.empty(len(runs), dtype=OWNED)
         owned["run"] = runs
         owned["owner"] = np.repeat(np.arange(first, first + len(counts)), counts)
@@ -120,18 +133,24 @@ def _spool_held_out(texts: Iterable[str], wanted: _Rooms) -> NDArray[np.int32]:
     return np.concatenate(lengths)
 
 
-def _in_groups(runs_of: Iterable[Hashes]) -> Iterator[tuple[Hashes, NDArray[np.int32]]]:
-    """Runs of some passages together, and how many each has."""
-    group: list[Hashes] = []
-    filled = 0
-    for runs in runs_of:
-        group.append(runs)
-        filled += len(runs) + 1  # passages without a run fill a group, too
-        if filled >= TOGETHER:
-            yield np.concatenate(group), np.array([len(r) for r in group], dtype=np.int32)
-            group, filled = [], 0
-    if group:
-        yield np.concatenate(group), np.array([len(r) for r in group], dtype=np.int32)
+def _hashed(
+    play: Callable[[list[str]], Hashed], texts: Iterable[str], hands: Hands
+) -> Iterator[Hashed]:
+    """Runs of a block of passages after another, and how many each has."""
+    return hands.in_order(together(texts, PASSAGES, CHARACTERS), play)
+
+
+def _word_runs(texts: list[str]) -> Hashed:
+    return _joined(map(word_runs, texts))
+
+
+def _all_runs(texts: list[str]) -> Hashed:
+    return _joined(map(all_runs, texts))
+
+
+def _joined(runs_of: Iterable[Hashes]) -> Hashed:
+    runs = [*runs_of]
+    return np.concatenate(runs), np.array([len(r) for r in runs], dtype=np.int32)
 
 
 class _Rooms:

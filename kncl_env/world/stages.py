@@ -28,6 +28,7 @@ from train_lm.files import (
     read_json,
     remove_folder,
     replacing_folder,
+    sweep,
     sync,
     told_as,
     write_json,
@@ -103,7 +104,7 @@ class Stages:
             return facts
         self._say(stage)
         self.forget(stage)
-        began, busy = time.monotonic(), time.process_time()
+        began, busy = time.monotonic(), _busy()
         _forget_peak()
         facts = make()
         known = {name for done in self._state["stages"].values() for name in done["files"]}
@@ -114,7 +115,7 @@ class Stages:
             "facts": facts,
             "files": {name: hash_file(file) for name, file in files.items()},
             "seconds": round(time.monotonic() - began, 3),
-            "cpu_seconds": round(time.process_time() - busy, 3),
+            "cpu_seconds": round(_busy() - busy, 3),
             "peak_bytes": _peak(),
         }
         self._write()
@@ -164,8 +165,12 @@ def finished_by(out: Path, made_from: str) -> str | None:
 
 
 def clear(out: Path) -> None:
-    """Remove what a build left."""
-    remove_folder(_folder(out))
+    """Remove what a build left that was killed as it cleaned up, if one did."""
+    folder = _folder(out)
+    if holds_json(folder / STATE, made_by=MADE_BY):
+        remove_folder(folder)
+    else:
+        sweep(folder.parent, folder.name)
 
 
 @contextmanager
@@ -222,6 +227,11 @@ def _goes_on(folder: Path, made_from: str) -> bool:
         and "finished" not in state
         and all(part.is_dir() and not part.is_symlink() for part in parts)
     )
+
+
+def _busy() -> float:
+    """Time of a core that this process took, and workers of it that have ended [s]."""
+    return sum(os.times()[:4])
 
 
 def _whole_state(folder: Path) -> Json | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kncl_env.world.build_config import CONNECTIONS, TFIDF, BuildConfig
 from train_lm.command_line import Verbs, comma_separated, say, say_lines
 from train_lm.outputs import alone
+from train_lm.plain_text import counted
 
 if TYPE_CHECKING:
     from kncl_env.world.world import World
@@ -130,7 +131,7 @@ def _show_world(world: World) -> None:
     say(f"{world.path}: {card['source']}, {card['scenario']['name']}, hash {world.hash[:12]}")
     say(f"licence: {card['licence']}")
     if world.target_region:
-        say(f"target: {world.target_region}, {len(world.target_topics())} topics")
+        say(f"target: {world.target_region}, {counted(len(world.target_topics()), 'topic')}")
     for line in told_target(world):
         say(line)
     for name, value in card["counts"].items():
@@ -187,9 +188,15 @@ def _index(card: dict[str, Any]) -> str:
     made_as = card.get("index")
     if made_as is None:
         return "exact, every passage is looked at"
+    begin = "recall_at_"
+    found = {int(k[len(begin) :]): share for k, share in made_as.items() if k.startswith(begin)}
+    shares = ", ".join(f"at {k} of {share}" for k, share in sorted(found.items()))
+    listed = f"the best {made_as['listed']} or more ranked, " if "listed" in made_as else ""
+    lacks = made_as.get("finds_enough") is False
     return (
-        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, recall at 10 of "
-        f"{made_as.get('recall_at_10')} in its own trial"
+        f"{made_as.get('kind')}, {made_as.get('cells_searched')} cells searched, {listed}recall "
+        f"{shares} in its own trial"
+        + (": less than there should be, no setting that was tried finds more" if lacks else "")
     )
 
 
@@ -242,7 +249,7 @@ def _nucleate(args: argparse.Namespace) -> int:
     world = World.open(args.world)
     wanted = Wanted(tuple(args.titles), args.text, args.topics)
     seeds = seeds_of(world, wanted, None, PRESETS["xs"].context)
-    say(f"{len(seeds):,} topics: {_titles(world, seeds)}")
+    say(f"{counted(len(seeds), 'topic')}: {_titles(world, seeds)}")
     for line in NucleusReport.of(world, seeds).lines():
         say(line)
     return 0
@@ -272,13 +279,14 @@ def _rewire_parser(verbs: Verbs) -> None:
 
 def _rewire(args: argparse.Namespace) -> int:
     from kncl_env.world.build import is_world
+    from kncl_env.world.card import REWIRED
     from kncl_env.world.rewiring import rewire_world
     from kncl_env.world.world import World
 
     if args.seed < 0:
         raise ValueError(f"expected a seed of 0 or more, got {args.seed}")
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, partial(is_world, rewired=True), [args.world])
+        hold.begin_anew(args.force, partial(is_world, made=REWIRED), [args.world])
         world = rewire_world(World.open(args.world), args.out, args.seed)
     share = world.card["rewired"]["links_kept"]
     say(
@@ -320,11 +328,12 @@ def _grow_parser(verbs: Verbs) -> None:
 def _grow(args: argparse.Namespace) -> int:
     from kncl_env.open_world.saved import replay_growth, save_grown, together
     from kncl_env.world.build import is_world
+    from kncl_env.world.card import GROWN
     from kncl_env.world.world import World
 
     base = World.open(args.world)
     with alone(args.out) as hold:
-        hold.begin_anew(args.force, is_world, [args.world, *args.run])
+        hold.begin_anew(args.force, partial(is_world, made=GROWN), [args.world, *args.run])
         grown = together([replay_growth(base, run) for run in args.run])
         world = save_grown(grown, args.out)
     say(

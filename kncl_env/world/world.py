@@ -38,6 +38,7 @@ from kncl_env.world.topics import has_held_out, region_of, regions_of, target_of
 from train_lm.checked.arrays import load_array, load_arrays, reason
 from train_lm.checked.digests import Verified, first_time
 from train_lm.crew.folders import located
+from train_lm.plain_text import counted
 from train_lm.token_files import STARTS, TOKENS, TRAIN, TokenFiles
 from train_lm.windows import TokenStore
 
@@ -76,7 +77,7 @@ class World:
         return twin
 
     def __repr__(self) -> str:
-        return f"World({self.card['source']}, {self.n_topics} topics, {self.hash[:12]})"
+        return f"World({self.card['source']}, {counted(self.n_topics, 'topic')}, {self.hash[:12]})"
 
     @property
     def hash(self) -> str:

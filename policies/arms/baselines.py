@@ -9,7 +9,18 @@ import numpy as np
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import CANDIDATE_FEATURES, Observation
 from kncl_env.world.world import World
-from policies.arms.arm import Begin, Ints, Listed, Rng, draws, draws_windows, expands
+from policies.arms.arm import (
+    Begin,
+    Ints,
+    Listed,
+    Rng,
+    Stateless,
+    Turn,
+    draws,
+    draws_windows,
+    expands,
+)
+from policies.arms.mixing import fed, mixed
 from policies.arms.shared import windows_by_topic
 
 _COLUMN = {name: i for i, name in enumerate(CANDIDATE_FEATURES)}
@@ -19,8 +30,15 @@ def _every_topic(env: TopicExpansionEnv) -> list[Ints]:
     return windows_by_topic(env)
 
 
-def _all_text(env: TopicExpansionEnv) -> list[Ints]:
-    return [np.concatenate(windows_by_topic(env))]
+class _Proportional(Stateless):
+    """Draws from all windows at once, and shuffles none of them: they can be very many."""
+
+    def __init__(self, env: TopicExpansionEnv, rng: Rng) -> None:
+        self.env, self.rng = env, rng
+        self.pool = np.concatenate(windows_by_topic(env))
+
+    def act(self, seen: Observation) -> Turn:
+        return fed(self.env, mixed(self.env, [self.pool], np.ones(1), self.rng), seen)
 
 
 def _target_topics(env: TopicExpansionEnv) -> list[Ints]:
@@ -71,7 +89,7 @@ _INDEPENDENT = {
         "Every topic alike, and of a topic the windows read least often.",
     ),
     "proportional": Listed(
-        draws_windows(_all_text),
+        _Proportional,
         "independent",
         "All windows alike, so that a topic counts by its size.",
     ),

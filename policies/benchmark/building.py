@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kncl_env.world.build import BuildConfig, build_world
 from kncl_env.world.sources.registry import OPTIONS, SOURCES, open_source
+from kncl_env.world.stages import clear
 from kncl_env.world.world import World
 from policies.benchmark.cells import Recipe
 from train_lm.outputs import alone
@@ -41,6 +42,7 @@ def build(task: BuildTask) -> str:
     with alone(place) as hold:
         if (place / "world.json").is_file():
             World.open(place)
+            clear(place)
             return task.place
         hold.go_on()
         log.warning("building %s", place)

@@ -11,7 +11,8 @@ from policies.benchmark.stored import ArmFigures, Duel, Score, Span, read_score
 from policies.verdict.wording import MINUS, NEVER, NOTHING, TIMES
 from train_lm.command_line import by_comma
 from train_lm.files import replacing
-from train_lm.plain_text import visible
+from train_lm.outputs import alone
+from train_lm.plain_text import counted, visible
 
 HEAD = """\
 # Results
@@ -53,13 +54,23 @@ def read_scores(results: Path, cells: Mapping[str, Cell] = CELLS) -> dict[str, S
 
 
 def write_page(results: Path, cells: Mapping[str, Cell] = CELLS) -> Path:
-    """Write the table beside the folder of scores; returns its place."""
+    """Write the table beside the folder of scores; returns its place.
+
+    Raises:
+        FileExistsError: A page of somebody else is there.
+    """
     page = results.parent / "RESULTS.md"
     text = page_of(read_scores(results, cells), cells)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(page) as part:
-        part.write_text(text, encoding="utf-8")
+    with alone(page) as hold:
+        hold.begin_anew(True, _is_page)
+        with replacing(page) as part:
+            part.write_text(text, encoding="utf-8")
     return page
+
+
+def _is_page(file: Path) -> bool:
+    head = HEAD[: HEAD.index(" from the scores")].encode()
+    return file.is_file() and file.read_bytes().startswith(head)
 
 
 def page_of(scores: Mapping[str, Score], cells: Mapping[str, Cell] = CELLS) -> str:
@@ -236,6 +247,7 @@ def listed(cells: Sequence[Cell]) -> list[str]:
         learning = "" if cell.learning is None else f", {cell.learning.trainings} trainings"
         data = ", needs --data" if cell.recipe.needs_data else ""
         lines.append(
-            f"{cell.name:{width}}  {cell.preset}, {arms} arms, {cell.seeds} seeds{learning}{data}"
+            f"{cell.name:{width}}  {cell.preset}, {arms} arms, {counted(cell.seeds, 'seed')}"
+            f"{learning}{data}"
         )
     return lines

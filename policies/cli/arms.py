@@ -78,14 +78,16 @@ def _arms(args: argparse.Namespace) -> int:
 
     if args.page is not None:
         from train_lm.files import replacing
+        from train_lm.outputs import alone
 
-        try:
-            text = args.page.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"expected UTF-8 in {args.page}, got {error}: damaged") from None
-        page = with_table(text, table_of(ARMS), args.page)
-        with replacing(args.page) as part:
-            part.write_text(page, "utf-8")
+        with alone(args.page):
+            try:
+                text = args.page.read_text("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"expected UTF-8 in {args.page}, got {error}: damaged") from None
+            page = with_table(text, table_of(ARMS), args.page)
+            with replacing(args.page) as part:
+                part.write_text(page, "utf-8")
         return 0
     if args.family not in (None, *FAMILIES):
         raise ValueError(f"expected a family among {', '.join(FAMILIES)}, got {args.family!r}")

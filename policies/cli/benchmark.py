@@ -8,6 +8,8 @@ from pathlib import Path
 from train_lm.command_line import GOES_ON, Verbs, comma_separated, say, say_lines
 from train_lm.crew.options import add_hands, hands_of
 
+RESULTS = Path("docs/results")
+
 
 def benchmark_parser(verbs: Verbs) -> None:
     verb = verbs.add_parser(
@@ -35,7 +37,7 @@ def benchmark_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--results",
         type=Path,
-        default=Path("docs/results"),
+        default=RESULTS,
         metavar="DIR",
         help="folder of the stored scores; the table stands beside it (docs/results)",
     )
@@ -113,6 +115,11 @@ def _benchmark(args: argparse.Namespace) -> int:
     if args.table:
         from policies.benchmark.page import write_page
 
+        if args.results != RESULTS and not args.results.is_dir():
+            raise FileNotFoundError(
+                f"expected stored scores in {args.results}, found no such folder: name the one "
+                "that cells were played into"
+            )
         say(write_page(args.results))
         return 0
     if args.out is None:

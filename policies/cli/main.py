@@ -322,7 +322,8 @@ def _run_loop(args: argparse.Namespace) -> int:
 
     try:
         with alone(args.out) as hold:
-            hold.begin_run(COMMAND, args.force, [args.world, *places_of(args.policy)])
+            read = [args.world, args.articles, *places_of(args.policy)]
+            hold.begin_run(COMMAND, args.force, read)
             place = run_closed_loop(
                 world,
                 args.policy,

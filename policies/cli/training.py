@@ -136,6 +136,19 @@ def train_parser(verbs: Verbs) -> None:
     add_learners(verb)
     add_hands(verb, "episodes")
     verb.add_argument(
+        "--collect",
+        choices=("lockstep", "async"),
+        default="lockstep",
+        help="lockstep: every step waits for the policy; async: workers choose by themselves, "
+        "and play on while the policy learns, with weights --staleness updates old (lockstep)",
+    )
+    verb.add_argument(
+        "--staleness",
+        type=int,
+        metavar="N",
+        help="updates that the acting weights are behind, exactly, with --collect async (1)",
+    )
+    verb.add_argument(
         "--policy-learning-rate", type=float, default=3e-4, help="of the policy, at first (3e-4)"
     )
     verb.add_argument(
@@ -238,7 +251,7 @@ def _taste(args: argparse.Namespace) -> int:
     from kncl_env.stage import open_stage
     from kncl_env.taste import TASTE_FORMAT, TRAITS
     from kncl_env.world.world import World
-    from policies.arms.registry import arm_of
+    from policies.arms.registry import arm_of, places_of
     from policies.learn.tasting import TastingPlan, learn_taste
     from policies.learn.training import check_region
 
@@ -250,7 +263,7 @@ def _taste(args: argparse.Namespace) -> int:
     arm_of(args.policy)
     with alone(args.out) as hold:
         mine = partial(holds_json, format=TASTE_FORMAT)
-        hold.begin_anew(args.force, mine, [args.world, Path(args.policy)])
+        hold.begin_anew(args.force, mine, [args.world, *places_of(args.policy)])
         world = World.open(args.world)
         check_region(world, settings.region)
         retriever = open_stage(world, settings).retriever
@@ -283,6 +296,9 @@ def _train(args: argparse.Namespace) -> int:
     from policies.play.spending import tokens_of_taste
 
     torch.set_num_threads(1)
+    if args.collect == "lockstep" and args.staleness is not None:
+        raise ValueError("expected --staleness with --collect async, got it without: add that")
+    lag = 1 if args.staleness is None else args.staleness
     config = PPOConfig(
         iterations=args.iterations,
         episodes=args.episodes,
@@ -293,6 +309,7 @@ def _train(args: argparse.Namespace) -> int:
         leash=args.leash,
         potentials=parse_potentials(args.potentials),
         seed=args.seed,
+        lag=lag if args.collect == "async" else None,
     )
     taste = load_taste(args.taste) if args.taste else None
     paid = tokens_of_taste(args.taste) if args.taste else 0
@@ -315,7 +332,8 @@ def _train(args: argparse.Namespace) -> int:
     with alone(args.out) as hold:
         hold.begin_run(MADE_BY, args.force, [args.world, args.init, args.practice, args.taste])
         train_policy(world, settings, plan, args.out, _Teller())
-    say(f"{args.out}: trained on {config.iterations * config.episodes} episodes")
+    behind = "" if config.lag is None else f", played by weights at most {config.lag} updates old"
+    say(f"{args.out}: trained on {config.iterations * config.episodes} episodes{behind}")
     return 0
 
 
@@ -331,11 +349,14 @@ class _Teller:
             self.part, self.seconds = part, []
         self.seconds.append(figures["seconds"])
         done = int(figures["iteration"])
+        # Of every sample: the updates between the weights that acted and those that learn.
+        stale = f"staleness {figures['staleness']:g}, " if "staleness" in figures else ""
         left = (iterations - done) * sum(self.seconds) / len(self.seconds)
         say(
             f"{part} {done}/{iterations}: return {figures['return']:.4f}, "
             f"{figures['steps_per_second']:.1f} steps/s, "
             f"{figures['learner_share']:.0%} of the time in the learner, "
+            f"{stale}"
             f"{left / 60:.1f} min left",
             flush=True,
         )

@@ -76,7 +76,41 @@ class Players:
         return self.env.env_method("action_masks")
 
 
-class FarVecEnv(VecEnv):
+class FarAway(VecEnv):
+    """What SB3 may ask of environments that are elsewhere."""
+
+    def action_masks(self) -> list[NDArray[np.bool_]]:
+        """What is allowed in each of them."""
+        raise NotImplementedError
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any
+    ) -> list[Any]:
+        """Masks, which come with every step; nothing else is asked for by SB3."""
+        if method_name != "action_masks" or args or kwargs:
+            raise NotImplementedError(f"expected action_masks of far environments, {method_name}")
+        masks = self.action_masks()
+        return [masks[i] for i in self._get_indices(indices)]
+
+    def has_attr(self, attr_name: str) -> bool:
+        return attr_name == "action_masks"
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """`render_mode`, for SB3's constructor; an environment stays where it is."""
+        if attr_name != "render_mode":
+            raise AttributeError(f"expected render_mode of far environments, got {attr_name}")
+        return [None for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(f"expected far environments to stay as they are, got {attr_name}")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None
+    ) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+
+class FarVecEnv(FarAway):
     """Environments of several workers, in lockstep.
 
     Args:
@@ -126,30 +160,8 @@ class FarVecEnv(VecEnv):
     def close(self) -> None:
         self._workers.close()
 
-    def env_method(
-        self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any
-    ) -> list[Any]:
-        """Masks, which come with every step; nothing else is asked for by SB3."""
-        if method_name != "action_masks" or args or kwargs:
-            raise NotImplementedError(f"expected action_masks of far environments, {method_name}")
-        return [self._masks[i] for i in self._get_indices(indices)]
-
-    def has_attr(self, attr_name: str) -> bool:
-        return attr_name == "action_masks"
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """`render_mode`, for SB3's constructor; an environment stays where it is."""
-        if attr_name != "render_mode":
-            raise AttributeError(f"expected render_mode of far environments, got {attr_name}")
-        return [None for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise AttributeError(f"expected far environments to stay as they are, got {attr_name}")
-
-    def env_is_wrapped(
-        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None
-    ) -> list[bool]:
-        return [False for _ in self._get_indices(indices)]
+    def action_masks(self) -> list[NDArray[np.bool_]]:
+        return self._masks
 
     def _told(self, found: Iterable[Any]) -> None:
         self.reset_infos = [info for _, infos, _ in found for info in infos]

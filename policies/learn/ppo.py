@@ -31,6 +31,7 @@ from kncl_env.memory import stored
 from kncl_env.settings import Settings
 from kncl_env.taste import Taste
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
+from policies.learn.behind import Behind
 from policies.learn.potentials import Weights, checked_potentials
 from policies.play.seeds import TRAINING
 from policies.verdict.accounting import SPENT
@@ -71,6 +72,8 @@ class PPOConfig:
         normalise: Divide rewards by the running deviation of their discounted return, so that
             the critic's targets are of one size in every world.
         seed: Seed of everything.
+        lag: Updates that the weights which act are behind those which learn, where workers play
+            by themselves while PPO learns; None plays in lockstep with it.
     """
 
     iterations: int = 20
@@ -90,6 +93,7 @@ class PPOConfig:
     potentials: Weights = ()
     normalise: bool = True
     seed: int = 0
+    lag: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "potentials", checked_potentials(self.potentials))
@@ -98,6 +102,8 @@ class PPOConfig:
         for name in ("iterations", "episodes", "learners", "epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if self.lag is not None and self.lag < 0:
+            raise ValueError(f"expected a staleness of 0 updates or more, got {self.lag}")
         if self.episodes % self.learners:
             raise ValueError(
                 f"expected episodes that {self.learners} learners share evenly, got {self.episodes}"
@@ -110,6 +116,9 @@ Info = Json
 # What SB3's running statistics of the discounted return consist of.
 MOMENTS = ("mean", "var", "count")
 
+
+# (B,) actions, (B, 1) values and (B,) log-probabilities.
+Acted = tuple[Tensor, Tensor, Tensor]
 
 # (B, A) which actions are allowed; SB3 hands over either kind.
 Mask = NDArray[np.bool_] | Tensor
@@ -173,6 +182,7 @@ class CuriosityActorCritic(MaskableMultiInputActorCriticPolicy):
         # In a tuple, so that its weights are not the policy's: nothing may train or save them.
         self._leash: tuple[float, CuriosityNetwork | None] = (0.0, None)
         self.seen: list[tuple[float, float]] = []  # mean H and KL of each batch [nats]
+        self._acted: Callable[[], Acted] | None = None
         super().__init__(
             observation_space,
             action_space,
@@ -184,6 +194,17 @@ class CuriosityActorCritic(MaskableMultiInputActorCriticPolicy):
     def hold(self, start: CuriosityNetwork, weight: float) -> None:
         """Lay the leash: the policy pays for leaving `start`."""
         self._leash = (weight, start.eval().requires_grad_(False))
+
+    def follow(self, acted: Callable[[], Acted]) -> None:
+        """Choose what was chosen elsewhere; `acted` tells of the step that comes next."""
+        self._acted = acted
+
+    def forward(
+        self, obs: PyTorchObs, deterministic: bool = False, action_masks: Mask | None = None
+    ) -> Acted:
+        if self._acted is not None:
+            return self._acted()
+        return super().forward(obs, deterministic, action_masks)  # type: ignore[arg-type]
 
     def evaluate_actions(
         self, obs: PyTorchObs, actions: Tensor, action_masks: Mask | None = None
@@ -248,15 +269,26 @@ def masked_kl(logits: Tensor, other: Tensor, mask: Mask | None = None) -> Tensor
 
 
 class _Progress(BaseCallback):
-    """Collects what the environment says of each step."""
+    """Collects what the environment says of each step.
 
-    def __init__(self) -> None:
+    Args:
+        behind: Corrects a rollout for who acted in it, if that was not the policy that learns.
+    """
+
+    def __init__(self, behind: Behind | None) -> None:
         super().__init__()
         self.infos: list[Info] = []
+        self._behind = behind
 
     def _on_step(self) -> bool:
         self.infos.extend(i for i in self.locals["infos"] if "reward" in i)
         return True
+
+    def _on_rollout_end(self) -> None:
+        if self._behind is not None:
+            assert isinstance(self.model, MaskablePPO)
+            self._behind.correct(self.model)
+        self.model.policy.seen.clear()  # type: ignore[operator, union-attr]
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +327,8 @@ def train_ppo(
     """Train a policy; resumes from the last finished iteration in `out`.
 
     Args:
-        env: Vectorised environment of `config.learners` members.
+        env: Vectorised environment of `config.learners` members; with a lag, of
+            `config.episodes` ones that are played ahead.
         steps: Steps of an episode; every episode is assumed to run its full budget.
         out: Run and policy directory.
         noise: (W,) truth about junk windows, for accounting only.
@@ -311,6 +344,7 @@ def train_ppo(
     if start.taste is not None:
         started["taste"] = hash_json(start.taste.to_json())
     _claim(out, started, init)
+    behind = None if config.lag is None else Behind(env, config.lag, config.iterations)  # type: ignore[arg-type]
     if config.normalise:
         env = VecNormalize(env, norm_obs=False, gamma=config.gamma)
     model = _model(env, steps, config, shape)
@@ -318,32 +352,40 @@ def train_ppo(
     policy.network.load_state_dict(starting_network(shape, init, config.sharpen).state_dict())
     anchor = policy.network if start.anchor is None else start.anchor
     policy.hold(copy.deepcopy(anchor), config.leash)
-    done = _load_checkpoint(out, policy, env)
+    if behind is not None:
+        policy.follow(behind.env.acted)
+    done = _load_checkpoint(out, policy, env, behind)
     if done:
         log.info("going on after iteration %d of %d", done, config.iterations)
     cut_metrics(out / "metrics.jsonl", done, "iteration")
-    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
-    for iteration in range(done, config.iterations):
-        began = time.monotonic()
-        only_critic = init is not None and iteration < config.critic_iterations
-        for name, parameter in policy.network.named_parameters():
-            parameter.requires_grad_(name.startswith("value") or not only_critic)
-        infos = _iterate(model, steps, config, iteration)
-        at_once = getattr(env, "at_once", 1)  # plain vectors play one member after another
-        figures = _figures(infos, config.episodes, time.monotonic() - began, at_once)
-        figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
-        if noise is not None and noise.any():
-            read = np.concatenate([stored(info["windows"]) for info in infos])
-            figures["noise_share"] = float(np.mean(noise[read]))
-        figures["iteration"] = iteration + 1
-        for key, value in figures.items():
-            model.logger.record(f"kncl/{key}", value)
-        model.logger.record("kncl/most_expanded", in_markdown(_most_expanded(infos)))
+    events = configure(str(out / "tensorboard"), ["tensorboard"])
+    model.set_logger(events)
+    try:
+        for iteration in range(done, config.iterations):
+            began = time.monotonic()
+            only_critic = init is not None and iteration < config.critic_iterations
+            for name, parameter in policy.network.named_parameters():
+                parameter.requires_grad_(name.startswith("value") or not only_critic)
+            infos = _iterate(model, steps, config, iteration, behind)
+            at_once = getattr(env, "at_once", 1)  # plain vectors play one member after another
+            figures = _figures(infos, config.episodes, time.monotonic() - began, at_once)
+            figures["entropy"], figures["kl_to_start"] = np.mean(policy.seen, axis=0).tolist()
+            figures |= {} if behind is None else behind.figures(iteration)
+            if noise is not None and noise.any():
+                read = np.concatenate([stored(info["windows"]) for info in infos])
+                figures["noise_share"] = float(np.mean(noise[read]))
+            figures["iteration"] = iteration + 1
+            for key, value in figures.items():
+                model.logger.record(f"kncl/{key}", value)
+            model.logger.record("kncl/most_expanded", in_markdown(_most_expanded(infos)))
+            with naming(out / "tensorboard"):
+                model.logger.dump(model.num_timesteps)
+            append_line(out / "metrics.jsonl", figures, durable=False)
+            _save_checkpoint(out, policy, env, iteration + 1, behind)
+            on_iteration(figures)
+    finally:  # its writer is a thread
         with naming(out / "tensorboard"):
-            model.logger.dump(model.num_timesteps)
-        append_line(out / "metrics.jsonl", figures, durable=False)
-        _save_checkpoint(out, policy, env, iteration + 1)
-        on_iteration(figures)
+            events.close()
     provenance = {**started, "iterations": config.iterations}
     if start.spent:
         provenance[SPENT] = [*start.spent]
@@ -357,7 +399,7 @@ def _model(env: VecEnv, steps: int, config: PPOConfig, shape: CuriosityConfig) -
         CuriosityActorCritic,
         env,
         learning_rate=config.learning_rate,
-        n_steps=config.episodes // config.learners * steps,
+        n_steps=config.episodes // env.num_envs * steps,
         batch_size=config.batch,
         n_epochs=config.epochs,
         gamma=config.gamma,
@@ -371,17 +413,23 @@ def _model(env: VecEnv, steps: int, config: PPOConfig, shape: CuriosityConfig) -
     )
 
 
-def _iterate(model: MaskablePPO, steps: int, config: PPOConfig, iteration: int) -> list[Info]:
+def _iterate(
+    model: MaskablePPO, steps: int, config: PPOConfig, iteration: int, behind: Behind | None
+) -> list[Info]:
     """Play fresh episodes and learn from them; what the environment said of each step."""
     share = iteration / max(1, config.iterations)
     model.lr_schedule = _constant(config.learning_rate * (1 - 0.9 * share))
     # Seeds of this iteration: what comes next depends on nothing that a checkpoint does not hold.
-    first = TRAINING.first + (config.seed * config.iterations + iteration) * config.learners
-    model.set_random_seed(first)
+    assert model.env is not None
+    side = model.env.num_envs
+    begin = TRAINING.first + config.seed * config.iterations * side
+    firsts = range(begin, begin + config.iterations * side, side)
+    if behind is not None:
+        behind.before(iteration, model.policy.network, firsts)  # type: ignore[arg-type]
+    model.set_random_seed(firsts[iteration])
     model._last_obs = None  # SB3 resets the environments where there is no last observation
     model.num_timesteps = iteration * config.episodes * steps
-    progress = _Progress()
-    model.policy.seen.clear()  # type: ignore[operator, union-attr]
+    progress = _Progress(behind)
     model.learn(config.episodes * steps, callback=progress, reset_num_timesteps=False)
     return progress.infos
 
@@ -452,11 +500,14 @@ def _claim(out: Path, started: Mapping[str, object], init: CuriosityPolicy | Non
     claim_run(out, settings, defaults if "settings" in started else None, made_by=MADE_BY)
 
 
-def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, iteration: int) -> None:
-    """Network and Adam, and the running statistics of the rewards."""
+def _save_checkpoint(
+    out: Path, policy: CuriosityActorCritic, env: VecEnv, iteration: int, behind: Behind | None
+) -> None:
+    """Network and Adam, the running statistics of the rewards, and weights that have yet to act."""
     arrays = {f"network.{k}": v for k, v in policy.network.state_dict().items()}
     for i, entry in policy.optimizer.state_dict()["state"].items():
         arrays |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+    arrays |= {} if behind is None else behind.to_tensors()
     more: dict[str, object] = {}
     if isinstance(env, VecNormalize):
         # JSON keeps every bit of a double.
@@ -464,7 +515,9 @@ def _save_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv, itera
     Checkpoints(out, "iteration").keep(iteration, arrays, more=more)
 
 
-def _load_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv) -> int:
+def _load_checkpoint(
+    out: Path, policy: CuriosityActorCritic, env: VecEnv, behind: Behind | None
+) -> int:
     """Return to the last good checkpoint, if there is one; the iterations done."""
     kept = Checkpoints(out, "iteration")
     found = kept.newest()
@@ -486,6 +539,8 @@ def _load_checkpoint(out: Path, policy: CuriosityActorCritic, env: VecEnv) -> in
                 state.setdefault(int(index), {})[name] = value
         whole = policy.optimizer.state_dict()
         policy.optimizer.load_state_dict({**whole, "state": state})
+        if behind is not None:
+            behind.load(arrays, found.done)
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"expected a checkpoint of this run in {found.file}, got {reason(error)}: add --force "

@@ -18,7 +18,8 @@ from kncl_env.vector import worth_compiling
 from kncl_env.world.world import World
 from policies.arms.spaces import learned_in
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
-from policies.learn.far_env import FarVecEnv
+from policies.learn.ahead_env import AheadVecEnv, Alone
+from policies.learn.far_env import Bench, FarVecEnv
 from policies.learn.ppo import MADE_BY, PPOConfig, Start, starting_network, train_ppo
 from policies.learn.vec_env import View, make_practice_env, make_vec_env
 from policies.verdict.accounting import (
@@ -99,7 +100,8 @@ def _train(
     # The leash holds to what practice started from, through both.
     shape = init.network.config if init else CuriosityConfig(seed=plan.ppo.seed)
     anchor = starting_network(shape, init, plan.ppo.sharpen)
-    rehearsal = replace(plan.ppo, iterations=plan.practice_iterations)
+    # Practice waits for no learner: it is always in lockstep.
+    rehearsal = replace(plan.ppo, iterations=plan.practice_iterations, lag=None)
     practised = training.run(PRACTICE, out / PRACTICE, rehearsal, init, practice=surrogate)
     real = replace(plan.ppo, sharpen=1.0)
     return training.run("iteration", out, real, practised, anchor=anchor)
@@ -150,6 +152,8 @@ class _Training:
         env = (
             make_practice_env(practice, stage, config.learners, view)
             if practice is not None
+            else self._ahead(config, init, view)
+            if config.lag is not None
             else FarVecEnv(stage, config.learners, view, self.compile, self.hands)
             if self.hands.several
             else make_vec_env(stage, config.learners, view, self.compile)
@@ -166,6 +170,14 @@ class _Training:
             )
         finally:
             env.close()
+
+    def _ahead(self, config: PPOConfig, init: CuriosityPolicy | None, view: View) -> AheadVecEnv:
+        stage = self.stage
+        shape = CuriosityConfig(seed=config.seed) if init is None else init.network.config
+        place = str(stage.world.path)
+        bench = Bench(place, stage.settings, config.episodes, view, self.compile)
+        alone = Alone(bench, stage.settings.rules.steps, shape)
+        return AheadVecEnv(stage, alone, config.learners, self.hands)
 
     def _spent(
         self, config: PPOConfig, init: CuriosityPolicy | None, practice: Surrogate | None

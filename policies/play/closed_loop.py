@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,8 @@ from train_lm.checked.arrays import rng_state
 from train_lm.checked.records import Fields, is_whole
 from train_lm.checkpoint import METRICS, Checkpoints, claim_run, cut_metrics, last_checkpoint
 from train_lm.curriculum import write_curriculum
-from train_lm.files import Json, append_line, hash_json, naming, write_json
+from train_lm.events import Events
+from train_lm.files import Json, append_line, hash_json, write_json
 from train_lm.model import save_model
 from train_lm.outputs import alone
 from train_lm.plain_text import in_markdown
@@ -113,19 +113,16 @@ class _Loop:
         self._restore()
         done = len(self.record["topics"])
         cut_metrics(self.out / "metrics.jsonl", done, "step")
-        writer = _events(self.out / "tensorboard", done)
-        while not self.episode.over:
-            line = self._step()
-            append_line(self.out / "metrics.jsonl", line, durable=False)
-            with naming(self.out / "tensorboard"):
-                _write_events(writer, line)
+        with Events(self.out / "tensorboard", done) as events:
+            while not self.episode.over:
+                line = self._step()
+                append_line(self.out / "metrics.jsonl", line, durable=False)
+                _write_events(events, line)
                 if self.settings.reading.queue:
-                    writer.add_scalar("waited for data [s]", self.env.waited, line["step"])
-            if line["step"] % save_every == 0 or self.episode.over:
-                self._save()
-            on_step(line)
-        with naming(self.out / "tensorboard"):
-            writer.close()
+                    events.number("waited for data [s]", self.env.waited, line["step"])
+                if line["step"] % save_every == 0 or self.episode.over:
+                    self._save()
+                on_step(line)
 
     def _step(self) -> Line:
         entropy = self._entropy()
@@ -247,13 +244,7 @@ def _of_memory(found: Mapping[str, float]) -> Line:
     return {name: found[name] for name in (*watched, *own)}
 
 
-def _events(folder: Path, done: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=done + 1)
-
-
-def _write_events(writer: Any, line: Line) -> None:
+def _write_events(events: Events, line: Line) -> None:
     step = line["step"]
     for name, key in (
         ("held-out loss [bits per byte]", "loss"),
@@ -265,5 +256,5 @@ def _write_events(writer: Any, line: Line) -> None:
         ("tokens that the learner wrote itself", "own_tokens"),
     ):
         if line.get(key) is not None:
-            writer.add_scalar(name, line[key], step)
-    writer.add_text("topic", in_markdown(line["title"] or "(rehearsal or no topic)"), step)
+            events.number(name, line[key], step)
+    events.text("topic", in_markdown(line["title"] or "(rehearsal or no topic)"), step)

@@ -39,6 +39,7 @@ from train_lm.checked.records import Fields
 from train_lm.checkpoint import claim_run
 from train_lm.files import Json, read_json
 from train_lm.outputs import alone
+from train_lm.plain_text import counted
 
 COMMAND = "kncl-policy evaluate"
 FORMAT = "kncl-evaluation"
@@ -231,8 +232,8 @@ def check_nothing_lost(out: Path, names: Sequence[str], seeds: int) -> None:
     if before > seeds or not set(arms) <= set(names):
         raise ValueError(
             f"expected all that the report in {out} is about, {before} seeds of "
-            f"{', '.join(arms)}, got {seeds} seeds of {', '.join(names)}: name them too, "
-            "name another --out, or add --force to begin again"
+            f"{', '.join(arms)}, got {counted(seeds, 'seed')} of {', '.join(names)}: name them "
+            "too, name another --out, or add --force to begin again"
         )
 
 

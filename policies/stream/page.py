@@ -16,7 +16,7 @@ from policies.verdict.style_sheet import STYLE_SHEET
 from policies.verdict.summary import BETTER, WORSE, Interval
 from policies.verdict.wording import MINUS, NOTHING, amount, bits, bracketed, signed
 from train_lm.files import replacing
-from train_lm.plain_text import content_policy, in_html, visible
+from train_lm.plain_text import content_policy, counted, in_html, visible
 
 Show = Callable[[float], str]
 
@@ -42,8 +42,9 @@ def headline(summary: StreamSummary, subject: str = "lora-routed") -> list[str]:
     if not lines:
         lines.append("At equal learning no method was told apart from half replay.")
     lines.append(
-        f"Forgetting at equal learning, over {seeds} seeds; a word follows from the 95 % interval "
-        "of the paired difference alone, without a correction for the number of methods."
+        f"Forgetting at equal learning, over {counted(seeds, 'seed')}; a word follows from the "
+        "95 % interval of the paired difference alone, without a correction for the number of "
+        "methods."
     )
     return lines
 
@@ -93,8 +94,8 @@ def table(summary: StreamSummary) -> str:
         cells = "".join(f"{span(best.figures[n], titles[n][1]):>27s}" for n in SHORT)
         lines.append(f"{visible(name)[:14]:14s} {best.rate:8.3g}{cells}{_end(found):>48s}")
     lines.append(
-        f"{len(summary.seeds)} seeds (learner, order of neighbourhoods and of text); bits per "
-        "byte, each method at its best rate; 95 % intervals in brackets"
+        f"{counted(len(summary.seeds), 'seed')} (learner, order of neighbourhoods and of text); "
+        "bits per byte, each method at its best rate; 95 % intervals in brackets"
     )
     return "\n".join(lines)
 
@@ -268,7 +269,9 @@ def _level_section(summary: StreamSummary) -> str:
                 gap = f"{signed(level.to_bar.centre)} {bracketed(level.to_bar, signed)}".strip()
                 small.append(f"minus {BAR}: {gap}")
             if level.missing:
-                small.append(f"not compared in {level.missing} of {len(summary.seeds)} seeds")
+                small.append(
+                    f"not compared in {level.missing} of {counted(len(summary.seeds), 'seed')}"
+                )
             small.append(level.verdict)
             cells.append((signed(level.forgetting.centre), "\n".join(small)))
         if cells:

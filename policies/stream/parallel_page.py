@@ -20,7 +20,7 @@ from policies.stream.scores import interval, told
 from policies.verdict.summary import BETTER, WORSE, Interval
 from policies.verdict.wording import bits, signed
 from train_lm.files import Json, replacing
-from train_lm.plain_text import in_html
+from train_lm.plain_text import counted, in_html
 
 Floats = NDArray[np.float64]
 
@@ -167,8 +167,9 @@ def table(summary: ParallelSummary) -> str:
         lines.append(f"{name:16s}" + "".join(f"{cell:>28s}" for cell in [*cells, gap]))
     early = summary.forecast["early"]
     lines.append(
-        f"{summary.seeds} seeds, bits per byte, 95 % intervals in brackets; agreement of early "
-        f"adapters and the cost of merging two: rank correlation {span(early, '{:+.2f}'.format)} "
+        f"{counted(summary.seeds, 'seed')}, bits per byte, 95 % intervals in brackets; agreement "
+        "of early adapters and the cost of merging two: rank correlation "
+        f"{span(early, '{:+.2f}'.format)} "
         f"over {summary.pairs} pairs a seed; routed right: {span(summary.right, '{:.2f}'.format)}"
     )
     return "\n".join(lines)

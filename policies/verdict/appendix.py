@@ -17,7 +17,7 @@ from policies.verdict.report import RunInfo, by_family, headline
 from policies.verdict.summary import INTERVALS, Interval, Summary
 from policies.verdict.wording import bits, bracketed, signed, speed_up
 from train_lm.files import replacing
-from train_lm.plain_text import visible
+from train_lm.plain_text import counted, visible
 
 
 def write_appendix(
@@ -96,7 +96,7 @@ def _scores(summary: Summary) -> Iterable[str]:
             )
         yield _table(head, rows)
     yield plain(
-        f"In brackets: {summary.level:.0%} intervals over {len(summary.seeds)} seeds by "
+        f"In brackets: {summary.level:.0%} intervals over {counted(len(summary.seeds), 'seed')} by "
         f"{INTERVALS}. p is two-sided and corrected."
     )
 

@@ -14,7 +14,7 @@ from kncl_env.knowledge.links import LinkFigures
 from kncl_env.knowledge.meter import KnowledgeCurve
 from policies.verdict.figures import nice_ticks, svg_open
 from policies.verdict.wording import MINUS, NOTHING, amount, short
-from train_lm.plain_text import in_html
+from train_lm.plain_text import counted, in_html
 
 WIDTH, HEIGHT = 1080, 380
 EXPLAINED = (
@@ -116,7 +116,7 @@ def _table(
 def _cell(found: Estimate) -> tuple[str, str]:
     """A share, and in small print its interval and the topics that it is over."""
     interval = f"[{_percent(found.low)}, {_percent(found.high)}]"
-    return _percent(found.value), f"{interval}, {found.topics} topics"
+    return _percent(found.value), f"{interval}, {counted(found.topics, 'topic')}"
 
 
 def _plot(arms: Mapping[str, KnowledgeCurve], looks: Mapping[str, str]) -> str:

@@ -48,7 +48,7 @@ from policies.verdict.wording import (
     speed_up,
 )
 from train_lm.files import replacing
-from train_lm.plain_text import content_policy, in_html
+from train_lm.plain_text import content_policy, counted, in_html
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def headline(summary: Summary, subject: str | None = None) -> list[str]:
     if n == 1:
         lines.append("One seed has no interval, so no difference can be shown.")
     else:
-        lines.append(f"A verdict follows from {TEST}. Over {n} seeds here.")
+        lines.append(f"A verdict follows from {TEST}. Over {counted(n, 'seed')} here.")
     return lines + [f"Note: {note}." for note in summary.notes]
 
 
@@ -209,7 +209,7 @@ def _sentence(summary: Summary, arm: str, gap: Difference) -> str:
     to_beat = contest is not None and contest.rival == reference and len(summary.arms) > 2
     named = f"{reference}, its strongest rival" if to_beat else reference
     if word == TOO_FEW:
-        start = f"{n} seeds are too few to show a difference between {arm} and {named}"
+        start = f"{counted(n, 'seed')} are too few to show a difference between {arm} and {named}"
     elif word == NO_DIFFERENCE:
         start = f"No difference is shown between {arm} and {named}"
     else:
@@ -224,8 +224,8 @@ def _sentence(summary: Summary, arm: str, gap: Difference) -> str:
         )
     if contest is None or contest.rival == reference:
         return (
-            f"{start}: {centre} bits per byte of test loss ({span}, {n} seeds, lower is better)"
-            f"{tail}."
+            f"{start}: {centre} bits per byte of test loss ({span}, {counted(n, 'seed')}, "
+            f"lower is better){tail}."
         )
     rival, duel = contest.rival, contest.difference
     against = {
@@ -361,7 +361,8 @@ def _table_section(summary: Summary, looks: Mapping[str, str]) -> str:
     n, brackets = len(summary.seeds), ""
     if n > 1:
         brackets = (
-            f" In brackets: {summary.level:.0%} intervals over {n} seeds by {in_html(INTERVALS)}."
+            f" In brackets: {summary.level:.0%} intervals over {counted(n, 'seed')} by "
+            f"{in_html(INTERVALS)}."
         )
     return (
         "<section><h2>Scores: final loss on the test split, the rest from the curves</h2>"
@@ -398,9 +399,11 @@ def _cells(found: ArmScore, with_gap: bool, with_noise: bool) -> Iterable[tuple[
     if found.verdict != REFERENCE and found.never < n:
         lines.append(bracketed(found.speed_up, "{:.2f}".format))
     if found.never:
-        lines.append(f"{'' if times == NEVER else 'never '}in {found.never} of {n} seeds")
+        lines.append(
+            f"{'' if times == NEVER else 'never '}in {found.never} of {counted(n, 'seed')}"
+        )
     if found.undefined:
-        lines.append(f"undefined in {found.undefined} of {n} seeds")
+        lines.append(f"undefined in {found.undefined} of {counted(n, 'seed')}")
     yield times, "\n".join(line for line in lines if line)
     if with_gap:
         closed = found.gap_closed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.verdict.scores import seeds_needed
 from policies.verdict.summary import TEST, Interval, Summary
-from train_lm.plain_text import visible
+from train_lm.plain_text import counted, visible
 
 
 def table(summary: Summary) -> str:
@@ -21,8 +21,8 @@ def table(summary: Summary) -> str:
     compared = [name for name, arm in summary.arms.items() if arm.family != "control"]
     if (needed := seeds_needed(len(compared))) > len(summary.seeds):
         lines.append(
-            f"{len(summary.seeds)} seeds cannot show a difference among {len(compared)} arms, "
-            f"whatever comes out: {needed} can"
+            f"{counted(len(summary.seeds), 'seed')} cannot show a difference among {len(compared)} "
+            f"arms, whatever comes out: {needed} can"
         )
     if summary.contest is not None:
         duel = summary.contest

@@ -7,13 +7,15 @@ the same task, so the result is what it would have been.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Generic, TypeVar
@@ -21,21 +23,24 @@ from typing import Any, Generic, TypeVar
 from train_lm.crew.folders import Folder, Piece, settle
 from train_lm.crew.local import HERE
 from train_lm.crew.standing import Standing, WorkerDiedError
-from train_lm.machine.cores import CORES
+from train_lm.crew.under_way import UnderWay
+from train_lm.machine.cores import CORES, cores
 from train_lm.provenance import source_digest, version
 
 log = logging.getLogger(__name__)
 
 TRIES = 5  # times that one task may lose its worker or its node
-AHEAD = 2  # tasks under way for each core of the cluster
 ANSWER = 10.0  # [s] that a head has to answer in
+PATIENCE = 5.0  # [s] between looks whether a worker finds a place
 SLOW = 4.0  # times the median of what a task takes, from which on it is told
+REMEMBERED = 1000  # times that the median is of
 STORE = 256 * 2**20  # [bytes] of the object store of a cluster that is started here
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
     CORES: "1",
 }
 
@@ -67,14 +72,34 @@ class _Told(Generic[Result]):
     node: str = ""
 
 
-@dataclass
-class _UnderWay:
-    """Tasks that were handed out, by what Ray will answer."""
+class _Times:
+    """How long tasks take, so that one that takes much longer is told."""
 
-    numbers: dict[Any, int] = field(default_factory=dict)
-    began: dict[int, float] = field(default_factory=dict)
-    told: set[int] = field(default_factory=set)
-    took: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._began: dict[int, float] = {}
+        self._told: set[int] = set()
+        self._took: deque[float] = deque(maxlen=REMEMBERED)
+
+    def begin(self, number: int) -> None:
+        self._began[number] = time.monotonic()
+
+    def end(self, number: int) -> None:
+        self._took.append(time.monotonic() - self._began.pop(number))
+
+    def tell_stragglers(self) -> None:
+        if len(self._took) < 3:
+            return
+        usual = median(self._took)
+        for number, began in self._began.items():
+            so_far = time.monotonic() - began
+            if so_far > SLOW * max(1.0, usual) and number not in self._told:
+                self._told.add(number)
+                log.warning(
+                    "task %d has been under way for %.0f s, others took %.0f",
+                    number + 1,
+                    so_far,
+                    usual,
+                )
 
 
 def connected(address: str) -> Cluster:
@@ -119,12 +144,16 @@ class Cluster:
             )
         # Nothing is reported to anybody.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would have its workers give way to everybody else by 15 steps of niceness: beside
+        # anything else that runs here, they would come to a fraction of what local processes do.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
 
-        self.ray = ray
+        self.ray: Any = ray
         self.address = address
         self._connect()
-        self._play = ray.remote(num_cpus=1, max_retries=TRIES)(_play)
+        self._cores_before = self.cores
+        self._play = self.ray.remote(num_cpus=1, max_retries=TRIES)(_play)
 
     @property
     def cores(self) -> int:
@@ -133,50 +162,81 @@ class Cluster:
 
     def played(
         self,
-        tasks: Sequence[Task],
+        tasks: Iterable[Task],
         play: Callable[[Task], Result],
         folders: Sequence[Folder],
         leaves: Callable[[Task], Sequence[Path]] | None = None,
-    ) -> Iterator[tuple[int, Result]]:
-        """As `Hands.played`."""
+        in_order: bool = False,
+    ) -> Generator[tuple[int, Result]]:
+        """As `Hands.played`.
+
+        Args:
+            in_order: As of `UnderWay`.
+        """
         ray = self.ray
         sent: dict[Folder, list[Any]] = {}
-        waiting = list(range(len(tasks)))[::-1]
-        now = _UnderWay()
-        jobs = [
-            _Job(task, play, tuple(folders), version(), source_digest(), leaves) for task in tasks
-        ]
+        under_way, times = UnderWay(tasks, in_order), _Times()
+        lost: Counter[int] = Counter()  # results that were on a node that is gone
+        answers: dict[Any, int] = {}  # numbers of tasks by what Ray will answer
+
+        def hand_out(number: int) -> None:
+            task = under_way.tasks[number]
+            job = _Job(task, play, tuple(folders), version(), source_digest(), leaves)
+            answers[self._play.remote(job, sent)] = number
+
         try:
-            while waiting or now.numbers:
-                while waiting and len(now.numbers) < AHEAD * self.cores:
-                    number = waiting.pop()
-                    now.numbers[self._play.remote(jobs[number], sent)] = number
-                    now.began[number] = time.monotonic()
-                ready, _ = ray.wait(list(now.numbers), num_returns=1, timeout=1.0)
+            while True:
+                for number in under_way.more(self._cores_now()):
+                    hand_out(number)
+                    times.begin(number)
+                if not answers:
+                    return
+                ready, _ = ray.wait(list(answers), num_returns=1, timeout=1.0)
                 for answer in ready:
-                    number = now.numbers.pop(answer)
-                    told = self._answer(answer, number, len(tasks))
-                    if told.missing:
-                        for folder in told.missing:
+                    number = answers.pop(answer)
+                    told = self._answer(answer, number, lost)
+                    if told is None or told.missing:
+                        for folder in () if told is None else told.missing:
                             if folder not in sent:
                                 sent[folder] = self.send(folder)
-                        waiting.append(number)
+                        hand_out(number)
                         continue
                     for folder, pieces in told.left:
                         if folder.here() is None:  # the node has a disk of its own
                             folder.put_back(pieces)
-                    now.took.append(time.monotonic() - now.began.pop(number))
+                    under_way.done(number)
+                    times.end(number)
                     yield number, told.result  # type: ignore[misc]
-                _tell_stragglers(now)
+                times.tell_stragglers()
         finally:
-            for answer in now.numbers:
+            for answer in answers:
                 ray.cancel(answer, force=True)
+
+    def _cores_now(self) -> int:
+        cores = self.cores
+        if cores < self._cores_before:
+            log.warning(
+                "%s: a node is gone, %d of %d cores are left: its tasks are played on the others",
+                self.address,
+                cores,
+                self._cores_before,
+            )
+        self._cores_before = cores
+        return cores
 
     def standing(
         self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder]
     ) -> Standing[Made]:
         """As `Hands.standing`."""
-        return Standing(lambda i: _Actor(self, make, specs[i], tuple(folders)), len(specs))
+        jobs = [_Job(spec, make, tuple(folders), version(), source_digest()) for spec in specs]
+        return Standing(
+            lambda i: _Actor(self, jobs[i], len(jobs)), len(jobs), self._ready, self.ray.put
+        )
+
+    def _ready(self, workers: Sequence[_Actor], seconds: float) -> list[int]:
+        asked = [worker.asked for worker in workers]
+        found, _ = self.ray.wait(asked, num_returns=1, timeout=seconds)
+        return [i for i, one in enumerate(asked) if one in found]
 
     def check(self, told: _Told[Any]) -> None:
         """Raises: ValueError where a node runs another version."""
@@ -191,15 +251,20 @@ class Cluster:
         log.warning("%s: sent to a node without it", folder.path)
         return [self.ray.put(piece) for piece in folder.pieces()]
 
-    def _answer(self, answer: Any, number: int, n: int) -> _Told[Any]:
+    def _answer(self, answer: Any, number: int, lost: Counter[int]) -> _Told[Any] | None:
+        """What was told; None where it is lost, and the task to be played again."""
         errors = self.ray.exceptions
+        gone = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
         try:
             told: _Told[Any] = self.ray.get(answer)
         except errors.RayTaskError as error:
             raise error.cause from None
-        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
+        except (*gone, errors.ObjectLostError) as error:
+            lost[number] += 1
+            if isinstance(error, errors.ObjectLostError) and lost[number] <= TRIES:
+                return None
             raise ChildProcessError(
-                f"expected task {number + 1} of {n} to be played, but its workers were killed "
+                f"expected task {number + 1} to be played, but its workers were killed "
                 f"{TRIES + 1} times: look for what ends them, such as too little memory"
             ) from None
         self.check(told)
@@ -211,18 +276,30 @@ class Cluster:
             _knock(self.address)
         try:
             self.ray.init(
-                None if started else self.address,
+                HERE if started else self.address,  # none would join one that runs here
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": ONE_THREAD},
-                **({"object_store_memory": STORE} if started else {}),
+                **({"object_store_memory": STORE, "num_cpus": cores()} if started else {}),
             )
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            _keep_quiet()
+        except Exception as error:  # Ray raises nothing more precise, such as for a slow start
             raise ConnectionError(
                 f"expected a Ray cluster at {self.address}, got no answer "
                 f"({str(error).splitlines()[0]}): start one with `ray start --head`"
             ) from None
+
+
+def _keep_quiet() -> None:
+    """Nothing of Ray's own reaches a command's output.
+
+    Of a node that dies it prints the last lines of its log to standard output, where a command's
+    result goes, and has no setting for it. Where a version has other parts, it prints.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, *_, **__: log.debug("%s", data["lines"])
 
 
 def _knock(address: str) -> None:
@@ -244,37 +321,38 @@ class _Actor:
 
     Args:
         cluster: That it is of.
-        make: Gives what it keeps.
-        spec: What it is made from.
-        folders: That it needs.
+        job: What it is made from, and how.
+        beside: Workers that are there at a time.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        make: Callable[[Any], Any],
-        spec: Any,
-        folders: tuple[Folder, ...],
-    ) -> None:
+    def __init__(self, cluster: Cluster, job: _Job[Any, Any], beside: int) -> None:
         self.ray = cluster.ray
-        self._cluster = cluster
-        self._actor = self.ray.remote(num_cpus=1)(_Keeper).remote()
-        self._job = _Job(spec, make, folders, version(), source_digest())
-        self._made = self._actor.make.remote(self._job, {})
-        self._asked: Any = None
+        self._cluster, self._job, self._beside = cluster, job, beside
+        self.asked: Any = None
+        self._start(1)
+
+    def _start(self, cores: int) -> None:
+        self._actor = self.ray.remote(num_cpus=cores)(_Keeper).remote()
+        self._cores = cores
+        self._made: Any = self._actor.make.remote(self._job, {})
 
     def ask(self, method: str, args: tuple[Any, ...]) -> None:
         if self._made is not None:
             self._settle()
-        self._asked = self._actor.call.remote(method, args)
+        self.asked = self._actor.call.remote(method, args)
 
     def answer(self) -> Any:
-        return self._get(self._asked)
+        return self._get(self.asked)
 
     def close(self) -> None:
         self.ray.kill(self._actor)
 
     def _settle(self) -> None:
+        while not self.ray.wait([self._made], timeout=PATIENCE)[0]:
+            if self._cores and self._cluster.cores < self._beside:
+                # A node is gone, and no other has a core for it: it shares one.
+                self.close()
+                self._start(0)
         told = self._get(self._made)
         self._cluster.check(told)
         if told.missing:
@@ -305,7 +383,11 @@ class _Keeper:
         return told
 
     def call(self, method: str, args: tuple[Any, ...]) -> Any:
-        return getattr(self._made, method)(*args)
+        import ray
+
+        # What many are told was put into the object store once: a node fetches it once.
+        told = [ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in args]
+        return getattr(self._made, method)(*told)
 
 
 def _play(job: _Job[Task, Result], sent: dict[Folder, list[Any]]) -> _Told[Result]:
@@ -333,16 +415,3 @@ def _ready(job: _Job[Any, Any], sent: dict[Folder, list[Any]]) -> _Told[Any]:
         folder.keep(ray.get(piece) for piece in sent[folder])
     settle(job.folders)
     return _Told(node=node)
-
-
-def _tell_stragglers(now: _UnderWay) -> None:
-    if len(now.took) < 3:
-        return
-    usual = median(now.took)
-    for number, began in now.began.items():
-        so_far = time.monotonic() - began
-        if so_far > SLOW * max(1.0, usual) and number not in now.told:
-            now.told.add(number)
-            log.warning(
-                "task %d has been under way for %.0f s, others took %.0f", number + 1, so_far, usual
-            )

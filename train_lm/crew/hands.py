@@ -6,7 +6,8 @@ which machine plays it, how often it is tried, or in which order: the results ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,6 +89,38 @@ class Hands:
             from train_lm.crew.cluster import connected
 
             yield from connected(self.ray).played(tasks, play, folders, leaves)
+
+    def in_order(
+        self,
+        tasks: Iterable[Task],
+        play: Callable[[Task], Result],
+        folders: Sequence[Folder] = (),
+    ) -> Iterator[Result]:
+        """Results in the order of their tasks, which may bring much data along.
+
+        Tasks are asked for one after another, and few of them and of their results are in memory at
+        a time: some for each core.
+
+        Args:
+            play, folders: As of `played`.
+
+        Raises:
+            ValueError, ConnectionError, ChildProcessError, Exception: As of `played`.
+        """
+        if self.ray is None:
+            found = played_here(tasks, play, self.processes, in_order=True)
+        else:
+            from train_lm.crew.cluster import connected
+
+            found = connected(self.ray).played(tasks, play, folders, in_order=True)
+        early: dict[int, Result] = {}
+        following = 0
+        with closing(found):
+            for number, result in found:
+                early[number] = result
+                while following in early:
+                    yield early.pop(following)
+                    following += 1
 
     def standing(
         self, make: Callable[[Any], Made], specs: Sequence[Any], folders: Sequence[Folder] = ()

@@ -7,11 +7,12 @@ process plays it, how often it is tried, or in which order. What is told is in o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from train_lm.crew.under_way import UnderWay
 from train_lm.processes import without_interrupts, worker_pool
 
 log = logging.getLogger(__name__)
@@ -26,46 +27,62 @@ Result = TypeVar("Result")
 
 
 def played_here(
-    tasks: Sequence[Task], play: Callable[[Task], Result], workers: int
-) -> Iterator[tuple[int, Result]]:
+    tasks: Iterable[Task], play: Callable[[Task], Result], workers: int, in_order: bool = False
+) -> Generator[tuple[int, Result]]:
     """(number of the task, its result) of every task, as they are finished.
 
     Args:
+        tasks: Asked for as there is room.
         play: A function of a module, which workers import.
         workers: Processes; with one, the tasks are played in this process.
+        in_order: As of `UnderWay`.
 
     Raises:
         ChildProcessError: Workers died `TRIES` times and nothing was finished in between.
         Exception: What `play` raised; the other tasks are given up.
     """
-    if workers == 1 or len(tasks) < 2:
-        for number, task in enumerate(tasks):
-            yield number, play(task)
+    under_way = UnderWay(tasks, in_order)
+    # As many as there is work for: they share the cores, whatever becomes of one of them.
+    workers = under_way.begin(workers)
+    if workers < 2:
+        while under_way.tasks or [*under_way.more(1)]:
+            number = min(under_way.tasks)
+            yield number, play(under_way.done(number))
         return
-    waiting = dict(enumerate(tasks))
     died = 0
-    while waiting:
+    while True:
         try:
-            for number, result in _pooled(waiting, play, min(workers, len(waiting))):
-                del waiting[number]
+            for number, result in _pooled(under_way, play, workers):
                 died = 0
                 yield number, result
+            return
         except BrokenProcessPool:
             died += 1
+            n = len(under_way.tasks)
             if died == TRIES:
                 raise ChildProcessError(
-                    f"expected {len(waiting)} tasks to be played, but workers were killed {died} "
-                    "times in a row: start fewer, or look for what ends them, such as too little "
-                    "memory"
+                    f"expected {n} tasks to be played, but workers were killed {died} times in a "
+                    "row: start fewer, or look for what ends them, such as too little memory"
                 ) from None
-            log.warning("a worker was killed: %d tasks are tried again", len(waiting))
+            log.warning("a worker was killed: %d tasks are tried again", n)
 
 
 def _pooled(
-    waiting: dict[int, Task], play: Callable[[Task], Result], workers: int
+    under_way: UnderWay[Task], play: Callable[[Task], Result], workers: int
 ) -> Iterator[tuple[int, Result]]:
+    futures: dict[Future[Result], int] = {}
     with worker_pool(workers) as pool:
-        with without_interrupts():
-            futures = {pool.submit(play, task): number for number, task in waiting.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+
+        def hand_out(numbers: Iterable[int]) -> None:
+            for number in numbers:
+                with without_interrupts():
+                    futures[pool.submit(play, under_way.tasks[number])] = number
+
+        hand_out([*under_way.tasks])
+        hand_out(under_way.more(workers))
+        while futures:
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                result, number = future.result(), futures.pop(future)
+                under_way.done(number)
+                yield number, result
+            hand_out(under_way.more(workers))

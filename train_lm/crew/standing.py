@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -50,15 +51,26 @@ class Worker(Protocol):
 class Standing(Generic[Made]):
     """Workers side by side, each of which keeps one thing.
 
+    They are asked all at once (`each`), or each for itself (`ask`, `first`).
+
     Args:
         start: Gives a worker for a number.
         n: Of workers.
+        ready: Which of some workers can answer, by their places; waits for one, or so many seconds.
+        share: What stands in the arguments of a call for something that many workers are told.
     """
 
-    def __init__(self, start: Callable[[int], Worker], n: int) -> None:
-        self._start = start
+    def __init__(
+        self,
+        start: Callable[[int], Worker],
+        n: int,
+        ready: Callable[[Sequence[Any], float], list[int]],
+        share: Callable[[Any], Any] = lambda value: value,
+    ) -> None:
+        self._start, self._ready, self.share = start, ready, share
         self._workers = [start(i) for i in range(n)]
         self._since: list[list[tuple[str, tuple[Any, ...]]]] = [[] for _ in range(n)]
+        self._died = [0] * n
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -80,9 +92,55 @@ class Standing(Generic[Made]):
         asked = [self._asked(i) for i in range(len(self))]
         return [self._answer(i, was) for i, was in enumerate(asked)]
 
+    def ask(self, i: int, method: str, args: tuple[Any, ...]) -> None:
+        """Call a method of one worker's thing, with an answer that hangs on nothing before it.
+
+        Does not wait; `first` has the answer.
+        """
+        self._since[i], self._died[i] = [(method, args)], 0
+        if not self._asked(i):
+            self._anew(i)
+
+    def first(self, among: Sequence[int], seconds: float) -> list[tuple[int, Any]]:
+        """(worker, answer) of those that can answer first; none, where none can in this time.
+
+        Args:
+            among: Workers that were asked.
+
+        Raises:
+            ChildProcessError: A worker died several times in a row.
+            Exception: What a method raised.
+        """
+        found = []
+        for place in self._ready([self._workers[i] for i in among], seconds):
+            i = among[place]
+            try:
+                found.append((i, self._workers[i].answer()))
+            except WorkerDiedError:
+                self._anew(i)
+        return found
+
     def close(self) -> None:
         for worker in self._workers:
             worker.close()
+
+    def _anew(self, i: int) -> None:
+        """Make a worker again and ask it again; the others are not kept waiting."""
+        asked = False
+        while not asked:
+            self._died[i] += 1
+            if self._died[i] > TRIES:
+                raise self._given_up(i)
+            log.warning("worker %d was killed: it plays its call again", i + 1)
+            self._workers[i].close()
+            self._workers[i] = self._start(i)
+            asked = self._asked(i)
+
+    def _given_up(self, i: int) -> ChildProcessError:
+        return ChildProcessError(
+            f"expected worker {i + 1} of {len(self)} to answer, but it was killed {TRIES} times in "
+            "a row: look for what ends it, such as too little memory"
+        )
 
     def _asked(self, i: int) -> bool:
         try:
@@ -99,10 +157,7 @@ class Standing(Generic[Made]):
                 return self._again(i)
             except WorkerDiedError:
                 asked = False
-        raise ChildProcessError(
-            f"expected worker {i + 1} of {len(self)} to answer, but it was killed {TRIES} times in "
-            "a row: look for what ends it, such as too little memory"
-        )
+        raise self._given_up(i)
 
     def _again(self, i: int) -> Any:
         calls = self._since[i]
@@ -154,11 +209,19 @@ class LocalWorker:
         self._process.join()
         self._pipe.close()
 
+    @staticmethod
+    def ready(workers: Sequence[LocalWorker], seconds: float) -> list[int]:
+        """As `Standing` takes it; one that is gone can say so."""
+        found = wait([worker._pipe for worker in workers], seconds)
+        return [i for i, worker in enumerate(workers) if worker._pipe in found]
+
 
 def _serve(
     parent: int, share: int, make: Callable[[Any], Any], spec: Any, pipe: Connection
 ) -> None:
     end_with_parent(parent)
+    # A terminal sends a Ctrl-C to all; the parent tells this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ[CORES] = str(share)
     made, error = None, None
     try:
@@ -180,5 +243,5 @@ def _serve(
 
 def local_workers(make: Callable[[Any], Made], specs: Sequence[Any]) -> Standing[Made]:
     """A process for each spec; the cores of this one are shared among them."""
-    share = max(1, cores() // len(specs))
-    return Standing(lambda i: LocalWorker(make, specs[i], share), len(specs))
+    share = max(1, cores() // max(1, len(specs)))
+    return Standing(lambda i: LocalWorker(make, specs[i], share), len(specs), LocalWorker.ready)

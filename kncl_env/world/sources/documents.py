@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from kncl_env.world.corpus import Article, Corpus, Tally
-from kncl_env.world.sources.names import Head, Names, Place
+from kncl_env.world.sources.names import Head, Names, Place, plain_name
 
 LARGEST = 2**26  # [characters] of a document; the longest books are a tenth of it
 
@@ -66,11 +66,14 @@ class Wanted:
         links: File of further links between documents.
         limit: Documents to read, at most; all, if None.
         licence: Of the texts; what the source says itself, if empty.
+        outward: Whether links that mean none of the documents are handed on as they are written,
+            because another corpus may have what they mean; if not, they are dropped and counted.
     """
 
     links: Path | None = None
     limit: int | None = None
     licence: str = ""
+    outward: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -199,19 +202,24 @@ class _Articles:
         return Article(
             title,
             document.paragraphs,
-            tuple((names.title(n), "link") for n in self._links(number, document, names, tally)),
+            tuple((title, "link") for title in self._links(number, document, names, tally)),
             tuple(dict.fromkeys(document.labels)),
             same_as=None if twin == number else names.title(twin),
         )
 
-    def _links(self, number: int, document: Document, names: Names, tally: Tally) -> list[int]:
-        """Numbers of the documents that one links to, each once, in reading order."""
+    def _links(self, number: int, document: Document, names: Names, tally: Tally) -> list[str]:
+        """Titles that one links to, each once, in reading order."""
         found: list[int] = names.find(document.links).tolist() if document.links else []
         tally["links_read"] += len(found)
+        titles = []
         for name, target in zip(document.links, found, strict=True):
-            if target < 0:
+            if target >= 0:
+                titles += [names.title(target)] if target != number else []
+            elif self.wanted.outward:
+                titles.append(plain_name(name))
+            else:
                 tally.drop("links_to_nowhere_dropped", name)
         tally["links_to_self_dropped"] += found.count(number)
         if self._more is not None:
-            found += self._more(number)
-        return [n for n in dict.fromkeys(found) if n >= 0 and n != number]
+            titles += [names.title(n) for n in self._more(number) if n >= 0 and n != number]
+        return list(dict.fromkeys(titles))

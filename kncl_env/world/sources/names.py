@@ -114,7 +114,7 @@ class Names:
             if names[i] in self._new_titles:
                 found[i] = self._new_titles[names[i]]
             else:
-                plain = " ".join(names[i].replace("_", " ").split())
+                plain = plain_name(names[i])
                 if plain != names[i]:
                     found[i] = self._find([plain])[0]
         return found
@@ -183,6 +183,11 @@ class Names:
         """The head of a document, or a redirect, which is not kept: it is read again."""
         own = (h for h in self._heads() if (h.redirects_to is not None) == redirect)
         return next(islice(own, number, None))
+
+
+def plain_name(name: str) -> str:
+    """A name as titles are written: underscores may stand for spaces."""
+    return " ".join(name.replace("_", " ").split())
 
 
 class _Table:

@@ -365,11 +365,12 @@ def open_target(args: argparse.Namespace) -> Corpus | None:
     from kncl_env.world.sources.jsonl import ENDINGS, read_jsonl
     from kncl_env.world.sources.packed import PACKED
 
-    place, wanted = Path(args.target), _wanted(args)
+    place = Path(args.target)
+    wanted = replace(_wanted(args), links=None, limit=None, outward=True)
     lines = tuple(e + packed for e in ENDINGS for packed in ("", *PACKED))
     if place.is_dir() and not any(f.name.lower().endswith(lines) for f in place.rglob("*")):
-        return read_folder(place, replace(wanted, links=None, limit=None), bars)
-    return read_jsonl(place, _columns(args), replace(wanted, links=None, limit=None), bars)
+        return read_folder(place, wanted, bars)
+    return read_jsonl(place, _columns(args), wanted, bars)
 
 
 def refuse_what_would_be_ignored(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from kncl_env.world.corpus import Article, Corpus
+from kncl_env.world.corpus import Article, Corpus, Tally
 
 TARGET = "target"  # region of one's own documents
 
@@ -15,7 +15,8 @@ def with_target(corpus: Corpus, documents: Corpus) -> Corpus:
     """The corpus, then the documents as topics of a region of their own, `target`.
 
     A document whose title the corpus has is called `TITLE (target)`. Links of documents lead to
-    documents; labels of their own are left aside.
+    documents, or else to articles of the corpus by their title, and are counted; labels of their
+    own are left aside.
 
     Raises (from reading):
         ValueError: The corpus has a region `target`, or there is no document.
@@ -58,7 +59,7 @@ class _Joined:
                     )
             taken.add(article.title)
             yield article
-        names = self._names(taken)
+        names, tally = self._names(taken), Tally()
         for document in self.documents.read():
             if document.title not in names:
                 raise ValueError(
@@ -68,7 +69,7 @@ class _Joined:
             yield replace(
                 document,
                 title=names[document.title],
-                links=tuple((names.get(title, title), kind) for title, kind in document.links),
+                links=tuple(self._links(document, names, taken, tally)),
                 labels=(TARGET,),
                 same_as=None if document.same_as is None else names[document.same_as],
             )
@@ -79,6 +80,22 @@ class _Joined:
             self.first_dropped.update(
                 (begin + k, first) for k, first in corpus.first_dropped.items()
             )
+        self.counts.update((f"{TARGET}_{name}", n) for name, n in tally.items())
+        self.first_dropped.update((f"{TARGET}_{k}", first) for k, first in tally.first.items())
+
+    def _links(
+        self, document: Article, names: dict[str, str], taken: set[str], tally: Tally
+    ) -> Iterator[tuple[str, str]]:
+        """Where a document's links lead: a document of the name comes before an article."""
+        for title, kind in document.links:
+            if title in names:
+                yield names[title], kind
+            elif title in taken:
+                tally["links_to_the_corpus"] += 1
+                yield title, kind
+            else:
+                place = ", ".join(filter(None, (self.documents.place, repr(document.title))))
+                tally.drop("links_to_nowhere_dropped", title, place)
 
     def _names(self, taken: set[str]) -> dict[str, str]:
         """How each document is called beside the corpus's articles, by its own title."""

@@ -20,8 +20,8 @@ def join_documents(
     visible: Iterable[tuple[int, str]],
     k: int,
 ) -> TopicGraph:
-    """The graph, in which documents are linked with the corpus: after their own links, which lead
-    among themselves, with the titles that their visible text mentions, and the nearest topics.
+    """The graph, in which documents are linked with the corpus: after the links that they state,
+    with the titles that their visible text mentions, and the nearest topics.
 
     Args:
         documents: Topics that are documents, ascending.
