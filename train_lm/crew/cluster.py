@@ -150,6 +150,8 @@ class Cluster:
         # Ray would have its workers give way to everybody else by 15 steps of niceness: beside
         # anything else that runs here, they would come to a fraction of what local processes do.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # Its monitor of logs keeps as many of them open, of processes that ended, too: 200.
+        os.environ.setdefault("RAY_LOG_MONITOR_MAX_OPEN_FILES", "20")
         import ray
 
         self.ray: Any = ray
