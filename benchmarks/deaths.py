@@ -118,7 +118,7 @@ def on_cluster() -> list[int]:
 
 def local() -> list[int]:
     """Workers of a pool of this process."""
-    return [pid for pid in _named(sys.executable) if psutil.Process(pid).ppid() == os.getpid()]
+    return _named(f"{sys.executable} -c from multiprocessing.spawn")
 
 
 def _named(*begins: str) -> list[int]:
