@@ -128,6 +128,7 @@ def _opened(name: str, split: str, subset: str | None) -> Dataset | IterableData
             "or see the sources jsonl and parquet"
         )
     datasets.disable_progress_bars()
+    _check_arrow(folder)
     try:
         if any((folder / saved).is_file() for saved in SAVED):
             found = datasets.load_from_disk(name)
@@ -139,6 +140,31 @@ def _opened(name: str, split: str, subset: str | None) -> Dataset | IterableData
         return datasets.load_dataset(name, subset, split=split, streaming=True)
     except Exception as error:  # ConnectionError, DatasetNotFoundError, FileNotFoundError and more
         raise _unreadable(f"{name} (split {split})", error) from None
+
+
+def _check_arrow(folder: Path) -> None:
+    """Look through the folder's Arrow files, which are read by offsets that nobody else checks.
+
+    Raises:
+        ValueError: One is damaged: reading it could end the process, or show other memory.
+    """
+    import pyarrow as pa
+
+    for file in sorted(folder.rglob("*.arrow")) if folder.is_dir() else ():
+        try:
+            with pa.memory_map(str(file)) as mapped:
+                if mapped.read(6) == b"ARROW1":  # with a foot, as other programs write it
+                    found = pa.ipc.open_file(mapped)
+                    batches = (found.get_batch(i) for i in range(found.num_record_batches))
+                else:
+                    mapped.seek(0)
+                    batches = iter(pa.ipc.open_stream(mapped))
+                for batch in batches:
+                    batch.validate(full=True)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise _unreadable(str(file), error) from None
 
 
 def _unreadable(what: str, error: Exception) -> ValueError:
