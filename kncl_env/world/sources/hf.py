@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kncl_env.world.corpus import Corpus, Tally
 from kncl_env.world.sources.documents import Moved, Origin, Wanted, Watch, corpus_of
 from kncl_env.world.sources.names import Place
+from kncl_env.world.sources.parquet import damage_of
 from kncl_env.world.sources.rows import Columns, Row, RowShelf
 from train_lm.checked.records import shown
 
@@ -148,23 +149,9 @@ def _check_arrow(folder: Path) -> None:
     Raises:
         ValueError: One is damaged: reading it could end the process, or show other memory.
     """
-    import pyarrow as pa
-
     for file in sorted(folder.rglob("*.arrow")) if folder.is_dir() else ():
-        try:
-            with pa.memory_map(str(file)) as mapped:
-                if mapped.read(6) == b"ARROW1":  # with a foot, as other programs write it
-                    found = pa.ipc.open_file(mapped)
-                    batches = (found.get_batch(i) for i in range(found.num_record_batches))
-                else:
-                    mapped.seek(0)
-                    batches = iter(pa.ipc.open_stream(mapped))
-                for batch in batches:
-                    batch.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise _unreadable(str(file), error) from None
+        if why := damage_of(file):
+            raise _unreadable(str(file), ValueError(why))
 
 
 def _unreadable(what: str, error: Exception) -> ValueError:
