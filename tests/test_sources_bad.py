@@ -19,7 +19,7 @@ from corpus_files import page, write_dump, write_jsonl, write_parquet, write_zim
 
 from kncl_env.cli import main
 from kncl_env.world.corpus import Corpus
-from kncl_env.world.sources import documents, jsonl, packed
+from kncl_env.world.sources import documents, hf, jsonl, packed
 from kncl_env.world.sources.documents import Wanted
 from kncl_env.world.sources.jsonl import read_jsonl
 from kncl_env.world.sources.rows import Columns
@@ -313,6 +313,33 @@ def test_a_licence_is_told_with_what_was_read(tmp_path: Path) -> None:
         pass
     (line,) = told_inputs()
     assert line.endswith(f"; licence: {('CC0 ' * 100)[:200]}…")
+
+
+def test_a_data_set_whose_offsets_lead_out_of_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+    import pyarrow as pa
+
+    datasets.disable_progress_bars()
+    rows = [{"title": f"T{i}", "text": "x" * (1000 + i)} for i in range(3)]
+    rows_of = {name: [row[name] for row in rows] for name in ("title", "text")}
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    ends = [n.to_bytes(4, "little") for n in (0, 1000, 2001, 3003)]
+    whole = file.read_bytes()
+    assert whole.count(b"".join(ends)) == 1  # where each text begins and ends
+    ends[2] = (2**30).to_bytes(4, "little")
+    Path(tmp_path / "other").mkdir()
+    with pa.ipc.new_file(tmp_path / "other" / "a.arrow", pa.table(rows_of).schema) as writer:
+        writer.write_table(pa.table(rows_of))
+    hf._check_arrow(tmp_path / "other")  # as other programs write it
+    file.write_bytes(
+        whole.replace(b"".join([*ends[:2], (2001).to_bytes(4, "little")]), b"".join(ends[:3]))
+    )
+    told = refused(capsys, tmp_path, "hf", tmp_path / "saved")
+    assert f"a data set at /saved/{file.name}, got In column 1: " in told
+    assert "out of bounds" in told
 
 
 @pytest.mark.parametrize("part", ["license", "citation"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kncl_env.world.corpus import Corpus, Tally
 from kncl_env.world.sources.documents import Moved, Origin, Wanted, Watch, corpus_of
 from kncl_env.world.sources.names import Place
+from kncl_env.world.sources.parquet import damage_of
 from kncl_env.world.sources.rows import Columns, Row, RowShelf
 from train_lm.checked.records import shown
 
@@ -128,6 +129,7 @@ def _opened(name: str, split: str, subset: str | None) -> Dataset | IterableData
             "or see the sources jsonl and parquet"
         )
     datasets.disable_progress_bars()
+    _check_arrow(folder)
     try:
         if any((folder / saved).is_file() for saved in SAVED):
             found = datasets.load_from_disk(name)
@@ -139,6 +141,17 @@ def _opened(name: str, split: str, subset: str | None) -> Dataset | IterableData
         return datasets.load_dataset(name, subset, split=split, streaming=True)
     except Exception as error:  # ConnectionError, DatasetNotFoundError, FileNotFoundError and more
         raise _unreadable(f"{name} (split {split})", error) from None
+
+
+def _check_arrow(folder: Path) -> None:
+    """Look through the folder's Arrow files, which are read by offsets that nobody else checks.
+
+    Raises:
+        ValueError: One is damaged: reading it could end the process, or show other memory.
+    """
+    for file in sorted(folder.rglob("*.arrow")) if folder.is_dir() else ():
+        if why := damage_of(file):
+            raise _unreadable(str(file), ValueError(why))
 
 
 def _unreadable(what: str, error: Exception) -> ValueError:
