@@ -332,7 +332,7 @@ def _train(args: argparse.Namespace) -> int:
     with alone(args.out) as hold:
         hold.begin_run(MADE_BY, args.force, [args.world, args.init, args.practice, args.taste])
         train_policy(world, settings, plan, args.out, _Teller())
-    behind = "" if config.lag is None else f", played by weights at most {config.lag} updates old"
+    behind = "" if config.lag is None else f", staleness {config.lag} at most"
     say(f"{args.out}: trained on {config.iterations * config.episodes} episodes{behind}")
     return 0
 
@@ -349,14 +349,15 @@ class _Teller:
             self.part, self.seconds = part, []
         self.seconds.append(figures["seconds"])
         done = int(figures["iteration"])
-        # Of every sample: the updates between the weights that acted and those that learn.
-        stale = f"staleness {figures['staleness']:g}, " if "staleness" in figures else ""
         left = (iterations - done) * sum(self.seconds) / len(self.seconds)
+        how = f"{figures['learner_share']:.0%} of the time in the learner"
+        if "staleness" in figures:
+            # Learners trained during the updates before, too: no share of this time is theirs.
+            how = f"staleness {figures['staleness']:g}"
         say(
             f"{part} {done}/{iterations}: return {figures['return']:.4f}, "
             f"{figures['steps_per_second']:.1f} steps/s, "
-            f"{figures['learner_share']:.0%} of the time in the learner, "
-            f"{stale}"
+            f"{how}, "
             f"{left / 60:.1f} min left",
             flush=True,
         )
