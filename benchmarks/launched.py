@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(Path(__file__).parent)]
 from faults import GONE, gone, of_session  # noqa: E402
 
-TOGETHER = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0")
+TOGETHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 STOPS: dict[str, Callable[[int], None]] = {
     "SIGKILL of the launcher": lambda pid: os.kill(pid, signal.SIGKILL),
     "SIGTERM of the launcher": lambda pid: os.kill(pid, signal.SIGTERM),
