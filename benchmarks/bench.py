@@ -8,6 +8,7 @@ the median of each round's ratio. Prints tables, writes `out/bench.json`.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import arms
+import cluster
 import numpy as np
 import scale
 import torch
@@ -123,6 +125,11 @@ def main() -> None:
         names = [n for n, arm in ARMS.items() if arm.family not in ("mixture", "search")]
         found |= arms.flat(arms.measure(stage, names, 1 if args.tiny else 3))
     found |= rewards
+    if importlib.util.find_spec("ray"):  # without it there is nobody to compare with
+        progress("episodes by processes and by Ray")
+        with tempfile.TemporaryDirectory() as folder:
+            played = cluster.generated(Path(folder) / "world")
+            found |= cluster.measure(played, 16, 1, args.tiny)
     vectors = (0 if args.tiny else 1_000_000) if args.vectors is None else args.vectors
     progress("index")
     with tempfile.TemporaryDirectory() as folder:

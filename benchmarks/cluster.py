@@ -24,8 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# As `kncl-policy` does: one thread for each of them.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As `kncl-policy` does.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
@@ -81,8 +80,8 @@ class Rate:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, help="a world (a generated one)")
-    parser.add_argument("--rounds", type=int, default=3, help="of every way (3)")
-    parser.add_argument("--episodes", type=int, default=24, help="of each round (24)")
+    parser.add_argument("--rounds", type=int, default=2, help="of every way (2)")
+    parser.add_argument("--episodes", type=int, default=16, help="of each round (16)")
     parser.add_argument("--tiny", action="store_true", help="few short episodes: a trial")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "cluster.json")
     args = parser.parse_args()
@@ -107,7 +106,7 @@ def generated(place: Path) -> World:
 
 def measure(world: World, n: int, rounds: int, tiny: bool = False) -> dict[str, float]:
     """Episodes per second of each way, and their ratios."""
-    settings = Settings.of(**SMALL) if tiny else Settings.of(slots=16, steps=8, nucleus_updates=50)
+    settings = Settings.of(**SMALL) if tiny else Settings.of(slots=16, steps=6, nucleus_updates=50)
     tasks = [
         EpisodeTask(str(world.path), settings, "random", seed, 7, CurveMeter(points=2))
         for seed in range(n)

@@ -96,6 +96,8 @@ def _columns(data: bytes, rng: Rng) -> bytes:
         pa.array([None] * n, pa.string()),
         pa.array([float("nan")] * n),
         pa.array([b"\xff\xfe"] * n, pa.binary()),
+        pa.array([b"\xff\xfe"] * n, pa.binary()).view(pa.string()),
+        pa.array([-(2**62)] * n, pa.int64()).view(pa.timestamp("us")),
         pa.array([[["x"]]] * n),
         pa.array([{"a": 1}] * n),
         pa.array([""] * n),

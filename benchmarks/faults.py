@@ -37,6 +37,9 @@ import disturbed  # noqa: E402
 from disturbed import PROGRAMS, Case, cases  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+from train_lm import outputs  # noqa: E402
+
 SHIM = Path(__file__).with_suffix(".c")
 SKIP = "/tensorboard/"  # written by a thread of its own; no result depends on it
 MARKS = "/cache/whole/"  # of files that were found whole, by the time of each
@@ -145,8 +148,13 @@ class Bench:
 
         quick = multiprocessing.get_context("fork")
         multiprocessing.get_context = lambda _=None: quick  # type: ignore[assignment]
-        at_peace = (b"", b"", COUNT, ctypes.c_long(0), 0)
-        os.register_at_fork(after_in_child=lambda: self.lib.faults_arm(*at_peace))
+        os.register_at_fork(after_in_child=self._as_if_new)
+
+    def _as_if_new(self) -> None:
+        self.lib.faults_arm(b"", b"", COUNT, ctypes.c_long(0), 0)
+        for hold in outputs._HELD.values():  # a new Python would inherit no lock
+            os.close(hold._stream)
+        outputs._HELD.clear()
 
     def _suffer(self, case: Case, mode: int, nth: int, half: int) -> None:
         try:

@@ -43,7 +43,7 @@ SETTINGS = Settings.of(
     model="xxs",
 )
 WORLD = (
-    *(("world.json", "json"), ("passages.parquet", "bytes"), ("topics.parquet", "bytes")),
+    *(("world.json", "json"), ("passages.parquet", "parquet"), ("topics.parquet", "parquet")),
     *(("tokens.npy", "npy"), ("starts.npy", "npy"), ("tokenizer.json", "json")),
     *(("graph.npz", "npz"), ("topic_vectors.npy", "npy"), ("embedder.npz", "npz")),
     *(("index.json", "json"), ("passages.faiss", "bytes"), ("indexed_passages.npy", "npy")),

@@ -50,3 +50,18 @@ def tokenise_on_three(block: Block) -> Any:
     while len([*marks.iterdir()]) < 3 and time.monotonic() < end:
         time.sleep(0.1)
     return tokenise_killed_once(block)
+
+
+@dataclass
+class Adds:
+    """Keeps a number; its worker is killed the first time it is told of a mark."""
+
+    number: int
+
+    def plus(self, other: int, mark: str = "") -> int:
+        if mark and not Path(mark).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if other < 0:
+            raise ValueError("expected a number of 0 or more, got less")
+        return self.number + other

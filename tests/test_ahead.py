@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Callable, Mapping
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from killed_once import Adds
 from test_evaluation import OPTIONS, SETTINGS
 from torch import nn
 
@@ -32,10 +31,9 @@ def trained(
     out: Path,
     config: PPOConfig,
     hands: Hands = Hands(),  # noqa: B008
-    tell: Callable[[str, int, Mapping[str, float]], None] = lambda *_: None,
 ) -> bytes:
     """The policy's weights."""
-    train_policy(world, Settings.of(**SETTINGS), TrainingPlan(config, hands=hands), out, tell)
+    train_policy(world, Settings.of(**SETTINGS), TrainingPlan(config, hands=hands), out)
     return (out / "policy.safetensors").read_bytes()
 
 
@@ -70,22 +68,16 @@ def test_every_sample_is_exactly_as_stale_as_was_asked_for(undisturbed: Path) ->
     assert abs(found[2]["importance_max"] - 1) > 1e-4
 
 
-def test_killed_and_resumed_and_with_other_workers_it_is_the_same_training(
+def test_stopped_and_resumed_and_by_one_worker_it_is_the_same_training(
     undisturbed: Path, small_world: World, tmp_path: Path
 ) -> None:
-    def stop(part: str, iterations: int, figures: Mapping[str, float]) -> None:
-        if figures["iteration"] == 2:
-            raise KeyboardInterrupt
-
-    def kill(part: str, iterations: int, figures: Mapping[str, float]) -> None:
-        os.kill(_children()[0], signal.SIGKILL)
-
-    with pytest.raises(KeyboardInterrupt):
-        trained(small_world, tmp_path, TWO, Hands(2), stop)
+    out = tmp_path / "stopped"
+    shutil.copytree(undisturbed, out)
+    (out / f"checkpoint-{TWO.iterations:07d}.safetensors").unlink()  # it stops before the last one
+    (out / "policy.safetensors").unlink()
+    assert trained(small_world, out, TWO) == (undisturbed / "policy.safetensors").read_bytes()
+    assert len(metrics(out)) == TWO.iterations
     assert not _children()
-    found = trained(small_world, tmp_path, TWO, Hands(1), kill)
-    assert found == (undisturbed / "policy.safetensors").read_bytes()
-    assert len(metrics(tmp_path)) == TWO.iterations
 
 
 def test_a_staleness_without_async_collection_is_refused(
@@ -136,21 +128,6 @@ def test_a_rollout_is_given_out_as_soon_as_its_weights_are_known_and_after_a_sto
     assert env.rollouts == expected[3:]
     with pytest.raises(ValueError, match=r"acting weights after \[1, 2\] updates"):
         behind.load(tensors, 4)
-
-
-@dataclass
-class Adds:
-    """Keeps a number; dies once where it is told to."""
-
-    number: int
-
-    def plus(self, other: int, mark: str = "") -> int:
-        if mark and not Path(mark).exists():
-            Path(mark).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if other < 0:
-            raise ValueError("expected a number of 0 or more, got less")
-        return self.number + other
 
 
 def test_errands_are_done_once_each_whoever_dies(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -259,3 +260,85 @@ def test_what_a_removed_node_was_playing_is_played_on_the_others(
     ]
     assert node is None
     assert found[0] == found[1]
+
+
+def test_a_training_played_ahead_by_workers_that_are_killed_is_the_one_of_local_processes(
+    hands: Hands, small_world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kill_one(part: str, iterations: int, figures: object) -> None:
+        for worker in _workers()[:1]:
+            os.kill(worker, signal.SIGKILL)
+
+    config = PPOConfig(iterations=3, episodes=2, learners=2, epochs=1, batch=8, lag=1)
+    weights = []
+    for name, who in (("here", Hands()), ("there", hands)):
+        plan = TrainingPlan(config, hands=who)
+        train_policy(small_world, Settings.of(**SETTINGS), plan, tmp_path / name, kill_one)
+        weights.append((tmp_path / name / "policy.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert "it plays its call again" in caplog.text
+
+
+def _runs(process: Any) -> bool:
+    """One that has ended and that nobody asked for its status is gone."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+DRIVER = """
+import sys, time
+from killed_once import Square, square
+from train_lm.command_line import run, say
+from train_lm.crew.hands import Hands
+
+def play():
+    list(Hands(ray="local").played([Square(2, sys.argv[1])], square))
+    say("played", flush=True)
+    time.sleep(int(sys.argv[2]))
+
+sys.exit(run(play))
+"""
+
+
+def test_a_cluster_that_was_started_for_a_command_ends_with_it_whatever_ends_it(
+    tmp_path: Path,
+) -> None:
+    """At its end, by Ctrl-C (which a terminal sends to all of a group), SIGTERM and SIGKILL."""
+    import psutil
+
+    signals = (None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(tmp_path), "0" if kind is None else "600"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        for kind in signals
+    ]
+    try:
+        started = []
+        for driver, kind in zip(drivers, signals, strict=True):
+            assert driver.stdout is not None
+            if kind is not None:
+                assert driver.stdout.readline().strip() == "played"
+                started += psutil.Process(driver.pid).children(recursive=True)
+                (os.killpg if kind == signal.SIGINT else os.kill)(driver.pid, kind)
+        assert [driver.wait() for driver in drivers] == [0, 130, 143, -signal.SIGKILL]
+        assert len(started) >= 3 * 3  # the head's store, its raylet and a worker at least
+        end = time.monotonic() + 60
+        while (left := [one for one in started if _runs(one)]) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not left
+        for driver in drivers:  # what is left has it open
+            assert driver.stdout is not None
+            assert driver.stdout.read().replace("played", "").strip() == ""
+    finally:
+        for driver in drivers:
+            driver.kill()

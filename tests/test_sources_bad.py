@@ -10,6 +10,7 @@ import pickle
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kncl_env.world.sources import documents, jsonl, packed
 from kncl_env.world.sources.documents import Wanted
 from kncl_env.world.sources.jsonl import read_jsonl
 from kncl_env.world.sources.rows import Columns
+from kncl_env.world.sources.zim import read_zim
 from train_lm.files import hash_file
 from train_lm.inputs import forget_inputs, inputs, told_inputs
 
@@ -66,6 +68,12 @@ def read(file: Path) -> Corpus:
             b'{"id": 1, "title": "A", "text": "x"}\n\n{"id": "2", "title": "B", "text": "y"}\n'
             b'{"id": "1", "title": "C", "text": "z"}\n',
             "each id once, got '1' at /a.jsonl:1 and at /a.jsonl:4",
+        ),
+        (
+            b'{"id": "%s", "title": "A", "text": "x"}\n' % (b"y" * 999)
+            + b'{"title": "B", "text": "x"}\n'
+            + b'{"id": "%s", "title": "C", "text": "x"}\n' % (b"y" * 999),
+            f"each id once, got '{'y' * 59}… at /a.jsonl:1 and at /a.jsonl:3",
         ),
         (
             b'{"title": "A", "text": ""}\n',
@@ -171,6 +179,18 @@ def test_a_parquet_file_that_is_damaged_or_none_is_refused(
     assert "column 'text' in /b.parquet, got id, title, links: it stands in /a.parquet" in told
 
 
+def test_text_of_a_parquet_file_that_is_no_utf_8_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    letters = pa.array([b"fine", b"\xff\xfe"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"title": ["A", "B"], "text": letters}), tmp_path / "p.parquet")
+    told = refused(capsys, tmp_path, "parquet", tmp_path / "p.parquet")
+    assert "expected values that can be read in /p.parquet after row 0, got 'utf-8' codec" in told
+
+
 def test_duplicate_ids_of_a_table_name_both_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +243,23 @@ def test_an_archive_without_pages_or_cut_short_is_refused(
     assert "a ZIM archive at /a.zim, got" in refused(capsys, tmp_path, "zim", file)
     file.write_bytes(TEXT)
     assert "a ZIM archive at /a.zim, got" in refused(capsys, tmp_path, "zim", file)
+
+
+def test_any_damage_of_an_archive_is_one_error_that_names_it(tmp_path: Path) -> None:
+    pages = {f"p{i}": (f"P{i}", f"<p>{'some text ' * 30}</p>") for i in range(4)}
+    file = write_zim(tmp_path / "a.zim", pages)
+    whole, told = file.read_bytes(), []
+    full = [at for at in range(len(whole)) if whole[at]]
+    for at in full[-150::2]:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with suppress(ValueError):
+            list(read_zim(file, Wanted()).read())
+            continue
+        with pytest.raises(ValueError, match=str(file)) as refusal:
+            list(read_zim(file, Wanted()).read())
+        told.append(str(refusal.value))
+    for wanted in ("what it says as License is damaged", "can't decode byte"):
+        assert any(wanted in line for line in told), wanted
 
 
 def test_a_file_of_a_folder_that_is_no_utf_8_is_named_with_its_line(

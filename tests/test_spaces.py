@@ -175,7 +175,14 @@ def test_a_model_that_is_gone_or_another_is_named(
     with pytest.raises(ValueError, match=r"got another model in .*moved"):
         space()(["a"])
     shutil.rmtree(moved)
-    with pytest.raises(ValueError, match=r"found .*moved gone"):
+    (note,) = (tmp_path / "cache" / "embedders").iterdir()
+    with pytest.raises(ValueError, match=rf"found '.*moved' gone \({note}\)"):
+        space()(["a"])
+    note.write_text('{"folder": ""}')
+    with pytest.raises(ValueError, match=rf"found '' gone \({note}\)"):
+        space()(["a"])
+    note.write_text('{"folder": "\\ud800"}')  # a name that no file can have
+    with pytest.raises(ValueError, match=rf"found '.ud800' gone \({note}\)"):
         space()(["a"])
 
 

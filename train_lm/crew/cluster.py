@@ -11,10 +11,13 @@ import importlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -147,6 +150,8 @@ class Cluster:
         # Ray would have its workers give way to everybody else by 15 steps of niceness: beside
         # anything else that runs here, they would come to a fraction of what local processes do.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # Its monitor of logs keeps as many of them open, of processes that ended, too: 200.
+        os.environ.setdefault("RAY_LOG_MONITOR_MAX_OPEN_FILES", "20")
         import ray
 
         self.ray: Any = ray
@@ -275,14 +280,15 @@ class Cluster:
         if not started and self.address != "auto":
             _knock(self.address)
         try:
-            self.ray.init(
-                HERE if started else self.address,  # none would join one that runs here
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": ONE_THREAD},
-                **({"object_store_memory": STORE, "num_cpus": cores()} if started else {}),
-            )
+            with _own_end():
+                self.ray.init(
+                    HERE if started else self.address,  # none would join one that runs here
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": ONE_THREAD},
+                    **({"object_store_memory": STORE, "num_cpus": cores()} if started else {}),
+                )
             _keep_quiet()
         except Exception as error:  # Ray raises nothing more precise, such as for a slow start
             first = next(iter(str(error).splitlines()), type(error).__name__)
@@ -290,6 +296,15 @@ class Cluster:
                 f"expected a Ray cluster at {self.address}, got no answer ({first}): start one "
                 "with `ray start --head`"
             ) from None
+
+
+@contextmanager
+def _own_end() -> Iterator[None]:
+    """Leaves to a command how it ends: Ray would have SIGTERM end it in a way of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _keep_quiet() -> None:

@@ -29,6 +29,7 @@ from kncl_env.world.sources.names import Head, Place
 from kncl_env.world.sources.packed import BrokenError, files_of, unpacked
 from kncl_env.world.sources.paragraphs import one_line, paragraphs_of
 from kncl_env.world.sources.wikitext import Namespaces, read_wikitext
+from train_lm.checked.records import shown
 
 CHUNK = 2**16  # [bytes] given to the parser at a time
 MODEL = "wikitext"  # of content; scripts and data have others
@@ -173,7 +174,7 @@ class _Reader:
             ) from None
         if self._root != "mediawiki":
             raise ValueError(
-                f"expected a dump of MediaWiki in {self._file}, got XML of {self._root!r}"
+                f"expected a dump of MediaWiki in {self._file}, got XML of {shown(self._root)}"
             )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:

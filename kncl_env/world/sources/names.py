@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kncl_env.world.corpus import Tally
+from train_lm.checked.records import shown
 
 CHAIN = 10  # [redirects] that are followed, one after another; none needs more unless they circle
 
@@ -135,7 +136,7 @@ class Names:
             first = int(table[ids[numbers == second]][0])
             one, other = (self._head(n, redirect=False) for n in (first, second))
             raise ValueError(
-                f"expected each id once, got {one.id!r} at {one.place} and at {other.place}: "
+                f"expected each id once, got {shown(one.id)} at {one.place} and at {other.place}: "
                 "give them ids of their own, or leave one out"
             )
         return table

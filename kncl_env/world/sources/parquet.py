@@ -14,6 +14,7 @@ from kncl_env.world.sources.packed import files_of
 from kncl_env.world.sources.rows import Columns, Row, RowShelf
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatch
     from pyarrow.parquet import ParquetFile
 
 TOGETHER = 2**22  # [bytes] of rows that are unpacked at a time, about
@@ -63,7 +64,7 @@ class ParquetRows:
                 size = file.stat().st_size
                 batches = table.iter_batches(_rows_at_a_time(table), columns=list(wanted))
                 for batch in batches:
-                    for row in batch.to_pylist():
+                    for row in _python(batch, f"{file} after row {number:,}"):
                         number += 1
                         yield Place(str(file), number, "row"), row
                     moved(before + size * number // n_rows)
@@ -74,6 +75,19 @@ def _rows_at_a_time(table: ParquetFile) -> int:
     head = table.metadata
     size = sum(head.row_group(i).total_byte_size for i in range(head.num_row_groups))
     return max(1, min(MOST_ROWS, TOGETHER * head.num_rows // max(1, size)))
+
+
+def _python(batch: RecordBatch, place: str) -> list[Row]:
+    """Raises: ValueError where a value is none that Python has, such as text that is no UTF-8."""
+    try:
+        found: list[Row] = batch.to_pylist()
+    except Exception as error:  # each type's conversion has its own
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ValueError(
+            f"expected values that can be read in {place}, got {why}: the file is damaged, fetch "
+            "it again"
+        ) from None
+    return found
 
 
 @contextmanager

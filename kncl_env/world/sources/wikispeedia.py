@@ -16,6 +16,7 @@ from pathlib import Path
 from kncl_env.world.corpus import Article, Corpus, Tally
 from kncl_env.world.sources.archive import Archive, Progress, fetch
 from train_lm.checked.inside import checked, inside
+from train_lm.checked.records import shown
 
 GRAPH_DIR = "wikispeedia_paths-and-graph"
 TEXT_DIR = "plaintext_articles"
@@ -321,7 +322,7 @@ def _text(path: Path) -> str:
         offset = error.start + len(raw) - len(error.object)
         raise ValueError(
             f"expected UTF-8 in {path}, got byte 0x{raw[offset]:02x} at offset "
-            f"{offset}: the file is damaged, unpack the archive again"
+            f"{offset}: the file is damaged, unpack it again"
         ) from None
 
 
@@ -334,7 +335,7 @@ def _rows(path: Path, n_columns: int) -> Iterator[tuple[int, list[str]]]:
             if len(row) != n_columns or not all(row):
                 raise ValueError(
                     f"expected {n_columns} columns in {path}, line {number}, got "
-                    f"{sum(map(bool, row))}: the file is truncated, unpack the archive again"
+                    f"{sum(map(bool, row))}: the file is truncated, unpack it again"
                 )
             yield number, row
 
@@ -347,8 +348,8 @@ def _known_rows(
         for name in row[:n_titles]:
             if name not in known:
                 raise ValueError(
-                    f"expected a title of articles.tsv in {path}, line {number}, got {name!r}: "
-                    "the file is truncated or of another version, unpack the archive again"
+                    f"expected a title of articles.tsv in {path}, line {number}, got "
+                    f"{shown(name)}: the file is truncated or of another version, unpack it again"
                 )
         yield number, row
 

@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kncl_env.world.corpus import Corpus, Tally
 from kncl_env.world.sources.documents import (
@@ -45,6 +45,14 @@ def read_zim(place: Path, wanted: Wanted, watch: Watch | None = None) -> Corpus:
     return corpus_of(shelf, Origin("zim", place, shelf.licence, shelf.citation), wanted, watch)
 
 
+class _Named(NamedTuple):
+    """An entry with its names, which are bytes of the file and may be damaged."""
+
+    entry: Entry
+    path: str
+    title: str
+
+
 class ZimShelf:
     """The pages of one archive."""
 
@@ -66,44 +74,44 @@ class ZimShelf:
         self.citation = ", ".join(filter(None, map(self._said, ("Title", "Creator", "Date"))))
 
     def heads(self, moved: Moved) -> Iterator[Head]:
-        for place, entry, target in self._entries(moved):
-            path = entry.path
+        for place, named, target in self._entries(moved):
             if target is not None:
-                yield Head(path, place, redirects_to=target)
-                if (title := one_line(entry.title)) not in ("", path):
-                    yield Head(title, place, redirects_to=target)
-            elif self._is_page(entry):
-                yield Head(_title(entry), place, path)
+                yield Head(named.path, place, redirects_to=target)
+                if named.title not in ("", named.path):
+                    yield Head(named.title, place, redirects_to=target)
+            elif self._is_page(named):
+                yield Head(_title(named), place, named.path)
 
     def documents(self, tally: Tally, moved: Moved) -> Iterator[Document]:
-        for place, entry, target in self._entries(moved):
+        for place, named, target in self._entries(moved):
             if target is not None:
                 tally["redirects_read"] += 1
-            elif not self._is_page(entry):
-                tally.drop("entries_that_are_no_pages_dropped", entry.path, str(place))
+            elif not self._is_page(named):
+                tally.drop("entries_that_are_no_pages_dropped", named.path, str(place))
             else:
-                title = _title(entry)
-                if (text := self._text(entry, place)) is None:
+                title = _title(named)
+                if (text := self._text(named.entry, place)) is None:
                     yield Document(title, place, (), is_too_large=True)
                 else:
                     page = page_text(text, title)
-                    linked = (_path(link, entry.path) for link in page.links)
+                    linked = (_path(link, named.path) for link in page.links)
                     yield Document(title, place, page.paragraphs, [path for path in linked if path])
 
-    def _entries(self, moved: Moved) -> Iterator[tuple[Place, Entry, str | None]]:
+    def _entries(self, moved: Moved) -> Iterator[tuple[Place, _Named, str | None]]:
         """Place and entry of each, and the path that it redirects to, if it does."""
         n = self._archive.entry_count
         for number in range(n):
             place = Place(str(self._file), number + 1, "entry")
             with self._readable(f"{place.unit} {place.line:,} is damaged"):
                 entry = self._archive._get_entry_by_id(number)
+                named = _Named(entry, entry.path, one_line(entry.title))
                 target = entry.get_redirect_entry().path if entry.is_redirect else None
-            yield place, entry, target
+            yield place, named, target
             moved(self.size * (number + 1) // n)
 
-    def _is_page(self, entry: Entry) -> bool:
-        with self._readable(f"{entry.path} is damaged"):
-            return bool(entry.get_item().mimetype.startswith(PAGE))
+    def _is_page(self, named: _Named) -> bool:
+        with self._readable(f"{one_line(named.path)} is damaged"):
+            return bool(named.entry.get_item().mimetype.startswith(PAGE))
 
     def _text(self, entry: Entry, place: Place) -> str | None:
         """What a page holds; None where that is too much."""
@@ -114,22 +122,26 @@ class ZimShelf:
 
     @contextmanager
     def _readable(self, why: str) -> Iterator[None]:
-        """Raises: ValueError for what the library raises, which is nothing more precise."""
+        """Raises: ValueError for what the library raises, which is nothing more precise.
+
+        Names that are no UTF-8 it tells as such, without the file.
+        """
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, LookupError) as error:
             raise ValueError(
                 f"expected a ZIM archive at {self._file}, got {one_line(str(error))}: {why}"
             ) from None
 
     def _said(self, name: str) -> str:
-        if name not in self._archive.metadata_keys:
-            return ""
-        return one_line(self._archive.get_metadata(name).decode(errors="replace"))
+        with self._readable(f"what it says as {name} is damaged"):
+            if name not in self._archive.metadata_keys:
+                return ""
+            return one_line(self._archive.get_metadata(name).decode(errors="replace"))
 
 
-def _title(entry: Entry) -> str:
-    return one_line(entry.title) or one_line(entry.path)
+def _title(named: _Named) -> str:
+    return named.title or one_line(named.path)
 
 
 def _path(link: str, page: str) -> str:

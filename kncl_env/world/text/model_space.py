@@ -144,12 +144,14 @@ def _place_of(name: str, sha256: str) -> Path:
         ValueError: It is gone, or another model lies there.
     """
     note = _seen(sha256)
-    place = os.environ.get(PLACE, "")
+    place, by = os.environ.get(PLACE, ""), PLACE
     if not place and note.is_file():
-        place = Fields.of(read_json(note), note).text("folder")
+        place, by = Fields.of(read_json(note), note).text("folder"), str(note)
     advice = f"set {PLACE} to the directory of that model, or rebuild the world"
-    if not place or not Path(place).is_dir():
-        where = f"found {place} gone" if place else "do not know where it lies here"
+    if not place or not _is_folder(place):
+        where = f"found {place!r} gone ({by})"
+        if not place and not note.is_file():
+            where = "do not know where it lies here"
         raise ValueError(
             f"expected the embedder {name!r} (digest {sha256[:12]}) that this world was made with, "
             f"{where}: {advice}"
@@ -158,8 +160,16 @@ def _place_of(name: str, sha256: str) -> Path:
     if found != sha256:
         raise ValueError(
             f"expected the embedder {name!r} (digest {sha256[:12]}) that this world was made with, "
-            f"got another model in {place} (digest {found[:12]}): {advice}"
+            f"got another model in {place} (digest {found[:12]}, {by}): {advice}"
         )
     if os.environ.get(PLACE):
         _remember(Path(place), sha256)
     return Path(place)
+
+
+def _is_folder(place: str) -> bool:
+    """Whether there is such a folder; a name that no file can have is none."""
+    try:
+        return Path(place).is_dir()
+    except (OSError, ValueError):
+        return False
