@@ -1,9 +1,10 @@
 """A Ray cluster that loses workers and nodes: in a build, an evaluation and a training.
 
 Each job is done in this process, then on a cluster of nodes of one core: undisturbed; with workers
-killed (SIGKILL) at moments drawn from a seed until so many kills met a busy one; and with a node
-removed while it worked. What it leaves is compared, byte for byte. The build is done by two local
-processes, too, which are killed likewise.
+killed (SIGKILL) at moments drawn from a seed, each after something was finished since the one
+before, until so many kills met a busy one; and with a node removed while it worked. What it leaves
+is compared, byte for byte. The build is done by two local processes, too, which are killed
+likewise.
 Needs `kncl[ray]`. Prints a table, writes `out/deaths.json`.
 
     python benchmarks/deaths.py --kills 10 --seed 1
@@ -41,6 +42,8 @@ from policies.play.episodes import EpisodeTask, play_all
 from policies.play.journal import Journal
 from train_lm.crew.cluster import leave
 from train_lm.crew.hands import Hands
+from train_lm.crew.standing import Standing
+from train_lm.crew.under_way import UnderWay
 from train_lm.files import write_json
 
 STORE = 80 * 2**20  # [bytes] of a node's objects
@@ -51,6 +54,21 @@ SETTINGS = Settings.of(
 CONFIG = BuildConfig(passage_bytes=200)
 
 Job = Callable[[Path, Hands], str]
+
+
+FINISHED = [0]  # results of tasks, and answers of workers that keep environments
+
+
+def count(of: type, method: str) -> None:
+    """From now on every return of a method counts as something finished."""
+    plain = getattr(of, method)
+
+    def counted(self: object, *args: Any) -> Any:
+        found = plain(self, *args)
+        FINISHED[0] += 1
+        return found
+
+    setattr(of, method, counted)
 
 
 @dataclass
@@ -80,10 +98,12 @@ class Killer:
         self._thread.join()
 
     def _kill(self) -> None:
+        before = FINISHED[0]
         while self.kills < self.n and not self.over.wait(self.gap * self.draw.uniform(0.5, 1.5)):
-            while not (busy := self.find()):
+            while FINISHED[0] == before or not (busy := self.find()):
                 if self.over.wait(0.05):
                     return
+            before = FINISHED[0]
             with suppress(ProcessLookupError):
                 os.kill(self.draw.choice(busy), signal.SIGKILL)
                 self.kills += 1
@@ -209,6 +229,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "deaths.json")
     args = parser.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    count(UnderWay, "done")
+    count(Standing, "each")
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["KNCL_CACHE"] = str(Path(scratch) / "cache")
