@@ -78,6 +78,7 @@ FAULTS = {
     "pickled adapter": "got an adapter (adapter_config.json)",
     "weights elsewhere": "expected plain file names in",
     "no weights": "expected a causal language model",
+    "lost sizes": "sizes are missing from that file, or weights",
 }
 
 
@@ -114,6 +115,11 @@ def spoil(folder: Path, fault: str) -> None:
         weights.rename(outside)
         names = {"model.norm.weight": f"../{outside.name}"}
         edit(folder / "model.safetensors.index.json", metadata={}, weight_map=names)
+    elif fault == "lost sizes":
+        known = json.loads((folder / "config.json").read_text())
+        # Transformers' own, 7 thousand million numbers, would be made before anything is compared.
+        kept = {name: known[name] for name in ("architectures", "model_type", "vocab_size")}
+        (folder / "config.json").write_text(json.dumps(kept))
     else:
         weights.unlink()
 

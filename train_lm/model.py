@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train_lm.checked.model_folder import check_finite, note_model, opened_as_data
+from train_lm.checked.model_folder import check_finite, check_sizes, note_model, opened_as_data
 from train_lm.files import replacing_folder
 
 if TYPE_CHECKING:
@@ -185,6 +185,7 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
         )
     as_data = opened_as_data(name)
     try:
+        check_sizes(name, AutoModelForCausalLM)
         opened: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **as_data
         )

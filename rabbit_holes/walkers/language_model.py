@@ -438,7 +438,12 @@ def load_language_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-    from train_lm.checked.model_folder import check_finite, note_model, opened_as_data
+    from train_lm.checked.model_folder import (
+        check_finite,
+        check_sizes,
+        note_model,
+        opened_as_data,
+    )
     from train_lm.model import PRESETS
 
     folder = Path(place)
@@ -454,6 +459,7 @@ def load_language_model(
         raise ValueError(f"expected a tokenizer in {place}, found none")
     as_data = opened_as_data(place)
     try:
+        check_sizes(place, AutoModelForCausalLM)
         model: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype, use_safetensors=True, **as_data
         )

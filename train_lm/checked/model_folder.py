@@ -14,6 +14,8 @@ from typing import Any
 from train_lm.files import read_json
 from train_lm.inputs import note_files
 
+PACKED = 2  # numbers in a byte, at most: four bits are the fewest that anybody stores
+SLACK = 2**20  # numbers that need no weights of their own
 # Formats that may hold code, or that nothing here reads.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
 
@@ -75,6 +77,35 @@ def check_finite(model: Any, name: str) -> None:
             raise ValueError(
                 f"expected finite weights in {name}, got others in {part}: the model is damaged"
             )
+
+
+def check_sizes(name: str, auto: Any) -> None:
+    """Whether the weights on file are as many as the configuration says, before room is taken.
+
+    A size that the configuration lacks is transformers' own, which can be a thousand times larger.
+
+    Args:
+        name: A model's directory; of the hub, nothing is known yet.
+        auto: transformers' class that will open it.
+
+    Raises:
+        ValueError: They are fewer.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    import torch
+    from transformers import AutoConfig
+
+    with torch.device("meta"):  # shapes without numbers
+        model = auto.from_config(AutoConfig.from_pretrained(name, **opened_as_data(name)))
+    wanted = sum(part.numel() for part in model.parameters())
+    found = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if wanted > found * PACKED + SLACK:
+        raise ValueError(
+            f"expected weights of {wanted:,} numbers in {name}, as its config.json says, got "
+            f"{found:,} bytes of them: sizes are missing from that file, or weights"
+        )
 
 
 def _of_the_hub(name: str) -> Iterator[Path]:

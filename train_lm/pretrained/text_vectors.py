@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_lm.checked.arrays import reason
-from train_lm.checked.model_folder import opened_as_data
+from train_lm.checked.model_folder import check_sizes, opened_as_data
 from train_lm.checked.records import Fields
 from train_lm.files import hash_file, hash_json, read_json
 from train_lm.inputs import note_input
@@ -78,6 +78,7 @@ class TextModel:
         as_data = opened_as_data(str(folder))
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), **as_data)
+            check_sizes(str(folder), AutoModel)
             opened: Any = AutoModel.from_pretrained(
                 str(folder),
                 dtype=torch.float32,
