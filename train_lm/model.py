@@ -176,7 +176,7 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
         model = build_model(config, own.get_vocab_size(), end_of_text(own))
         return Opened(model, None, use_cache=True)
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     if not Path(name).is_dir() and name.count("/") != 1:
         raise ValueError(
@@ -185,7 +185,7 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
         )
     as_data = opened_as_data(name)
     try:
-        check_sizes(name, AutoModelForCausalLM)
+        check_sizes(name, AutoConfig, AutoModelForCausalLM)
         opened: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **as_data
         )

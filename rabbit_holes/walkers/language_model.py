@@ -436,7 +436,12 @@ def load_language_model(
             and its tokenizer do not fit together.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        PreTrainedTokenizerFast,
+    )
 
     from train_lm.checked.model_folder import (
         check_finite,
@@ -459,7 +464,7 @@ def load_language_model(
         raise ValueError(f"expected a tokenizer in {place}, found none")
     as_data = opened_as_data(place)
     try:
-        check_sizes(place, AutoModelForCausalLM)
+        check_sizes(place, AutoConfig, AutoModelForCausalLM)
         model: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype, use_safetensors=True, **as_data
         )

@@ -79,14 +79,15 @@ def check_finite(model: Any, name: str) -> None:
             )
 
 
-def check_sizes(name: str, auto: Any) -> None:
+def check_sizes(name: str, config: Any, auto: Any) -> None:
     """Whether the weights on file are as many as the configuration says, before room is taken.
 
     A size that the configuration lacks is transformers' own, which can be a thousand times larger.
 
     Args:
         name: A model's directory; of the hub, nothing is known yet.
-        auto: transformers' class that will open it.
+        config: transformers' class of configurations.
+        auto: Its class that will open the model.
 
     Raises:
         ValueError: They are fewer.
@@ -95,10 +96,9 @@ def check_sizes(name: str, auto: Any) -> None:
     if not folder.is_dir():
         return
     import torch
-    from transformers import AutoConfig
 
     with torch.device("meta"):  # shapes without numbers
-        model = auto.from_config(AutoConfig.from_pretrained(name, **opened_as_data(name)))
+        model = auto.from_config(config.from_pretrained(name, **opened_as_data(name)))
     wanted = sum(part.numel() for part in model.parameters())
     found = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if wanted > found * PACKED + SLACK:

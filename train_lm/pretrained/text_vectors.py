@@ -73,12 +73,12 @@ class TextModel:
         first, longest = _pooling(folder), _longest(folder)
         hide_library_bars()
         import torch
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         as_data = opened_as_data(str(folder))
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), **as_data)
-            check_sizes(str(folder), AutoModel)
+            check_sizes(str(folder), AutoConfig, AutoModel)
             opened: Any = AutoModel.from_pretrained(
                 str(folder),
                 dtype=torch.float32,
