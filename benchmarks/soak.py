@@ -2,9 +2,10 @@
 
 One process trains a policy, evaluates arms, throws both away and begins again, on a cluster of two
 nodes of this machine. After each round it looks at itself and at all processes of the cluster:
-memory (proportional, so that shared pages count once, the object store's with them), open handles,
-threads, processes, and the disk that the cluster's logs take. Growth is the median of the last
-sixth of the rounds over that of the sixth after the first ten minutes.
+memory, open handles, threads, processes, and the disk that the cluster's logs take. Memory is what
+stands for no file, and the object store: a share of a library's pages would change with whatever
+else on the machine uses that library. Growth is the median of the last sixth of the rounds over
+that of the sixth after the first ten minutes.
 Needs `kncl[ray]`. Prints a table, writes `out/soak.json`.
 
     python benchmarks/soak.py --minutes 120
@@ -118,23 +119,28 @@ def look() -> Figures:
     gc.collect()
     own = psutil.Process()
     all_ = [own, *own.children(recursive=True)]
-    found = {"own_mib": _proportional(own), "all_mib": 0.0, "handles": 0.0, "threads": 0.0}
+    found = {"own_mib": _held(own)[0], "all_mib": 0.0, "handles": 0.0, "threads": 0.0}
     found["own_handles"], found["own_threads"] = float(own.num_fds()), float(own.num_threads())
-    alive = 0
+    alive, store = 0, 0.0
     for process in all_:
         try:
-            found["all_mib"] += _proportional(process)
+            private, shared = _held(process)
+            found["all_mib"] += private
+            store = max(store, shared)  # all map the same one
             found["handles"] += process.num_fds()
             found["threads"] += process.num_threads()
             alive += 1
-        except psutil.NoSuchProcess:  # it ended meanwhile
+        except (psutil.NoSuchProcess, FileNotFoundError):  # it ended meanwhile
             continue
-    return {**found, "processes": float(alive), "logs_mib": _logs() / 2**20}
+    return {**found, "store_mib": store, "processes": float(alive), "logs_mib": _logs() / 2**20}
 
 
-def _proportional(process: psutil.Process) -> float:
-    """MiB, each shared page divided among those that share it."""
-    return float(process.memory_full_info().pss) / 2**20
+def _held(process: psutil.Process) -> tuple[float, float]:
+    """MiB of its own that stand for no file, and of memory that processes share on purpose."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    sizes = dict(line.split(":", 1) for line in lines)
+    private, shared = (int(sizes[name].split()[0]) / 1024 for name in ("RssAnon", "RssShmem"))
+    return private, shared
 
 
 def _logs() -> int:
