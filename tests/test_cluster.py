@@ -49,6 +49,8 @@ def nodes() -> Iterator[object]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray's 15 would leave them next to nothing beside tests that run at the same time.
+        patch.setenv("RAY_worker_niceness", "0")
         # Workers import the tasks of these tests by the name of their file.
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         found = Cluster(
