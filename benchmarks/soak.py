@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray's monitor of logs keeps the last 200 of them open, of processes that ended, too.
 os.environ.setdefault("RAY_LOG_MONITOR_MAX_OPEN_FILES", "20")
 
