@@ -291,7 +291,8 @@ def _runs(process: Any) -> bool:
 
 
 DRIVER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 from killed_once import Square, square
 from train_lm.command_line import run, say
 from train_lm.crew.hands import Hands
@@ -332,7 +333,7 @@ def test_a_cluster_that_was_started_for_a_command_ends_with_it_whatever_ends_it(
                 assert driver.stdout.readline().strip() == "played"
                 started += psutil.Process(driver.pid).children(recursive=True)
                 (os.killpg if kind == signal.SIGINT else os.kill)(driver.pid, kind)
-        assert [driver.wait() for driver in drivers] == [0, 130, 143, -signal.SIGKILL]
+        assert [driver.wait(120) for driver in drivers] == [0, 130, 143, -signal.SIGKILL]
         assert len(started) >= 3 * 3  # the head's store, its raylet and a worker at least
         end = time.monotonic() + 60
         while (left := [one for one in started if _runs(one)]) and time.monotonic() < end:

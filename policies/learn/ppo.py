@@ -516,7 +516,7 @@ def _save_checkpoint(
 
 
 def _load_checkpoint(
-    out: Path, policy: CuriosityActorCritic, env: VecEnv, behind: Behind | None
+    out: Path, policy: CuriosityActorCritic, env: VecEnv, behind: Behind | None = None
 ) -> int:
     """Return to the last good checkpoint, if there is one; the iterations done."""
     kept = Checkpoints(out, "iteration")

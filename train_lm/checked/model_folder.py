@@ -97,8 +97,9 @@ def check_sizes(name: str, config: Any, auto: Any) -> None:
         return
     import torch
 
+    as_data = opened_as_data(name)
     with torch.device("meta"):  # shapes without numbers
-        model = auto.from_config(config.from_pretrained(name, **opened_as_data(name)))
+        model = auto.from_config(config.from_pretrained(name, **as_data))
     wanted = sum(part.numel() for part in model.parameters())
     found = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if wanted > found * PACKED + SLACK:
