@@ -185,7 +185,7 @@ def open_model(name: str, own: Tokenizer, seed: int) -> Opened:
         )
     as_data = opened_as_data(name)
     try:
-        check_sizes(name, AutoConfig, AutoModelForCausalLM)
+        check_sizes(name, AutoConfig, AutoModelForCausalLM, as_data)
         opened: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **as_data
         )

@@ -464,7 +464,7 @@ def load_language_model(
         raise ValueError(f"expected a tokenizer in {place}, found none")
     as_data = opened_as_data(place)
     try:
-        check_sizes(place, AutoConfig, AutoModelForCausalLM)
+        check_sizes(place, AutoConfig, AutoModelForCausalLM, as_data)
         model: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=dtype, use_safetensors=True, **as_data
         )

@@ -79,7 +79,7 @@ def check_finite(model: Any, name: str) -> None:
             )
 
 
-def check_sizes(name: str, config: Any, auto: Any) -> None:
+def check_sizes(name: str, config: Any, auto: Any, as_data: dict[str, bool]) -> None:
     """Whether the weights on file are as many as the configuration says, before room is taken.
 
     A size that the configuration lacks is transformers' own, which can be a thousand times larger.
@@ -88,6 +88,7 @@ def check_sizes(name: str, config: Any, auto: Any) -> None:
         name: A model's directory; of the hub, nothing is known yet.
         config: transformers' class of configurations.
         auto: Its class that will open the model.
+        as_data: As `opened_as_data` gives it.
 
     Raises:
         ValueError: They are fewer.
@@ -97,7 +98,6 @@ def check_sizes(name: str, config: Any, auto: Any) -> None:
         return
     import torch
 
-    as_data = opened_as_data(name)
     with torch.device("meta"):  # shapes without numbers
         model = auto.from_config(config.from_pretrained(name, **as_data))
     wanted = sum(part.numel() for part in model.parameters())

@@ -78,7 +78,7 @@ class TextModel:
         as_data = opened_as_data(str(folder))
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), **as_data)
-            check_sizes(str(folder), AutoConfig, AutoModel)
+            check_sizes(str(folder), AutoConfig, AutoModel, as_data)
             opened: Any = AutoModel.from_pretrained(
                 str(folder),
                 dtype=torch.float32,
