@@ -40,7 +40,7 @@ from policies.learn.training import TrainingPlan, train_policy
 from policies.play.curves import CurveMeter
 from policies.play.episodes import EpisodeTask, play_all
 from policies.play.journal import Journal
-from train_lm.crew.cluster import leave
+from train_lm.crew.cluster import leave, prepare
 from train_lm.crew.hands import Hands
 from train_lm.crew.standing import Standing
 from train_lm.crew.under_way import UnderWay
@@ -228,8 +228,7 @@ def main() -> None:
     parser.add_argument("--only", default="build,evaluation,training", help="jobs (all)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "deaths.json")
     args = parser.parse_args()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    prepare()
     count(UnderWay, "done")
     count(Standing, "each")
     found: dict[str, float] = {}

@@ -15,17 +15,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")
-# Ray's monitor of logs keeps the last 200 of them open, of processes that ended, too.
-os.environ.setdefault("RAY_LOG_MONITOR_MAX_OPEN_FILES", "20")
 
 import numpy as np
 import psutil
@@ -39,7 +33,7 @@ from policies.learn.ppo import PPOConfig
 from policies.learn.training import TrainingPlan, train_policy
 from policies.play.evaluation import evaluate
 from policies.play.plan import Plan
-from train_lm.crew.cluster import leave
+from train_lm.crew.cluster import leave, prepare
 from train_lm.crew.hands import Hands
 from train_lm.files import write_json
 
@@ -79,6 +73,7 @@ def main() -> None:
 @contextmanager
 def two_nodes() -> Iterator[str]:
     """The address of a cluster of two nodes, one core each."""
+    prepare()
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(

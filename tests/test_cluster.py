@@ -34,7 +34,7 @@ from train_lm.token_files import TokenWriter
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kncl[ray]'")
 
-from train_lm.crew.cluster import connected, leave  # noqa: E402
+from train_lm.crew.cluster import OF_RAY, connected, leave  # noqa: E402
 
 STORE = 80 * 2**20  # [bytes] of a node's objects
 
@@ -48,9 +48,8 @@ def nodes() -> Iterator[object]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray's 15 would leave them next to nothing beside tests that run at the same time.
-        patch.setenv("RAY_worker_niceness", "0")
+        for name, value in OF_RAY.items():
+            patch.setenv(name, value)
         # Workers import the tasks of these tests by the name of their file.
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         found = Cluster(

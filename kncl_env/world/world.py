@@ -67,7 +67,9 @@ class World:
     @classmethod
     def open(cls, path: str | Path) -> World:
         path = located(path)
-        return cls(path, read_card(path))
+        world = cls(path, read_card(path))
+        world._verified.look_ahead()
+        return world
 
     def with_graph(self, graph: TopicGraph) -> World:
         """The same world with other links between its topics, in memory alone."""

@@ -64,9 +64,9 @@ def read_sealed(file: Path, advice: str = ADVICE) -> Fields:
 class Verified:
     """Files of a folder that are what their digests say, each read once.
 
-    That one was found whole is remembered in the cache folder, by size, time and inode. While the
-    first is read, a thread takes the digests of the others, where they are not large: who asks for
-    one of a folder's files asks for more.
+    That one was found whole is remembered in the cache folder, by size, time and inode. From
+    `look_ahead` on, or from the first file that is asked for, a thread takes the digests of the
+    others, where they are not large: who asks for one of a folder's files asks for more.
 
     Args:
         folder: Where they lie.
@@ -89,7 +89,7 @@ class Verified:
             return True
         if not settled:
             return hash_file(self.folder / name) == self.digests.get(name)
-        self._look_ahead(name)
+        self.look_ahead()
         if self._digest_of(name, mark) != self.digests.get(name):
             return False
         _note(mark)
@@ -117,8 +117,8 @@ class Verified:
                 found.set_exception(error)
         return found.result()
 
-    def _look_ahead(self, now: str) -> None:
-        """Begin with the largest of the others, which would be waited for longest."""
+    def look_ahead(self) -> None:
+        """Begin to take digests that nobody has taken yet; the first call alone does anything."""
         if self._looked_ahead:
             return
         self._looked_ahead = True
@@ -126,10 +126,11 @@ class Verified:
         for name in self.digests:
             with suppress(OSError):
                 sizes[name] = os.stat(self.folder / name).st_size
-        sizes.pop(now, None)
         if WORTH_A_THREAD <= sum(sizes.values()) <= AHEAD:
-            others = sorted(sizes, key=lambda name: -sizes[name])
-            threading.Thread(target=self._take, args=[others], daemon=True).start()
+            # The largest first, which would be waited for longest.
+            largest, *others = sorted(sizes, key=lambda name: -sizes[name])
+            if not os.path.exists(self._mark_of(largest)[0]):
+                threading.Thread(target=self._take, args=[[largest, *others]], daemon=True).start()
 
     def _take(self, names: Sequence[str]) -> None:
         for name in names:

@@ -47,6 +47,21 @@ ONE_THREAD = {
     CORES: "1",
 }
 
+# How Ray goes about its own work, where nobody has said otherwise; it reads this when imported.
+OF_RAY = {
+    # Nothing is reported to anybody.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # It would have its workers give way to everybody else by 15 steps of niceness: beside anything
+    # else that runs here, they would come to a fraction of what local processes do.
+    "RAY_worker_niceness": "0",
+    # What follows grows with every task: its monitor keeps logs open of processes that ended, 200
+    # of them, its head remembers 100,000 tasks and as many actors that ended, and measures itself.
+    "RAY_LOG_MONITOR_MAX_OPEN_FILES": "20",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_maximum_gcs_destroyed_actor_cached_count": "100",
+    "RAY_enable_metrics_collection": "0",
+}
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Made = TypeVar("Made")
@@ -123,6 +138,12 @@ def connected(address: str) -> Cluster:
 _CONNECTED: dict[str, Cluster] = {}
 
 
+def prepare() -> None:
+    """Before Ray is imported, and before a node of it is started here; see `OF_RAY`."""
+    for name, value in OF_RAY.items():
+        os.environ.setdefault(name, value)
+
+
 def leave() -> None:
     """Leave the cluster; one that was started here ends."""
     if _CONNECTED:
@@ -145,20 +166,16 @@ class Cluster:
                 f"expected Ray for --ray {address}, found none: install it with "
                 "`pip install 'kncl[ray]'`"
             )
-        # Nothing is reported to anybody.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray would have its workers give way to everybody else by 15 steps of niceness: beside
-        # anything else that runs here, they would come to a fraction of what local processes do.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        # Its monitor of logs keeps as many of them open, of processes that ended, too: 200.
-        os.environ.setdefault("RAY_LOG_MONITOR_MAX_OPEN_FILES", "20")
+        prepare()
         import ray
 
         self.ray: Any = ray
         self.address = address
         self._connect()
         self._cores_before = self.cores
+        # Made once: Ray keeps whatever it is handed, for as long as it is connected.
         self._play = self.ray.remote(num_cpus=1, max_retries=TRIES)(_play)
+        self.keeper = self.ray.remote(_Keeper)
 
     @property
     def cores(self) -> int:
@@ -348,7 +365,7 @@ class _Actor:
         self._start(1)
 
     def _start(self, cores: int) -> None:
-        self._actor = self.ray.remote(num_cpus=cores)(_Keeper).remote()
+        self._actor = self._cluster.keeper.options(num_cpus=cores).remote()
         self._cores = cores
         self._made: Any = self._actor.make.remote(self._job, {})
 
