@@ -90,10 +90,7 @@ class Verified:
         if not settled:
             return hash_file(self.folder / name) == self.digests.get(name)
         self.look_ahead()
-        if self._digest_of(name, mark) != self.digests.get(name):
-            return False
-        _note(mark)
-        return True
+        return self._digest_of(name, mark) == self.digests.get(name)
 
     def _mark_of(self, name: str) -> tuple[str, bool]:
         """Where a file's mark goes, and whether its time tells it from what it may become."""
@@ -103,19 +100,26 @@ class Verified:
         return _mark(known), time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED
 
     def _digest_of(self, name: str, mark: str) -> str:
+        """Taken once; whoever takes it leaves the mark, when nobody waits for that any more."""
         if os.getpid() != self._process:  # a thread is not there in a child
-            return hash_file(self.folder / name)
+            return self._left(name, mark, hash_file(self.folder / name))
         with self._lock:
             found = self._taken.get(mark)
             mine = found is None
             if found is None:
                 found = self._taken[mark] = Future()
-        if mine:
-            try:
-                found.set_result(hash_file(self.folder / name))
-            except BaseException as error:  # whoever waits for it is told
-                found.set_exception(error)
-        return found.result()
+        if not mine:
+            return found.result()
+        try:
+            found.set_result(hash_file(self.folder / name))
+        except BaseException as error:  # whoever waits for it is told
+            found.set_exception(error)
+        return self._left(name, mark, found.result())
+
+    def _left(self, name: str, mark: str, digest: str) -> str:
+        if digest == self.digests.get(name):
+            _note(mark)
+        return digest
 
     def look_ahead(self) -> None:
         """Begin to take digests that nobody has taken yet; the first call alone does anything."""
@@ -127,10 +131,12 @@ class Verified:
             with suppress(OSError):
                 sizes[name] = os.stat(self.folder / name).st_size
         if WORTH_A_THREAD <= sum(sizes.values()) <= AHEAD:
-            # The largest first, which would be waited for longest.
-            largest, *others = sorted(sizes, key=lambda name: -sizes[name])
-            if not os.path.exists(self._mark_of(largest)[0]):
-                threading.Thread(target=self._take, args=[[largest, *others]], daemon=True).start()
+            # The smallest first: the most files are done before somebody asks for them.
+            names = sorted(sizes, key=sizes.__getitem__)
+            with suppress(OSError):
+                if os.path.exists(self._mark_of(names[-1])[0]):
+                    return
+            threading.Thread(target=self._take, args=[names], daemon=True).start()
 
     def _take(self, names: Sequence[str]) -> None:
         for name in names:
