@@ -245,11 +245,11 @@ class JobStore:
             if self._base is None and not self._broken:
                 try:
                     self._base = self._opened()
-                except (sqlite3.Error, OSError) as error:
+                except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
                     self._give_up(error)
             try:
                 yield None if self._broken else self._base
-            except (sqlite3.Error, OSError, OverflowError) as error:
+            except (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError) as error:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:

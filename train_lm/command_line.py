@@ -141,11 +141,19 @@ def run(action: Callable[[], int | None]) -> int:
 
 
 def exit_status(interrupt: KeyboardInterrupt) -> int:
-    return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+    return TERMINATED if _is_terminated(interrupt) else INTERRUPTED
+
+
+def _is_terminated(interrupt: KeyboardInterrupt) -> bool:
+    # A library that was waiting in another language raises an interrupt of its own instead.
+    return isinstance(interrupt, Terminated) or signal.SIGTERM in _CAME
+
+
+_CAME: set[int] = set()  # the signals that came
 
 
 def _last_line(interrupt: KeyboardInterrupt) -> str:
-    what = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
+    what = "terminated" if _is_terminated(interrupt) else "interrupted"
     return f"{what}: {str(interrupt) or _HOW[0]}"
 
 
@@ -155,12 +163,24 @@ def program(module: str) -> NoReturn:
         say_again()
         with _signals():
             code = importlib.import_module(module).main()
+            if code in (INTERRUPTED, TERMINATED):
+                for act in _BEFORE_LEAVING:
+                    act()
             _quietly()
     except KeyboardInterrupt as interrupt:  # before the command began, or as it ended
         _leave(interrupt)
     if code in (INTERRUPTED, TERMINATED):
         _leave(None, code)  # whatever still runs has nothing to save
     sys.exit(code)
+
+
+_BEFORE_LEAVING: list[Callable[[], None]] = []
+
+
+def before_leaving(act: Callable[[], None]) -> None:
+    """Have this done once a command was stopped, within its `PATIENCE`, to end what it started."""
+    if act not in _BEFORE_LEAVING:
+        _BEFORE_LEAVING.append(act)
 
 
 def _quietly() -> None:
@@ -193,6 +213,7 @@ def _signals() -> Iterator[None]:
         if stopped.is_set() or _imports(frame):
             _leave(interrupt)
         stopped.set()
+        _CAME.add(number)
         raise interrupt
 
     # One that somebody else handles, or that is ignored as with nohup, stays as it is.

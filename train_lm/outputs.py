@@ -267,6 +267,6 @@ def _note(stream: int) -> Json:
     """What the holder of a lock wrote into it."""
     try:
         found = json.loads(os.pread(stream, 1 << 16, 0))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -80,7 +80,8 @@ class PassageTable:
         self.topic, self.split = (
             table[name].to_numpy().astype(np.int64) for name in ("topic", "split")
         )
-        self.is_noise: NDArray[np.bool_] = pc.not_equal(table["noise"], "").to_numpy()
+        kinds = table["noise"].cast("string")
+        self.is_noise: NDArray[np.bool_] = pc.not_equal(kinds, "").to_numpy()
         if (np.diff(self.topic) < 0).any() or not 0 <= self.topic[0] <= self.topic[-1] < n_topics:
             raise ValueError(f"expected passages by topic, from 0 to {n_topics - 1}, got others")
         if not 0 <= self.split.min() <= self.split.max() < len(SPLITS):
@@ -91,7 +92,7 @@ class PassageTable:
         """Raises: as the table does; it reads the texts of the passage's group."""
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(self._file) as opened:
+        with pq.ParquetFile(self._file, read_dictionary=["text"]) as opened:
             sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
             first = np.concatenate([[0], np.cumsum(sizes)])
             group = int(np.searchsorted(first, passage, side="right")) - 1
@@ -104,9 +105,13 @@ class PassageTable:
         import pyarrow.parquet as pq
 
         chosen = np.arange(len(self.topic)) if passages is None else passages
-        first = 0
-        with pq.ParquetFile(self._file) as opened:
-            for batch in opened.iter_batches(PIECE, columns=["text", "noise"]):
+        first, left = 0, PACKED * self._file.stat().st_size
+        columns = ["text", "noise"]
+        with pq.ParquetFile(self._file, read_dictionary=columns) as opened:
+            for batch in opened.iter_batches(PIECE, columns=columns):
+                left -= sum(map(_size_of, batch.columns))
+                if left < 0:
+                    raise _too_large(self._file)
                 low, high = np.searchsorted(chosen, [first, first + batch.num_rows])
                 here = chosen[low:high]
                 texts, kinds = (batch.column(i).take(here - first).to_pylist() for i in (0, 1))
@@ -223,17 +228,42 @@ def _read(file: Path, columns: dict[str, str], wanted: Sequence[str]) -> Any:
         size = file.stat().st_size
         groups = [head.row_group(i) for i in range(head.num_row_groups)]
         unpacked = sum(group.total_byte_size for group in groups)
-        if head.num_rows < 1 or head.num_rows > ROWS_PER_BYTE * size or unpacked > PACKED * size:
-            raise ValueError(
-                f"expected the rows of a file of {size:,} bytes, got {head.num_rows:,} rows of "
-                f"{unpacked:,} bytes"
-            )
+        if head.num_rows < 1:
+            raise ValueError("expected a row or more, got none")
+        if head.num_rows > ROWS_PER_BYTE * size or unpacked > PACKED * size:
+            raise _too_large(file)
         # The name of a list's elements differs between versions of Arrow.
         found = {f.name: re.sub(r"<\w+: ", "<", str(f.type)) for f in opened.schema_arrow}
         if found != columns:
             raise ValueError(f"expected columns {columns}, got {found}")
+        leaves = [opened.schema.column(i) for i in range(len(opened.schema))]
+    # A text that is repeated stands there once, and so it stays until its size is known.
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    with pq.ParquetFile(file, read_dictionary=texts) as opened:
         table = opened.read(columns=list(wanted))
+    if sum(_size_of(chunk) for name in wanted for chunk in table[name].chunks) > PACKED * size:
+        raise _too_large(file)
     for name in wanted:
         if table[name].null_count:
             raise ValueError(f"expected a value in every row of {name}, got none in one")
     return table
+
+
+def _size_of(column: Any) -> int:
+    """Bytes that a column takes where each row has a text of its own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    while pa.types.is_list(column.type):
+        column = column.flatten()
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pc.fill_null(pc.binary_length(column.dictionary), 0).to_numpy()
+    return int(lengths[column.indices.drop_null().to_numpy()].sum())
+
+
+def _too_large(file: Path) -> ValueError:
+    return ValueError(
+        f"expected rows of at most {PACKED} times the {file.stat().st_size:,} bytes of their file, "
+        "and fewer than one for each bit, got more"
+    )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kncl_env.settings import Settings
-from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.digests import SEAL, sealed, unsealed
 from train_lm.checked.records import Fields, parse_json
 from train_lm.checkpoint import differences
 from train_lm.files import Json, append_line, replacing
@@ -163,4 +163,6 @@ def _whole_lines(file: Path) -> list[Line]:
             lines.append(unsealed(dict(found.values), place))
         except ValueError as error:
             raise ValueError(f"{error}: {REMEDY}") from None
+        if NUMBER in found.values and SEAL not in found.values:  # one is never written alone
+            raise ValueError(f"expected a seal in {place}, found none, it was edited: {REMEDY}")
     return lines

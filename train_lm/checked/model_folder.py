@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from train_lm.files import read_json
 from train_lm.inputs import note_files
 
 PACKED = 2  # numbers in a byte, at most: four bits are the fewest that anybody stores
+FLOAT = sys.float_info.max
 SLACK = 2**20  # numbers that need no weights of their own
 # Formats that may hold code, or that nothing here reads.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.h5", "*.msgpack")
@@ -135,6 +137,15 @@ def _check_configuration(file: Path, name: str) -> None:
                 f"its own (auto_map in {file.name}): such code is never run; where transformers "
                 "has this architecture itself, remove auto_map"
             )
+        for key, value in part.items():
+            # What a layer makes of a wrong one it says in the midst of a run, if at all.
+            least, most = (0.0, 1.0) if "drop" in key else (-FLOAT, FLOAT)
+            # A bool is 0 or 1 here; NaN is in no range.
+            if isinstance(value, int | float) and not least <= value <= most:
+                raise ValueError(
+                    f"expected a number from {least:g} to {most:g} as {key} of {name}, got {value} "
+                    f"in {file.name}: it is damaged"
+                )
         for key in ("attn_implementation", "experts_implementation"):
             named = part.get(key) or part.get(f"_{key}")
             # A name with a slash is a repository, whose code transformers would fetch and run.

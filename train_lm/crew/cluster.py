@@ -13,16 +13,18 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Generic, TypeVar
 
+from train_lm.command_line import before_leaving
 from train_lm.crew.folders import Folder, Piece, settle
 from train_lm.crew.local import HERE
 from train_lm.crew.standing import Standing, WorkerDiedError
@@ -172,6 +174,7 @@ class Cluster:
         self.ray: Any = ray
         self.address = address
         self._connect()
+        before_leaving(leave)
         self._cores_before = self.cores
         # Made once: Ray keeps whatever it is handed, for as long as it is connected.
         self._play = self.ray.remote(num_cpus=1, max_retries=TRIES)(_play)
@@ -297,16 +300,18 @@ class Cluster:
         if not started and self.address != "auto":
             _knock(self.address)
         try:
-            with _own_end():
-                self.ray.init(
-                    HERE if started else self.address,  # none would join one that runs here
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": ONE_THREAD},
-                    **({"object_store_memory": STORE, "num_cpus": cores()} if started else {}),
-                )
-            _keep_quiet()
+            _keep_apart()
+            self.ray.init(
+                HERE if started else self.address,  # none would join one that runs here
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": ONE_THREAD},
+                **({"object_store_memory": STORE, "num_cpus": cores()} if started else {}),
+            )
+            if threading.current_thread() is threading.main_thread():
+                # Beneath Python it prints a trace at SIGTERM: what is set anew is above that.
+                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         except Exception as error:  # Ray raises nothing more precise, such as for a slow start
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConnectionError(
@@ -315,24 +320,24 @@ class Cluster:
             ) from None
 
 
-@contextmanager
-def _own_end() -> Iterator[None]:
-    """Leaves to a command how it ends: Ray would have SIGTERM end it in a way of its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread() and before is not None:
-        signal.signal(signal.SIGTERM, before)
+def _keep_apart() -> None:
+    """A command decides how it ends and what it prints: Ray has no setting for either.
 
-
-def _keep_quiet() -> None:
-    """Nothing of Ray's own reaches a command's output.
-
-    Of a node that dies it prints the last lines of its log to standard output, where a command's
-    result goes, and has no setting for it. Where a version has other parts, it prints.
+    By itself it would answer SIGTERM in a way of its own; what is sent to all of a group, such as a
+    terminal's Ctrl-C, would end its processes under the command that is about to end them; and of a
+    node that dies it prints the last lines of its log to standard output, where a command's result
+    goes. Where a version has other parts, it does as it does.
     """
-    worker: Any = importlib.import_module("ray._private.worker")
-    if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = lambda data, *_, **__: log.debug("%s", data["lines"])
+    parts = ("utils", "services", "worker")
+    utils, services, worker = (importlib.import_module(f"ray._private.{part}") for part in parts)
+    _put(utils, "set_sigterm_handler", lambda handler: None)
+    _put(services, "ConsolePopen", partial(subprocess.Popen, start_new_session=True))
+    _put(worker, "print_to_stdstream", lambda data, *_, **__: log.debug("%s", data["lines"]))
+
+
+def _put(module: Any, name: str, instead: Any) -> None:
+    if hasattr(module, name):
+        setattr(module, name, instead)
 
 
 def _knock(address: str) -> None:

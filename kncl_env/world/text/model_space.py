@@ -39,6 +39,7 @@ class ModelSpace:
         mean: (M,) of the training texts, in the model's own space.
         axes: (M, D) orthonormal columns, the first telling most.
         model: Opened on first use, if None.
+        file: That it was read from.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ModelSpace:
         mean: NDArray[np.float64],
         axes: NDArray[np.float64],
         model: TextModel | None = None,
+        file: Path | None = None,
     ) -> None:
         if axes.ndim != 2 or len(mean) != len(axes) or not axes.shape[1]:
             raise ValueError(
@@ -55,7 +57,7 @@ class ModelSpace:
                 "damaged"
             )
         self.name, self.sha256 = name, sha256
-        self._mean, self._axes, self._model = mean, axes, model
+        self._mean, self._axes, self._model, self._file = mean, axes, model, file
 
     @classmethod
     def fit(cls, folder: Path, texts: Sequence[str], dimensions: int) -> ModelSpace:
@@ -89,7 +91,7 @@ class ModelSpace:
             ValueError: The model's directory is gone, or holds another model.
         """
         if self._model is None:
-            self._model = TextModel.open(_place_of(self.name, self.sha256))
+            self._model = TextModel.open(_place_of(self.name, self.sha256, self._file))
             if self._model.dimensions != len(self._mean):
                 raise ValueError(
                     f"expected a model of {len(self._mean)} dimensions, got one of "
@@ -117,7 +119,8 @@ class ModelSpace:
             "axes": ("f", (None, None)),
         }
         found = load_arrays(path, wanted, advice="rebuild it")
-        return cls(str(found["name"]), str(found["sha256"]), found["mean"], found["axes"])
+        name, sha256 = str(found["name"]), str(found["sha256"])
+        return cls(name, sha256, found["mean"], found["axes"], file=path)
 
 
 def _turned(axes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,8 +140,8 @@ def _remember(folder: Path, sha256: str) -> None:
         write_json(_seen(sha256), {"folder": str(folder.resolve())})
 
 
-def _place_of(name: str, sha256: str) -> Path:
-    """The directory of a model.
+def _place_of(name: str, sha256: str, file: Path | None) -> Path:
+    """The directory of a model that an embedder's file names.
 
     Raises:
         ValueError: It is gone, or another model lies there.
@@ -148,19 +151,20 @@ def _place_of(name: str, sha256: str) -> Path:
     if not place and note.is_file():
         place, by = Fields.of(read_json(note), note).text("folder"), str(note)
     advice = f"set {PLACE} to the directory of that model, or rebuild the world"
+    world = f"the world of {file}" if file is not None else "this world"
+    wanted = f"expected the embedder {name!r} (digest {sha256[:12]}) that {world} was made with"
     if not place or not _is_folder(place):
         where = f"found {place!r} gone ({by})"
         if not place and not note.is_file():
             where = "do not know where it lies here"
-        raise ValueError(
-            f"expected the embedder {name!r} (digest {sha256[:12]}) that this world was made with, "
-            f"{where}: {advice}"
-        )
-    found = model_digest(Path(place))
+        raise ValueError(f"{wanted}, {where}: {advice}")
+    try:
+        found = model_digest(Path(place))
+    except ValueError as error:
+        raise ValueError(f"{wanted}, got none from {by} ({error}): {advice}") from None
     if found != sha256:
         raise ValueError(
-            f"expected the embedder {name!r} (digest {sha256[:12]}) that this world was made with, "
-            f"got another model in {place} (digest {found[:12]}, {by}): {advice}"
+            f"{wanted}, got another model in {place} (digest {found[:12]}, {by}): {advice}"
         )
     if os.environ.get(PLACE):
         _remember(Path(place), sha256)

@@ -37,6 +37,9 @@ OF_THE_DISK = {
     sqlite3.SQLITE_READONLY: errno.EROFS,
 }
 
+# What SQLite says of a damaged file may hold bytes of it that are no text.
+FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
+
 LISTS = ("links", "disambiguations")
 
 log = logging.getLogger(__name__)
@@ -114,8 +117,8 @@ class PageCache:
         self._lock = threading.Lock()
         try:
             self._connect()
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF not in DAMAGED:
+        except FAULTS as error:
+            if not _is_damage(error):
                 raise self._unusable(error) from None
             aside = next(
                 place
@@ -128,11 +131,11 @@ class PageCache:
                 self.file.with_name(self.file.name + rest).unlink(missing_ok=True)
             try:
                 self._connect()
-            except sqlite3.DatabaseError as again:
+            except FAULTS as again:
                 raise self._unusable(again) from None
 
-    def _unusable(self, error: sqlite3.DatabaseError) -> Exception:
-        number = OF_THE_DISK.get(error.sqlite_errorcode & 0xFF)
+    def _unusable(self, error: Exception) -> Exception:
+        number = OF_THE_DISK.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
         if number is not None:
             return OSError(number, os.strerror(number), str(self.file))
         return ValueError(
@@ -198,8 +201,8 @@ class PageCache:
         try:
             with self._lock, self._base:
                 yield
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF not in DAMAGED:
+        except FAULTS as error:
+            if not _is_damage(error):
                 raise self._unusable(error) from None
             log.warning("%s: a page is not kept: %s", self.file, error)
 
@@ -227,6 +230,12 @@ class PageCache:
     def close(self) -> None:
         with self._lock:
             self._base.close()
+
+
+def _is_damage(error: Exception) -> bool:
+    if isinstance(error, sqlite3.DatabaseError):
+        return error.sqlite_errorcode & 0xFF in DAMAGED
+    return True
 
 
 def _fields(record: object, file: Path) -> Fields:
