@@ -308,7 +308,7 @@ sys.exit(run(play))
 def test_a_cluster_that_was_started_for_a_command_ends_with_it_whatever_ends_it(
     tmp_path: Path,
 ) -> None:
-    """At its end, by Ctrl-C (which a terminal sends to all of a group), SIGTERM and SIGKILL."""
+    """At its end, by Ctrl-C and SIGTERM, each sent to all of a group, and by SIGKILL of itself."""
     import psutil
 
     signals = (None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -331,7 +331,7 @@ def test_a_cluster_that_was_started_for_a_command_ends_with_it_whatever_ends_it(
             if kind is not None:
                 assert driver.stdout.readline().strip() == "played"
                 started += psutil.Process(driver.pid).children(recursive=True)
-                (os.killpg if kind == signal.SIGINT else os.kill)(driver.pid, kind)
+                (os.kill if kind == signal.SIGKILL else os.killpg)(driver.pid, kind)
         assert [driver.wait(120) for driver in drivers] == [0, 130, 143, -signal.SIGKILL]
         assert len(started) >= 3 * 3  # the head's store, its raylet and a worker at least
         end = time.monotonic() + 60

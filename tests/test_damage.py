@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kncl_env.settings import Settings
@@ -191,6 +193,27 @@ def test_content_is_checked_whatever_the_digests_say(
         use(copied)
 
 
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("passages.parquet", "text"), ("passages.parquet", "noise"), ("topics.parquet", "labels")],
+)
+def test_a_text_that_a_packed_column_repeats_takes_no_memory_for_each_row(
+    name: str, column: str, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kncl_env.world.tables.PACKED", 10)  # of 1,000, so that this is small
+    table = pq.read_table(copied / name)
+    place = table.schema.get_field_index(column)
+    kind = table.schema.field(column).type
+    long = "x" * (20_000_000 // table.num_rows)
+    text = pa.array([[long] if pa.types.is_list(kind) else long], kind)
+    repeated = pa.concat_arrays([text] * table.num_rows)
+    pq.write_table(table.set_column(place, table.schema.field(column), repeated), copied / name)
+    reseal(copied)
+    world = World.open(copied)
+    with pytest.raises(ValueError, match=rf"expected {name} .* whole, got .* 10 times"):
+        _ = world.titles, world.passage_is_noise, world.passages()
+
+
 # --- caches -----------------------------------------------------------------------------------
 
 
@@ -286,6 +309,15 @@ def test_a_line_lost_or_moved_is_told_and_mended_by_who_writes(
         kept = Journal(journal, HEADER)
         assert "numbered anew" in caplog.text
         assert len(read_lines(journal, "kncl-test")[1]) == len(kept.lines)
+
+
+def test_a_line_that_lost_its_seal_alone_is_refused_by_name(journal: Path) -> None:
+    head, one, *rest = journal.read_text().splitlines()
+    bare = json.dumps({k: v for k, v in json.loads(one).items() if k != "seal"})
+    journal.write_text("".join(line + "\n" for line in (head, bare, *rest)))
+    for read in (lambda: Journal(journal, HEADER), lambda: read_lines(journal, "kncl-test")):
+        with pytest.raises(ValueError, match=r"expected a seal in .*j\.jsonl:2.*remove the line"):
+            read()
 
 
 def test_a_journal_of_before_there_were_seals_is_read_and_gone_on_with(journal: Path) -> None:

@@ -79,6 +79,8 @@ FAULTS = {
     "weights elsewhere": "expected plain file names in",
     "no weights": "expected a causal language model",
     "lost sizes": "sizes are missing from that file, or weights",
+    "odds": "expected a number from 0 to 1 as attention_dropout",
+    "endless": "expected a number from -1.79769e+308 to 1.79769e+308 as rms_norm_eps",
 }
 
 
@@ -120,6 +122,10 @@ def spoil(folder: Path, fault: str) -> None:
         # Transformers' own, 7 thousand million numbers, would be made before anything is compared.
         kept = {name: known[name] for name in ("architectures", "model_type", "vocab_size")}
         (folder / "config.json").write_text(json.dumps(kept))
+    elif fault == "odds":
+        edit(folder / "config.json", attention_dropout=1.5)
+    elif fault == "endless":
+        edit(folder / "config.json", rms_norm_eps=float("inf"))
     else:
         weights.unlink()
 

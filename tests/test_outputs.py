@@ -324,6 +324,16 @@ def words_of(writer: str) -> list[str]:
     return WRITERS[writer][:2]
 
 
+@pytest.mark.parametrize("left", [b"[" * 60_000, b"\xff", b"[1]", b'{"pid": {}}'])
+def test_whatever_stands_in_a_lock_that_nobody_holds_it_is_free(
+    tmp_path: Path, left: bytes
+) -> None:
+    (tmp_path / ".out.lock").write_bytes(left)
+    with alone(tmp_path / "out"):
+        assert (tmp_path / ".out.lock").is_file()
+    assert not (tmp_path / ".out.lock").exists()
+
+
 def test_what_the_same_command_left_when_it_was_killed_needs_no_force(tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = (

@@ -564,6 +564,21 @@ def test_a_file_that_is_no_cache_is_set_aside_as_it_is_and_a_new_one_begun(
         assert str(cache.file) in caplog.text
 
 
+def test_a_damaged_schema_whose_error_is_no_text_is_set_aside(tmp_path: Path) -> None:
+    cache = PageCache(tmp_path, "http://wiki.invalid/api.php")
+    cache.put("A", Page("A", 1, 1, ()))
+    cache.close()
+    whole = cache.file.read_bytes()
+    assert b"CREATE TABLE page" in whole
+    cache.file.write_bytes(whole.replace(b"CREATE TABLE page", b"CREATE TABL\xe5 page"))
+    cache = PageCache(tmp_path, "http://wiki.invalid/api.php")
+    assert cache.get("A") is None
+    cache.put("A", Page("A", 1, 1, ()))
+    assert cache.get("A") is not None
+    cache.close()
+    assert (tmp_path / f"{cache.file.name}.damaged-1").is_file()
+
+
 def test_a_record_that_was_changed_is_asked_for_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

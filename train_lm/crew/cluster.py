@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter, deque
@@ -330,14 +329,18 @@ def _keep_apart() -> None:
     """
     parts = ("utils", "services", "worker")
     utils, services, worker = (importlib.import_module(f"ray._private.{part}") for part in parts)
-    _put(utils, "set_sigterm_handler", lambda handler: None)
-    _put(services, "ConsolePopen", partial(subprocess.Popen, start_new_session=True))
-    _put(worker, "print_to_stdstream", lambda data, *_, **__: log.debug("%s", data["lines"]))
+    _change(utils, "set_sigterm_handler", lambda _: lambda handler: None)
+    _change(services, "ConsolePopen", lambda start: partial(start, start_new_session=True))
+    _change(worker, "print_to_stdstream", lambda _: _print_nothing)
 
 
-def _put(module: Any, name: str, instead: Any) -> None:
+def _print_nothing(data: Any, *_: Any, **__: Any) -> None:
+    log.debug("%s", data["lines"])
+
+
+def _change(module: Any, name: str, changed: Callable[[Any], Any]) -> None:
     if hasattr(module, name):
-        setattr(module, name, instead)
+        setattr(module, name, changed(getattr(module, name)))
 
 
 def _knock(address: str) -> None:
