@@ -163,6 +163,11 @@ def test_lines_of_metrics_that_damage_took_are_told(
     cut_metrics(file, 4)
     assert file.read_text() == "".join(lines[:2])
     assert caplog.messages == [f"{file}: lines of update 3 to 4 are lost: damaged"]
+    caplog.clear()
+    file.write_text("".join([*lines[:4], lines[3]]))  # doubled
+    cut_metrics(file, 4)
+    assert file.read_text() == "".join(lines[:4])
+    assert not caplog.records
 
 
 def test_lines_beside_a_checkpoint_that_changed_are_told_of(

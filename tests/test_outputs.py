@@ -38,7 +38,7 @@ from train_lm.files import (
     write_json,
 )
 from train_lm.model import PRESETS, build_model, save_model
-from train_lm.outputs import Hold, alone, told_command
+from train_lm.outputs import Hold, alone, interrupted, told_command
 from train_lm.tokenizer import as_transformers
 
 ROOT = Path(__file__).parents[1]
@@ -322,6 +322,24 @@ def test_whoever_waits_for_a_place_gets_it_when_the_others_are_done(tmp_path: Pa
 def words_of(writer: str) -> list[str]:
     """What a lock says of a command: its program and verb."""
     return WRITERS[writer][:2]
+
+
+def test_only_a_command_s_own_output_keeps_a_note_that_it_was_stopped(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told_command(["benchmark"])
+    try:
+        with alone(out) as hold:
+            hold.go_on()
+            with alone(out / "part") as inner:
+                inner.go_on()
+                (out / "part").write_text("whole")
+        interrupted()
+        assert sorted(file.name for file in tmp_path.rglob("*.lock")) == [".out.lock"]
+        with alone(out) as hold:
+            hold.begin_anew(False, Path.is_dir)
+        assert not list(tmp_path.rglob("*.lock"))
+    finally:
+        told_command([])
 
 
 @pytest.mark.parametrize("left", [b"[" * 60_000, b"\xff", b"[1]", b'{"pid": {}}'])
@@ -634,7 +652,6 @@ def _lives(pid: int) -> bool:
 
 
 def test_what_was_stopped_as_it_ended_begins_anew_without_force(tmp_path: Path) -> None:
-    from train_lm.outputs import interrupted
 
     out = tmp_path / "out"
     try:

@@ -15,12 +15,13 @@ import pytest
 import wikipediaapi
 from misbehaving_server import Fault, MisbehavingServer
 
-from kncl_env.world.sources.wiki.answers import next_address
+from kncl_env.world.sources.wiki.answers import next_address, position_of
 from kncl_env.world.sources.wiki.errors import (
     ForeignRedirectError,
     RefusedError,
     ServerFailedError,
     StoppedError,
+    UnexpectedAnswerError,
     UnreachableError,
     WikiError,
 )
@@ -562,6 +563,14 @@ def test_a_file_that_is_no_cache_is_set_aside_as_it_is_and_a_new_one_begun(
         aside = tmp_path / f"{cache.file.name}.damaged-{n}"
         assert aside.read_bytes() == b"something else" * 100 * n
         assert str(cache.file) in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [["more"], {"gplcontinue": "\ud800"}, {"\udfff": 1}, {"a": {}}])
+def test_a_position_that_cannot_be_asked_for_is_no_answer(wrong: object) -> None:
+    assert position_of({}) == {}
+    assert position_of({"continue": {"a": "b", "n": 3}}) == {"a": "b", "n": 3}
+    with pytest.raises(UnexpectedAnswerError, match="expected a position"):
+        position_of({"continue": wrong})
 
 
 def test_a_damaged_schema_whose_error_is_no_text_is_set_aside(tmp_path: Path) -> None:

@@ -287,7 +287,8 @@ def cut_metrics(file: Path, done: int, unit: str = "update") -> None:
     found, kept, last = file.read_bytes(), 0, 0
     for line in found.splitlines(keepends=True):
         try:
-            if not line.endswith(b"\n") or (here := parse_json(line, file)[unit]) > done:
+            here = parse_json(line, file)[unit] if line.endswith(b"\n") else done + 1
+            if not last < here <= done:  # not after the one before: it was doubled
                 break
         except (ValueError, KeyError, TypeError):
             break

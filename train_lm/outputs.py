@@ -87,7 +87,8 @@ class Hold:
 
     def release(self) -> None:
         if self._stream >= 0:
-            if self._began:
+            # A part of another output is not asked for by itself: its command goes on or skips it.
+            if self._began and not _is_held_by(threading.get_ident()):
                 _DONE.append(self)
             with suppress(OSError):
                 self._file.unlink()
@@ -199,6 +200,10 @@ def interrupted() -> None:
 
 # By place and thread: a call within a call shares one.
 _HELD: dict[tuple[str, int], Hold] = {}
+
+
+def _is_held_by(thread: int) -> bool:
+    return any(holder == thread for _, holder in _HELD)
 
 
 @contextmanager

@@ -81,6 +81,11 @@ def measured_again(task: StreamTask, method: Method) -> Floats:
     def kept(done: int) -> Mapping[str, Tensor]:
         return load_tensors(kept_in(task) / f"stage-{done}.safetensors")[0]
 
-    if task.training.compose:
-        return apart_again(course, task, method, kept)
-    return sequential_again(course, task, kept)
+    try:
+        if task.training.compose:
+            return apart_again(course, task, method, kept)
+        return sequential_again(course, task, kept)
+    except ValueError as error:
+        raise ValueError(
+            f"expected snapshots of this task in {kept_in(task)}, got {error}"
+        ) from None

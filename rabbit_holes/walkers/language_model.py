@@ -144,7 +144,7 @@ class LanguageModel:
         if limit < SHORTEST_PROMPT:
             raise ValueError(
                 f"expected a context of {room + SHORTEST_PROMPT} tokens or more, got "
-                f"{self.context} from {self.name}: titles alone take up to {room}"
+                f"{self.context} from {self.name} (its config.json): titles alone take up to {room}"
             )
         tokens: Tokens = []
         for first in range(len(trail)):

@@ -130,7 +130,10 @@ def _config_in(file: Path) -> AdapterConfig:
             "merge it with peft first"
         )
     rank = found.whole("r", 1, LARGEST_RANK)
-    return AdapterConfig(rank, found.number("lora_alpha"))
+    try:
+        return AdapterConfig(rank, found.number("lora_alpha"))
+    except ValueError as error:
+        raise ValueError(f"{error} in {file}: the adapter is damaged") from None
 
 
 def _checked(adapter: Adapter, folder: Path) -> Adapter:

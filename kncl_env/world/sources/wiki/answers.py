@@ -123,6 +123,17 @@ def _is_broken(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def position_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a long answer goes on, as it is to be asked for; empty at its end."""
+    position = answer.get("continue", {})
+    if not isinstance(position, dict) or any(
+        not isinstance(part, str | int) or _is_broken(f"{name}{part}")
+        for name, part in position.items()
+    ):
+        raise UnexpectedAnswerError(f"expected a position, got {position!r}")
+    return position
+
+
 def number_of(record: Mapping[str, Any], name: str) -> int:
     number = record.get(name)
     if type(number) is not int or number < 0:

@@ -29,6 +29,7 @@ from kncl_env.world.sources.wiki.answers import (
     next_address,
     number_of,
     parse,
+    position_of,
     records,
     text_of,
     title_of,
@@ -249,9 +250,7 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
                     found.add(title_of(record))
                     if is_disambiguation(record):
                         marked.add(title_of(record))
-            before, position = position, answer.get("continue", {})
-            if not isinstance(position, dict):
-                raise UnexpectedAnswerError(f"expected a position, got {position!r}")
+            before, position = position, position_of(answer)
             if not position:
                 return Links(tuple(sorted(found - {title})), tuple(sorted(marked - {title})))
             if position == before:
@@ -294,9 +293,7 @@ class PoliteWikipedia(wikipediaapi.Wikipedia):
         for _ in range(_MOST_ANSWERS):
             answer = self._ask(asked[0], {**wanted, **position})
             yield answer
-            before, position = position, answer.get("continue", {})
-            if not isinstance(position, dict):
-                raise UnexpectedAnswerError(f"expected a position, got {position!r}")
+            before, position = position, position_of(answer)
             if not position:
                 return
             if position == before:
