@@ -39,7 +39,7 @@ Job = tuple[int, Taste | None]
 
 log = logging.getLogger(__name__)
 
-STORE_VERSION = 1  # of the file; another one is left alone
+STORE_VERSION = 2  # of the file; another one is left alone
 
 # What is not there is a job that was begun: the process that began it was killed, or is at it.
 _TABLE = (
@@ -188,7 +188,8 @@ class JobStore:
     @classmethod
     def of(cls, made_from: Mapping[str, Any]) -> JobStore:
         """The store in the cache folder of all that passages depend on, topic and taste aside."""
-        return cls(cache_folder() / f"queue-{hash_json(dict(made_from))[:32]}.sqlite")
+        made_from = {**made_from, "store": STORE_VERSION}
+        return cls(cache_folder() / f"queue-{hash_json(made_from)[:32]}.sqlite")
 
     def get(self, topic: int, taste: str, below: int) -> Ints | None:
         """Passages, ascending, each of them below a number; None where they are not there."""
@@ -199,7 +200,7 @@ class JobStore:
                 row = base.execute(wanted, (topic, taste)).fetchone()
         if row is None or row[0] is None:
             return None
-        found = _passages(row[0], row[1], below)
+        found = _passages(row[0], row[1], _digest(topic, taste, row[0]), below)
         if found is None:
             log.warning("%s: retrieved again: topic %d is damaged there", self.file, topic)
         return found
@@ -211,7 +212,7 @@ class JobStore:
     def keep(self, topic: int, taste: str, passages: Ints) -> None:
         """Keep what came of a job; the same, should another process have done it too."""
         data = np.ascontiguousarray(passages, dtype="<i8").tobytes()
-        row = (topic, taste, data, hashlib.sha256(data).hexdigest())
+        row = (topic, taste, data, _digest(topic, taste, data))
         self._write("INSERT OR REPLACE INTO job VALUES (?, ?, ?, ?)", row)
 
     def unfinished(self) -> dict[str, list[int]]:
@@ -277,9 +278,15 @@ class JobStore:
         return base
 
 
-def _passages(data: object, sha256: object, below: int) -> Ints | None:
+def _digest(topic: int, taste: str, data: object) -> str:
+    """Of passages and of what they were found for."""
+    kept = data if isinstance(data, bytes) else b""
+    return hashlib.sha256(f"{topic} {taste} ".encode() + kept).hexdigest()
+
+
+def _passages(data: object, sha256: object, wanted: str, below: int) -> Ints | None:
     """None where it is not what was kept."""
-    if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != sha256 or len(data) % 8:
+    if not isinstance(data, bytes) or sha256 != wanted or len(data) % 8:
         return None
     found = np.frombuffer(data, dtype="<i8").astype(np.int64)
     if len(found) and (found[0] < 0 or found[-1] >= below or (np.diff(found) <= 0).any()):

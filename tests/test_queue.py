@@ -181,6 +181,25 @@ def test_a_damaged_store_costs_time_and_nothing_else(
     assert str(file) in caplog.text
 
 
+def test_what_was_found_for_another_topic_is_not_taken(
+    small_world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "jobs.sqlite"
+    first = queue_of(small_world, file)
+    expected, other = first.neighbourhood(4), first.neighbourhood(5)
+    assert not np.array_equal(expected, other)
+    first.close()
+    with JobStore(file)._use() as base:
+        assert base is not None
+        base.execute("DELETE FROM job WHERE topic = 4")
+        base.execute("UPDATE job SET topic = 4 WHERE topic = 5")
+        base.commit()
+    caplog.set_level(logging.WARNING)
+    second = queue_of(small_world, file)
+    assert np.array_equal(second.neighbourhood(4), expected)
+    assert "topic 4 is damaged there" in caplog.text
+
+
 def test_a_worker_that_fails_tells_whoever_asks(small_world: World, tmp_path: Path) -> None:
     queue = queue_of(small_world, tmp_path / "jobs.sqlite")
 

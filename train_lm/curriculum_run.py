@@ -398,8 +398,8 @@ def _context(config: RunConfig, model: Any) -> int:
     longest = _longest(model) or 10**9
     if config.context > longest:
         raise ValueError(
-            f"expected a context of at most {longest} tokens, the model's own, got "
-            f"{config.context}: lower --context, or take a model with a longer one"
+            f"expected a context of at most {longest} tokens, as the config.json of {config.model} "
+            f"says, got {config.context}: lower --context, or take a model with a longer one"
         )
     default = PRESETS[config.model].context if config.model in PRESETS else min(longest, 512)
     return int(config.context or default)
