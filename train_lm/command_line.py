@@ -165,7 +165,8 @@ def program(module: str) -> NoReturn:
             code = importlib.import_module(module).main()
             if code in (INTERRUPTED, TERMINATED):
                 for act in _BEFORE_LEAVING:
-                    act()
+                    with suppress(Exception):  # the process ends, and nobody is left to mend it
+                        act()
             _quietly()
     except KeyboardInterrupt as interrupt:  # before the command began, or as it ended
         _leave(interrupt)
