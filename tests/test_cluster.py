@@ -289,11 +289,18 @@ def _runs(process: Any) -> bool:
     return False
 
 
+def _until_gone(processes: list[Any], patience: float) -> None:
+    end = time.monotonic() + patience
+    while left := [one for one in processes if _runs(one)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
 DRIVER = """
-import signal, sys, time
+import signal, sys, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 from killed_once import Square, square
-from train_lm.command_line import run, say
+from train_lm.command_line import program, run, say
 from train_lm.crew.hands import Hands
 
 def play():
@@ -301,8 +308,11 @@ def play():
     say("played", flush=True)
     time.sleep(int(sys.argv[2]))
 
-sys.exit(run(play))
+driver = sys.modules["driver"] = types.ModuleType("driver")
+driver.main = lambda: run(play)
+program("driver")  # as every command is run
 """
+SOON = 30.0  # [s] that the processes of a command that was stopped have to go, on any machine
 
 
 def test_a_cluster_that_was_started_for_a_command_ends_with_it_whatever_ends_it(
@@ -325,19 +335,18 @@ def test_a_cluster_that_was_started_for_a_command_ends_with_it_whatever_ends_it(
         for kind in signals
     ]
     try:
-        started = []
+        ended, killed = [], []
         for driver, kind in zip(drivers, signals, strict=True):
             assert driver.stdout is not None
             if kind is not None:
                 assert driver.stdout.readline().strip() == "played"
-                started += psutil.Process(driver.pid).children(recursive=True)
+                started = psutil.Process(driver.pid).children(recursive=True)
+                assert len(started) >= 3  # the head's store, its raylet and a worker at least
+                (killed if kind == signal.SIGKILL else ended).extend(started)
                 (os.kill if kind == signal.SIGKILL else os.killpg)(driver.pid, kind)
         assert [driver.wait(120) for driver in drivers] == [0, 130, 143, -signal.SIGKILL]
-        assert len(started) >= 3 * 3  # the head's store, its raylet and a worker at least
-        end = time.monotonic() + 180  # Ray's agents of a killed head try for a while to tell it
-        while (left := [one for one in started if _runs(one)]) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert not left
+        _until_gone(ended, SOON)
+        _until_gone(killed, 180)  # Ray's agents of a killed head try for a minute to tell it
         for driver in drivers:  # what is left has it open
             assert driver.stdout is not None
             assert driver.stdout.read().replace("played", "").strip() == ""

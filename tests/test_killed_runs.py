@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from harnesses import harness
 from mediawiki import prose
 from text_wiki import TextWiki
 
 from kncl_env.cli import main as kncl_env
 
-ROOT = Path(__file__).parents[1]
 TINY = (
     "--reach 4 --queue 3 "
     "--model xxs --nucleus-topics 3 --nucleus-updates 2 --updates-per-step 1 --batch 2 --slots 3 "
@@ -24,13 +22,7 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def kills() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kills", ROOT / "benchmarks" / "kills.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kills"] = module
-    spec.loader.exec_module(module)
-    return module
+    return harness("kills")
 
 
 @pytest.mark.slow

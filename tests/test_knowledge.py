@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import FakeLearner, env_of
+from harnesses import harness
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -629,13 +629,7 @@ def test_seeds_add_items_and_no_topics() -> None:
 
 @pytest.fixture(scope="module")
 def orders() -> ModuleType:
-    place = Path(__file__).parents[1] / "benchmarks" / "knowledge_order.py"
-    spec = importlib.util.spec_from_file_location("knowledge_order", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return harness("knowledge_order")
 
 
 def test_all_orders_read_the_same_windows_each_as_often(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from harnesses import harness
 
 from kncl_env.world.world import World
 from train_lm.crew.hands import Hands
@@ -22,14 +21,7 @@ COUNTED = ("processes", "own_handles", "own_threads")
 
 @pytest.fixture(scope="module")
 def soak() -> ModuleType:
-    file = Path(__file__).parents[1] / "benchmarks" / "soak.py"
-    spec = importlib.util.spec_from_file_location("soak", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["soak"] = module
-    spec.loader.exec_module(module)
-    return module
+    return harness("soak")
 
 
 @pytest.mark.slow

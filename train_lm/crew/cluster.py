@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,19 @@ def leave() -> None:
         ray.shutdown()
 
 
+def _end_at_once() -> None:
+    """End all that was started below this process, which is about to go.
+
+    Ray's own shutdown aborts where a task's answer comes while it is at it, and its agents, should
+    their node be killed, try for a minute to tell it that: so nobody is asked.
+    """
+    import psutil  # of the extra `ray`
+
+    for process in psutil.Process().children(recursive=True):  # nodes first, then what is below
+        with suppress(psutil.Error):
+            process.kill()
+
+
 class Cluster:
     """A Ray cluster that this process is connected to.
 
@@ -173,7 +187,7 @@ class Cluster:
         self.ray: Any = ray
         self.address = address
         self._connect()
-        before_leaving(leave)
+        before_leaving(_end_at_once)
         self._cores_before = self.cores
         # Made once: Ray keeps whatever it is handed, for as long as it is connected.
         self._play = self.ray.remote(num_cpus=1, max_retries=TRIES)(_play)
