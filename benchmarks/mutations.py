@@ -16,8 +16,8 @@ them with a mutation, read in a process of its own with bounded memory and time.
     raw       any other exception: a traceback
     abort     the process was killed by a signal
     hang      no end within 20 s, waiting for a core not counted
-    memory    more than 64 MiB and twice what the honest file takes, or its absence, which has some
-              made again
+    memory    more than 64 MiB and twice what the honest file takes, or its absence or first line,
+              which have some made (again)
     outside   a file made or changed beside the copy and the cache
 
 The first five are sound.
@@ -470,6 +470,30 @@ def _resident() -> int:
     return 1024 * int(found[1]) if found else 0
 
 
+def _honest(kind: Kind, place: Path) -> dict[str, Any]:
+    """What the honest file gives, and the most memory that it or less of it takes [bytes].
+
+    Less of it is its absence, or its first line: what a command that is killed at once leaves, and
+    all that it then does.
+    """
+    shutil.copytree(kind.root, place)
+    told = in_a_child(lambda: kind.read(place), 10 * LIMIT)
+    if told["how"] != "value":
+        raise RuntimeError(f"an honest {kind.name} cannot be read: {told}")
+    shutil.rmtree(place)
+    grown = [told["grown"]]
+    for lines in (0, 1) if kind.form == "jsonl" else (0,):
+        shutil.copytree(kind.root, place)
+        file = place / kind.file
+        head = b"".join(file.read_bytes().splitlines(keepends=True)[:lines])
+        file.unlink()
+        if lines:
+            file.write_bytes(head)
+        grown.append(in_a_child(lambda: kind.read(place), 10 * LIMIT).get("grown", 0))
+        shutil.rmtree(place)
+    return {**told, "grown": max(grown)}
+
+
 def try_out(
     kinds: list[Kind], inputs: range, seed: int, minutes: float, keep: Path | None = None
 ) -> dict[str, Any]:
@@ -489,14 +513,7 @@ def try_out(
             rng = np.random.default_rng([seed, n])
             place = Path(folder) / "copy"
             if kind.name not in honest:
-                shutil.copytree(kind.root, place)
-                told = in_a_child(lambda kind=kind, place=place: kind.read(place), 10 * LIMIT)  # type: ignore[misc]
-                if told["how"] != "value":
-                    raise RuntimeError(f"an honest {kind.name} cannot be read: {told}")
-                (place / kind.file).unlink(missing_ok=True)  # a lock is let go of
-                none = in_a_child(lambda kind=kind, place=place: kind.read(place), 10 * LIMIT)  # type: ignore[misc]
-                honest[kind.name] = {**told, "grown": max(told["grown"], none.get("grown", 0))}
-                shutil.rmtree(place)
+                honest[kind.name] = _honest(kind, place)
             shutil.copytree(kind.root, place)
             file = place / kind.file
             way, data = mutate(file.read_bytes(), kind.form, rng)
