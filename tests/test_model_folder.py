@@ -356,3 +356,14 @@ def test_a_directory_that_is_missing_is_not_looked_for_on_the_hub(
     with pytest.raises(ValueError, match="expected a model directory at"):
         opened_as_data(name)
     assert not no_network
+
+
+@pytest.mark.parametrize("name", ["config", "tokenizer_config", "special_tokens_map"])
+def test_half_a_character_is_refused_before_a_run_and_not_where_it_saves(
+    model: Path, name: str
+) -> None:
+    file = model / f"{name}.json"
+    edit(file, backend="\ud800")  # as JSON spells it, which transformers cannot write again
+    with pytest.raises(ValueError, match=r"whole characters in .*, got '\\ud800'") as caught:
+        opened_as_data(str(model))
+    assert str(file) in str(caught.value)

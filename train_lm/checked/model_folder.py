@@ -5,6 +5,7 @@ It knows transformers' files and loads no weights.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -45,6 +46,8 @@ def opened_as_data(name: str) -> dict[str, bool]:
             _check_configuration(file, name)
         elif file.name.endswith(".safetensors.index.json"):
             _check_places(file)
+        if file.name != "tokenizer.json":  # large, and its own reader says the same
+            _check_text(file)
     return {"trust_remote_code": False, "local_files_only": folder.is_dir()}
 
 
@@ -166,6 +169,19 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
             waiting += found.values()
         elif isinstance(found, list):
             waiting += found
+
+
+def _check_text(file: Path) -> None:
+    """Raises: ValueError where a text cannot be written again, as the model's own copy has to be.
+
+    JSON can spell halves of characters. transformers keeps them until it saves: after the training.
+    """
+    try:
+        json.dumps(read_json(file), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"expected whole characters in {file}, got {error.object[error.start]!a}: it is damaged"
+        ) from None
 
 
 def _check_weights(folder: Path) -> None:
