@@ -98,6 +98,32 @@ def test_steps_without_a_measurement_are_rows_without_a_loss(
         evaluated(small_world, ["uniform"], 1, tmp_path / "run")
 
 
+def test_what_all_arms_of_a_seed_begin_with_is_measured_once(
+    small_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = env_of(small_world, **SETTINGS)
+    measure, asked = env.learner.held_out_loss, []
+
+    def counted(split: str = "reward", windows: int | None = None) -> float:
+        asked.append((split, windows))
+        return measure(split, windows)
+
+    monkeypatch.setattr(env.learner, "held_out_loss", counted)
+    meter = CurveMeter(2, 6)
+    first, second = (play(env, arm_of("random"), seed, 7, meter).measured for seed in (1, 2))
+    assert asked.count(("test", None)) == 3  # once before, and after each
+    assert asked.count(("select", 6)) == 3
+    assert (first.start, first.test_before) == (second.start, second.test_before)
+
+    env.reset(seed=3)
+    assert first.loss[0] == second.loss[0] == measure("select", 6)
+    # On other weights everything is measured anew.
+    env.learner.train(np.resize(env.stage.store.windows_of(0), 4))
+    watch = meter.begin(env)
+    assert watch.start != first.start
+    assert watch.before == measure("test") != first.test_before
+
+
 def test_an_episode_is_the_same_twice_and_differs_between_seeds(env) -> None:
     a, b, c = (curve_of(env, "random", seed) for seed in (1, 1, 2))
     assert a == b

@@ -1,8 +1,8 @@
 """The cells of the reference benchmark, as data: what is played, in which world, for how long.
 
 A cell is a world, a target and rules; its arms are those of the registry, so that a new arm joins
-by itself. The length of an episode is chosen so that 12 arms with 8 seeds of a distant cell at `xs`
-can be played in eight minutes on two idle cores: five seconds an episode, nucleus phases included.
+by itself. An episode is as short as it can be while arms are told apart as well as in one of twice
+its length: 8 seeds know a difference from uniform to a tenth (docs/NOTEBOOK.md, 2026-11-26).
 `kncl-policy benchmark --plan` says what a cell takes on a machine at hand.
 
 It imports nothing that is heavy, so that `--help` and `--list` answer at once.
@@ -127,7 +127,7 @@ class Cell:
     arms: str | tuple[str, ...] = ALL
     seeds: int = 8
     learners: int = 6
-    points: int = 13
+    points: int = 9
     learning: Learning | None = None
     subject: str | None = None
 
@@ -161,8 +161,8 @@ class Cell:
 XS: dict[str, Setting] = {
     "model": "xs",
     "nucleus_updates": 600,
-    "steps": 32,
-    "updates_per_step": 5,
+    "steps": 24,
+    "updates_per_step": 3,
     "slots": 32,
 }
 S: dict[str, Setting] = {**XS, "model": "s", "learning_rate": 1e-3}
@@ -177,7 +177,6 @@ REGIONS: dict[str, tuple[str, ...]] = {
     "wikispeedia": (
         "subject.Science.Biology",
         "subject.Science.Physics",
-        "subject.Geography.European_Geography",
     ),
     "synthetic": ("community.2", "community.4"),
     "pydoc": ("chapter.internet", "chapter.concurrency"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.forgetting import LossMatrix
 from kncl_env.knowledge.meter import KnowledgeCurve, KnowledgeMeter
 from kncl_env.memory import stored
+from kncl_env.stage import Stage
 from policies.arms.arm import Turn
 from policies.play.guard import Guarded, fingerprint
 from policies.play.journal import LacksError
@@ -156,6 +158,10 @@ def _steps(found: Fields, name: str) -> list[list[int]]:
     return value
 
 
+# Of each stage: losses by weights, split and number of windows. All arms of a seed begin alike.
+_AT_FIRST: WeakKeyDictionary[Stage, dict[tuple[str, str, int | None], float]] = WeakKeyDictionary()
+
+
 class _CurveWatch:
     def __init__(self, env: TopicExpansionEnv, meter: CurveMeter) -> None:
         self.env = env
@@ -168,7 +174,7 @@ class _CurveWatch:
         self.asked_at = asks.moments(self.moments) if asks is not None else frozenset()
         self.junk = 0
         self.spent = 0.0  # beside the budget [FLOPs]
-        self.before = env.learner.held_out_loss("test")
+        self.before = self._at_first("test", None)
         self.tokens: list[int] = []
         self.loss: list[float] = []
         self.topics: list[int] = []
@@ -219,8 +225,17 @@ class _CurveWatch:
             for name, windows in (("trained",) * 2, ("worked",) * 2, ("looked", "measured"))
         }
 
+    def _at_first(self, split: str, windows: int | None) -> float:
+        """Measured before the first step, or by an arm that began with the same weights."""
+        known = _AT_FIRST.setdefault(self.env.stage, {})
+        key = (self.start, split, windows)
+        if not self.start or key not in known:  # a formula's weights are not told apart
+            known[key] = self.env.learner.held_out_loss(split, windows)
+        return known[key]
+
     def _measure(self, tokens: int, over: bool = False) -> None:
         self.tokens.append(tokens)
-        self.loss.append(self.env.learner.held_out_loss("select", self.windows))
+        look = self.env.learner.held_out_loss if self.topics else self._at_first
+        self.loss.append(look("select", self.windows))
         if self.asked is not None and (over or len(self.topics) in self.asked_at):
             self.asked.ask(self.env.learner, tokens)
