@@ -179,7 +179,7 @@ class Surrogate:
         if not np.isfinite(fall).all() or not np.isfinite(target_fall).all():
             raise found.wrong("fall", "a finite fall of every topic")
         return cls(
-            found.text("world"),
+            found.digest("world"),
             dict(found.inner("settings").values),
             Dynamics(**{f.name: dynamics.number(f.name) for f in fields(Dynamics)}),
             found.number("held_out"),

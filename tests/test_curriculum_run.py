@@ -300,7 +300,8 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 FAULTS = {
-    "world": "one of world another",
+    "world": "one of world 000000000000",
+    "half a world": "expected a SHA-256, 64 hexadecimal digits as world",
     "held-out": "c.jsonl:8: expected training passages only",
     "json": "c.jsonl:8, got",
     "fraction": "c.jsonl:8, got",
@@ -331,7 +332,9 @@ def test_what_cannot_be_trained_is_one_clear_line(
     options = {"--model": "xxs", "--batch": "4"}
     out = tmp_path / "run"
     if fault == "world":
-        write(file, small_world, of="another")
+        write(file, small_world, of="0" * 64)
+    elif fault == "half a world":
+        write(file, small_world, of=small_world.hash[:-1])
     elif fault == "held-out":
         secret = int(small_world.passages_of(3, "test")[0])
         row = {"topics": [3], "passages": [secret], "tokens": 300}

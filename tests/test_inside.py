@@ -338,7 +338,7 @@ def test_a_link_that_leaves_a_world_is_refused(
     assert f"expected {world / name} to lie in {world}, got a link to" in capsys.readouterr().err
     curriculum = tmp_path / "c.jsonl"
     curriculum.write_text(
-        '{"format": "kncl-curriculum", "version": 1, "world": "x"}\n'
+        f'{{"format": "kncl-curriculum", "version": 1, "world": "{"0" * 64}"}}\n'
         '{"topics": [0], "passages": [0], "tokens": 300}\n'
     )
     argv = ["run", "--world", str(world), "--curriculum", str(curriculum), "--cpu"]

@@ -48,7 +48,7 @@ def surrogate_of(dynamics: Dynamics = TRUTH) -> Surrogate:
     target_fall[TARGET] = 1.5 / len(TARGET)
     start = rng.uniform(3, 5, N)
     start[2] = np.nan  # a topic without a probe
-    return Surrogate("", {}, dynamics, 4.0, start, rng.uniform(1, 2, N), target_fall, {})
+    return Surrogate("0" * 64, {}, dynamics, 4.0, start, rng.uniform(1, 2, N), target_fall, {})
 
 
 def surrogate_env(surrogate: Surrogate, table: TopicTable, **kwargs: Any) -> TopicExpansionEnv:

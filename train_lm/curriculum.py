@@ -92,7 +92,7 @@ def read_curriculum(file: Path) -> Curriculum:
             f"expected the steps that {file} was written with, got others: if they were changed on "
             f"purpose, take {BODY} and {SEAL} out of its first line"
         )
-    return Curriculum(file, header.text("world"), tuple(steps), hash_file(file))
+    return Curriculum(file, header.digest("world"), tuple(steps), hash_file(file))
 
 
 def write_curriculum(

@@ -250,7 +250,7 @@ def read_episodes(files: Iterable[Path]) -> tuple[Json, list[Json]]:
 def _check(file: Path, header: Json, episodes: Sequence[Json]) -> None:
     """Raises: ValueError where something that a surrogate is fitted to is not what it has to be."""
     first = Fields.of(header, f"{file}:1")
-    first.text("world")
+    first.digest("world")
     first.inner("settings")
     first.number("held_out")
     probes, fits = header.get("probes"), is_number()

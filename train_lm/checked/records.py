@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -91,6 +92,11 @@ class Fields:
         value: str = self._one(name, lambda v: isinstance(v, str), "text")
         return value
 
+    def digest(self, name: str) -> str:
+        """A whole SHA-256, as hexadecimal digits: a piece of one names nothing."""
+        value: str = self._one(name, _is_digest, "a SHA-256, 64 hexadecimal digits")
+        return value
+
     def flag(self, name: str) -> bool:
         value: bool = self._one(name, lambda v: isinstance(v, bool), "true or false")
         return value
@@ -172,3 +178,7 @@ def shown(value: object) -> str:
     """A value as a message quotes it, cut where it is long."""
     text = repr(value) if not isinstance(value, list | dict) else f"a {type(value).__name__}"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
