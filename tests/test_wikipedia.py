@@ -504,6 +504,26 @@ def test_a_name_that_has_become_a_page_of_its_own_no_longer_leads_elsewhere(
     assert cache.get("PR") == Page("PR", 2, 2, ())
 
 
+def test_a_damaged_index_leads_no_name_to_the_page_of_another(
+    cache: PageCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in range(3):
+        cache.put(f"name {n}", Page(f"Page {n}", n, n, ()))
+    cache.close()
+    whole = cache.file.read_bytes()
+    # In rows and index both; only the index is read on the way to a row.
+    *_, last = (n for n in range(len(whole)) if whole.startswith(b"name 1", n))
+    found = bytearray(whole)
+    found[last + 5] = ord("3")
+    cache.file.write_bytes(found)
+    again = PageCache(cache.file.parent, "http://wiki.invalid/api.php")
+    assert again.file == cache.file
+    assert again.get("name 3") is None
+    assert "asked for again: 'name 3'" in caplog.text
+    assert again.get("name 0") == Page("Page 0", 0, 0, ())
+    again.close()
+
+
 def fill_as_version_1(file: Path) -> None:
     """What an earlier release left of the pages A and B, of a missing page and of the licence."""
     records = {
@@ -517,6 +537,8 @@ def fill_as_version_1(file: Path) -> None:
         for title, record in records.items():
             more = {} if "reason" in record else {"has_text": False}
             base.execute("INSERT INTO page VALUES (?, ?)", (title, json.dumps(record | more)))
+        base.execute("DROP TABLE name")
+        base.execute("CREATE TABLE alias (asked TEXT PRIMARY KEY, key TEXT)")
         base.execute("INSERT INTO alias VALUES ('Alias of A', 'A')")
         base.execute("INSERT INTO site VALUES ('site', ?)", (json.dumps(site),))
         base.execute("PRAGMA user_version = 1")

@@ -27,8 +27,9 @@ from kncl_env.world.sources.wiki.etiquette import Gate
 from train_lm.checked.digests import sealed, unsealed
 from train_lm.checked.records import Fields, parse_json
 
-# Version 1 knew no disambiguation pages and kept absences; it is read, and becomes this one.
-_SCHEMA_VERSION = 2
+# Version 1 knew no disambiguation pages and kept absences; names had no seal before version 3. Both
+# are read, and become this one.
+_SCHEMA_VERSION = 3
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 OF_THE_DISK = {
@@ -158,42 +159,49 @@ class PageCache:
         with self._base:
             self._base.execute("BEGIN IMMEDIATE")
             version = self._base.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, 1, _SCHEMA_VERSION):
+            if version not in range(_SCHEMA_VERSION + 1):
                 raise ValueError(
                     f"expected a page cache of version {_SCHEMA_VERSION} in {self.file}, got "
                     f"{version}: name another folder with --cache"
                 )
-            for table in ("page", "site"):
+            for table in ("page", "site", "name"):
                 self._base.execute(
                     f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, record TEXT)"
                 )
-            self._base.execute(
-                "CREATE TABLE IF NOT EXISTS alias (asked TEXT PRIMARY KEY, key TEXT)"
-            )
+            if 0 < version < 3:
+                for asked, title in self._base.execute("SELECT asked, key FROM alias").fetchall():
+                    self._put_name(asked, title)
+                self._base.execute("DROP TABLE alias")
             self._base.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
     def get(self, asked: str) -> Page | None:
         """The page that a title led to when it was asked for; None if there was none yet."""
         try:
-            with self._lock, closing(self._base.cursor()) as cursor:
-                row = cursor.execute(
-                    "SELECT record, key FROM page WHERE key = coalesce("
-                    "(SELECT key FROM alias WHERE asked = ?), ?)",
-                    (asked, asked),
-                ).fetchone()
-            return None if row is None else _page(row[0], row[1], self.file)
+            name = self._record("name", asked)
+            title = asked if name is None else _title(name, asked, self.file)
+            record = self._record("page", title)
+            return None if record is None else _page(record, title, self.file)
         except (ValueError, sqlite3.DatabaseError) as error:
             log.warning("%s: asked for again: %r: %s", self.file, asked, error)
             return None
+
+    def _record(self, table: str, key: str) -> object:
+        with self._lock, closing(self._base.cursor()) as cursor:
+            found = cursor.execute(f"SELECT record FROM {table} WHERE key = ?", (key,)).fetchone()
+        return None if found is None else found[0]
 
     def put(self, asked: str, page: Page) -> None:
         """Store the page that `asked` led to, under its own title as well."""
         record = json.dumps(sealed(asdict(page)), ensure_ascii=True)
         with self._writing():
             self._base.execute("INSERT OR REPLACE INTO page VALUES (?, ?)", (page.title, record))
-            self._base.execute("DELETE FROM alias WHERE asked = ?", (asked,))
+            self._base.execute("DELETE FROM name WHERE key = ?", (asked,))
             if asked != page.title:
-                self._base.execute("INSERT INTO alias VALUES (?, ?)", (asked, page.title))
+                self._put_name(asked, page.title)
+
+    def _put_name(self, asked: str, title: str) -> None:
+        record = json.dumps(sealed({"asked": asked, "title": title}))
+        self._base.execute("INSERT OR REPLACE INTO name VALUES (?, ?)", (asked, record))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -246,13 +254,21 @@ def _fields(record: object, file: Path) -> Fields:
     return Fields(unsealed(dict(found.values), file), found.place)
 
 
-def _page(record: object, key: object, file: Path) -> Page | None:
-    """Raises: ValueError where it is no page."""
+def _title(record: object, asked: str, file: Path) -> str:
+    """Raises: ValueError where it does not say where this name leads: an index can be damaged."""
+    found = _fields(record, file)
+    if found.text("asked") != asked:
+        raise found.wrong("asked", repr(asked))
+    return found.text("title")
+
+
+def _page(record: object, title: str, file: Path) -> Page | None:
+    """Raises: ValueError where it is not the page of this title."""
     found = _fields(record, file)
     if "reason" in found:  # an absence, which version 1 kept
         return None
-    if found.text("title") != key or not found.text("title").strip():
-        raise found.wrong("title", repr(key))
+    if found.text("title") != title or not title.strip():
+        raise found.wrong("title", repr(title))
     lists = {name: found.texts(name) if name in found else [] for name in LISTS}
     return Page(
         title=found.text("title"),
