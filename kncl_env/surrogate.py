@@ -28,7 +28,7 @@ from scipy import sparse
 from kncl_env.settings import Settings
 from kncl_env.stage import Stage
 from kncl_env.world.graph import TopicGraph
-from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.digests import sealed, unsealed_file
 from train_lm.checked.records import Fields, is_number
 from train_lm.files import read_json, write_json
 
@@ -169,7 +169,7 @@ class Surrogate:
                 "`kncl-policy surrogate`"
             )
         advice = "fit it again with `kncl-policy surrogate`"
-        found = Fields.of(unsealed(card, file), file, advice)
+        found = Fields.of(unsealed_file(card, file, "a surrogate"), file, advice)
         dynamics = found.inner("dynamics")
         start, fall, target_fall = (
             _numbers(found, name) for name in ("start", "fall", "target_fall")

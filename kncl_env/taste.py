@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kncl_env.passage_traits import EDGES, LEVELS, TRAITS, TRAITS_VERSION, Floats
-from train_lm.checked.digests import unsealed
+from train_lm.checked.digests import unsealed_file
 from train_lm.checked.records import Fields, is_number
 from train_lm.files import read_json
 
@@ -108,7 +108,7 @@ def load_taste(file: Path) -> Taste:
             f"expected a taste at {file}, found no file: make one with `kncl-policy taste`"
         )
     card = read_json(file)
-    card = unsealed(card, file) if isinstance(card, dict) else {}
+    card = unsealed_file(card, file, "a taste") if isinstance(card, dict) else {}
     if card.get("format") != TASTE_FORMAT:
         raise ValueError(
             f"expected a taste in {file}, got another kind of file: make one with "

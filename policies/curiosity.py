@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from kncl_env.observation import CANDIDATE_FEATURES, CONTEXT_FEATURES, FEATURE_SCHEMA
 from kncl_env.taste import Taste
 from train_lm.checked.arrays import reason
-from train_lm.checked.digests import sealed, unsealed
+from train_lm.checked.digests import sealed, unsealed_file
 from train_lm.checked.records import Fields
 from train_lm.checked.tensors import load_tensors
 from train_lm.files import (
@@ -286,7 +286,7 @@ class CuriosityPolicy:
                 f"expected a policy for the features of this version, got one in {folder} that "
                 f"differs in {', '.join(differs[:5])}: train it again"
             )
-        unsealed(card, place)
+        unsealed_file(card, place, "a policy")
         weights = folder / "policy.safetensors"
         if not weights.is_file():
             raise ValueError(f"expected {weights}, found none: the policy is incomplete")

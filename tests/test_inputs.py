@@ -13,9 +13,11 @@ import pytest
 from rabbit_hole_fakes import walk_of
 
 from kncl_env.world.world import World
+from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from rabbit_holes.cli import main
 from rabbit_holes.path import Path as Walk
 from rabbit_holes.path import PathWriter, read_paths, write_paths
+from train_lm.curriculum import read_curriculum, write_curriculum
 from train_lm.inputs import forget_inputs, inputs, note_file, note_files, read_inputs, told_inputs
 
 
@@ -129,6 +131,28 @@ def test_a_command_names_what_nobody_vouches_for_in_one_line_each(
     digest = hashlib.sha256(other.read_bytes()).hexdigest()[:12]
     assert lines == [f"read {other}: 1 walks, sha256 {digest}…, nothing to check it against"]
     assert f"other.jsonl (sha256 {digest}…)" in page.read_text()
+
+
+def test_a_card_or_curriculum_whose_seal_was_taken_out_is_named(tmp_path: Path) -> None:
+    CuriosityPolicy(CuriosityNetwork(CuriosityConfig(width=16))).save(tmp_path / "policy")
+    order, card = tmp_path / "c.jsonl", tmp_path / "policy" / "policy.json"
+    write_curriculum(order, "0" * 64, 16, [2, 3], [[4], [5]])
+
+    def told() -> list[str]:
+        forget_inputs()
+        read_curriculum(order)
+        CuriosityPolicy.load(tmp_path / "policy")
+        return list(told_inputs())
+
+    assert told() == []
+    first, *steps = order.read_text().splitlines()
+    for file, head, kept in ((order, first, steps), (card, card.read_text(), [])):
+        found = {k: v for k, v in json.loads(head).items() if k not in ("seal", "steps_sha256")}
+        file.write_text("\n".join([json.dumps(found), *kept, ""]))
+    assert [line.partition(", sha256")[0] for line in told()] == [
+        f"read {order}: a curriculum",
+        f"read {card}: a policy",
+    ]
 
 
 def test_two_files_of_one_name_have_a_digest_each_on_a_page(tmp_path: Path) -> None:

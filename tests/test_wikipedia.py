@@ -643,7 +643,7 @@ def test_a_cache_of_another_version_is_refused(tmp_path: Path) -> None:
     base = sqlite3.connect(cache.file)
     base.execute("PRAGMA user_version = 99")
     base.close()
-    with pytest.raises(ValueError, match=r"version 2 .*got 99"):
+    with pytest.raises(ValueError, match=r"version 3 .*got 99"):
         PageCache(tmp_path, "http://wiki.invalid/api.php")
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from train_lm.checked.digests import SEAL, sealed, unsealed
 from train_lm.checked.records import Fields, parse_json
 from train_lm.files import hash_file, replacing
+from train_lm.inputs import note_input
 
 BOM = b"\xef\xbb\xbf"
 BODY = "steps_sha256"  # of the header: the digest of all lines after it
@@ -92,7 +93,9 @@ def read_curriculum(file: Path) -> Curriculum:
             f"expected the steps that {file} was written with, got others: if they were changed on "
             f"purpose, take {BODY} and {SEAL} out of its first line"
         )
-    return Curriculum(file, header.digest("world"), tuple(steps), hash_file(file))
+    digest = hash_file(file)
+    note_input(file, digest, "a curriculum", checked=SEAL in header and BODY in header)
+    return Curriculum(file, header.digest("world"), tuple(steps), digest)
 
 
 def write_curriculum(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from train_lm.checked.records import ADVICE, Fields
 from train_lm.files import Json, cache_folder, hash_file, hash_json, read_json
+from train_lm.inputs import note_file
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,19 @@ def unsealed(found: Json, place: object) -> Json:
     return plain
 
 
+def unsealed_file(found: Json, file: Path, what: str = "") -> Json:
+    """The object that a file holds, without its seal; named where it has none, for nothing else
+    tells what was taken out of it.
+
+    Raises:
+        ValueError: It is not what was sealed.
+    """
+    plain = unsealed(found, file)
+    if SEAL not in found:
+        note_file(file, what)
+    return plain
+
+
 def read_sealed(file: Path, advice: str = ADVICE) -> Fields:
     """The object in a file, its seal checked.
 
@@ -58,7 +72,7 @@ def read_sealed(file: Path, advice: str = ADVICE) -> Fields:
         ValueError: It holds no object, or another than was sealed.
     """
     found = Fields.of(read_json(file), file, advice)
-    return Fields(unsealed(dict(found.values), file), str(file), advice)
+    return Fields(unsealed_file(dict(found.values), file), str(file), advice)
 
 
 class Verified:
