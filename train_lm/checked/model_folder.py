@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def opened_as_data(name: str) -> dict[str, bool]:
         if file.name.endswith("config.json"):
             _check_configuration(file, name)
         elif file.name.endswith(".safetensors.index.json"):
-            _check_places(file)
+            _places(file)  # says where one lies elsewhere
         if file.name != "tokenizer.json":  # large, and its own reader says the same
             _check_text(file)
     return {"trust_remote_code": False, "local_files_only": folder.is_dir()}
@@ -90,7 +91,7 @@ def check_sizes(name: str, config: Any, auto: Any, as_data: dict[str, bool]) -> 
     A size that the configuration lacks is transformers' own, which can be a thousand times larger.
 
     Args:
-        name: A model's directory; of the hub, nothing is known yet.
+        name: A model's directory, or its hub id, whose weights are fetched first, then.
         config: transformers' class of configurations.
         auto: Its class that will open the model.
         as_data: As `opened_as_data` gives it.
@@ -99,19 +100,35 @@ def check_sizes(name: str, config: Any, auto: Any, as_data: dict[str, bool]) -> 
         ValueError: They are fewer.
     """
     folder = Path(name)
-    if not folder.is_dir():
-        return
+    files = list(folder.glob("*.safetensors") if folder.is_dir() else _weights_of_the_hub(name))
+    if not files and not folder.is_dir():
+        return  # whoever opens the model says why there are none
     import torch
 
     with torch.device("meta"):  # shapes without numbers
         model = auto.from_config(config.from_pretrained(name, **as_data))
     wanted = sum(part.numel() for part in model.parameters())
-    found = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    found = sum(file.stat().st_size for file in files)
     if wanted > found * PACKED + SLACK:
         raise ValueError(
             f"expected weights of {wanted:,} numbers in {name}, as its config.json says, got "
             f"{found:,} bytes of them: sizes are missing from that file, or weights"
         )
+
+
+def _weights_of_the_hub(name: str) -> Iterator[Path]:
+    """Where the weights of a model of the hub lie, once they were fetched; none without a way."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        yield Path(hf_hub_download(name, "model.safetensors"))
+        return
+    except (OSError, ValueError):
+        pass  # it has them in pieces, or elsewhere
+    with suppress(OSError, ValueError):
+        index = Path(hf_hub_download(name, "model.safetensors.index.json"))
+        for piece in sorted(set(_places(index).values())):
+            yield Path(hf_hub_download(name, piece))
 
 
 def _of_the_hub(name: str) -> Iterator[Path]:
@@ -193,14 +210,22 @@ def _check_weights(folder: Path) -> None:
         )
 
 
-def _check_places(file: Path) -> None:
-    places = read_json(file)
-    places = places.get("weight_map") if isinstance(places, dict) else None
-    for place in places.values() if isinstance(places, dict) else ():
+def _places(file: Path) -> dict[str, str]:
+    """Which file of a folder has each tensor.
+
+    Raises:
+        ValueError: One lies elsewhere.
+    """
+    found = read_json(file)
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict):
+        return {}
+    for place in places.values():
         if not isinstance(place, str) or Path(place).name != place:
             raise ValueError(
                 f"expected plain file names in {file}, got {place!r}: weights lie beside it"
             )
+    return places
 
 
 def _check_id(name: str) -> None:
