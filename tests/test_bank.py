@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from train_lm.bank.bank import LearnerBank
 from train_lm.bank.programs import adamw_
@@ -370,6 +371,25 @@ def test_a_compiled_bank_follows_the_trainer() -> None:
         held_out = text(2, 6)
         expected_nll = [t.nll(held_out[i]) for i, t in enumerate(trainers)]
         assert bank.nll(held_out) == pytest.approx(np.array(expected_nll), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
+def test_a_bank_compiles_no_program_anew_for_another_number_of_windows() -> None:
+    model = build_model(ModelConfig(width=16, layers=1, context=12, seed=0), VOCAB)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bank = LearnerBank([model] * 2, CONFIG, "cpu", compile=True)
+        bank.begin_phase(40, decay=True)
+        bank.train(text(2, CONFIG.batch))
+        bank.nll(text(2, 3))
+        made = counters["stats"]["unique_graphs"]
+        assert made
+        for n in (1, 2, 5, 9):
+            bank.train(text(2, n * CONFIG.batch))
+            bank.nll(text(2, 7 * n))
+            bank.nll(text(1, 7 * n), [1])
+    assert counters["stats"]["unique_graphs"] == made
 
 
 def test_each_thread_of_a_bank_keeps_to_one_core_also_after_its_first_operation() -> None:

@@ -203,7 +203,7 @@ class LearnerBank:
             inside = [i for i in chosen if block.start <= i < block.stop]
             for k, batch in enumerate(batches):
                 try:
-                    losses[block, k] = self._update(block, batch[block].contiguous(), inside)
+                    losses[block, k] = self._update(block, _packed(batch[block]), inside)
                 except FloatingPointError as error:
                     return error
             return None
@@ -304,7 +304,7 @@ class LearnerBank:
 
         def measure(task: tuple[slice, int]) -> None:
             block, i = task
-            part = batch[block, i : i + self.batch].contiguous()
+            part = _packed(batch[block, i : i + self.batch])
             sums = self._programs.measure(self._measured(block), part, *self._base_of(block))
             found[block, i : i + self.batch] = sums.cpu().numpy()
 
@@ -593,6 +593,15 @@ def _checked_configs(
             "expected AdamW and batches in one piece, got other settings: use a trainer for them"
         )
     return configs
+
+
+def _packed(windows: Tensor) -> Tensor:
+    """A copy whose strides its shape alone decides, also that of a dimension of one.
+
+    A compiled program is for strides, too; each number of windows that it was cut out of would have
+    one of its own, and after eight the rest is not compiled.
+    """
+    return windows.clone(memory_format=torch.contiguous_format)
 
 
 def _cores(threads: int) -> ThreadPoolExecutor:
