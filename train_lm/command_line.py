@@ -175,10 +175,10 @@ def program(module: str) -> NoReturn:
     sys.exit(code)
 
 
-_BEFORE_LEAVING: list[Callable[[], None]] = []
+_BEFORE_LEAVING: list[Callable[[], object]] = []
 
 
-def before_leaving(act: Callable[[], None]) -> None:
+def before_leaving(act: Callable[[], object]) -> None:
     """Have this done once a command was stopped, within its `PATIENCE`, to end what it started."""
     if act not in _BEFORE_LEAVING:
         _BEFORE_LEAVING.append(act)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
+from train_lm.command_line import before_leaving
 from train_lm.machine.cores import CORES, cores
 
 RAYON = "RAYON_NUM_THREADS"  # environment variable: threads of what tokenises
@@ -56,7 +58,9 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     except BaseException:
         for worker in multiprocessing.active_children():
             worker.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
+        # A process that leaves at once would not give its semaphores back, and be told of them.
+        before_leaving(gc.collect)
         raise
 
 
