@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,50 @@ def test_a_task_whose_worker_was_killed_is_tried_again(tmp_path: Path) -> None:
 def test_a_task_that_always_kills_its_worker_is_given_up_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(ChildProcessError, match=f"killed {TRIES} times in a row"):
         list(Hands(2).played(tasks(tmp_path, 9, 9), square))
+
+
+DRIVER = """
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+from killed_once import Square, square
+from train_lm.command_line import program, run, say
+from train_lm.crew.hands import Hands
+
+def play():
+    for _ in Hands(2).played([Square(number, sys.argv[1]) for number in range(8)], square):
+        say("played", flush=True)
+        time.sleep(600)
+
+driver = sys.modules["driver"] = types.ModuleType("driver")
+driver.main = lambda: run(play)
+program("driver")  # as every command is run
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_command_that_is_stopped_beside_its_workers_says_one_line(
+    kind: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline().strip() == "played"
+        (os.killpg if kind == signal.SIGINT else os.kill)(driver.pid, kind)
+        _, said = driver.communicate(timeout=60)  # until whatever has it open is gone
+    finally:
+        driver.kill()
+    assert driver.returncode == status
+    assert len(said.splitlines()) == 1, said
 
 
 def test_no_worker_is_none(tmp_path: Path) -> None:
