@@ -539,7 +539,7 @@ def fill_as_version_1(file: Path) -> None:
             base.execute("INSERT INTO page VALUES (?, ?)", (title, json.dumps(record | more)))
         base.execute("DROP TABLE name")
         base.execute("CREATE TABLE alias (asked TEXT PRIMARY KEY, key TEXT)")
-        base.execute("INSERT INTO alias VALUES ('Alias of A', 'A')")
+        base.execute("INSERT INTO alias VALUES ('Alias of A', 'A'), (x'00', 'A'), ('Of nobody', 7)")
         base.execute("INSERT INTO site VALUES ('site', ?)", (json.dumps(site),))
         base.execute("PRAGMA user_version = 1")
     base.close()
@@ -553,6 +553,7 @@ def test_a_cache_of_version_1_gives_its_pages_and_learns_what_it_lacks(tmp_path:
         cache = PageCache(tmp_path, wiki.api)
         assert cache.get("Alias of A") == cache.get("A") == Page("A", 1, 10, ("B", "C"))
         assert cache.get_licence() is None  # the wiki may have made up its mind
+        PageCache(tmp_path, wiki.api).close()  # there is nothing to take over any more
         library = Library(cache, wiki)
         for title, links in {"A": ("B", "C"), "B": ("A",), "C": ()}.items():
             page = library.get(title)

@@ -168,11 +168,18 @@ class PageCache:
                 self._base.execute(
                     f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, record TEXT)"
                 )
-            if 0 < version < 3:
-                for asked, title in self._base.execute("SELECT asked, key FROM alias").fetchall():
-                    self._put_name(asked, title)
-                self._base.execute("DROP TABLE alias")
+            self._take_over_names()
             self._base.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+    def _take_over_names(self) -> None:
+        """Of earlier versions, which had them in a table of their own."""
+        tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alias'"
+        if self._base.execute(tables).fetchone() is None:
+            return
+        for asked, title in self._base.execute("SELECT asked, key FROM alias").fetchall():
+            if isinstance(asked, str) and isinstance(title, str):
+                self._put_name(asked, title)
+        self._base.execute("DROP TABLE alias")
 
     def get(self, asked: str) -> Page | None:
         """The page that a title led to when it was asked for; None if there was none yet."""
