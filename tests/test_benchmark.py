@@ -26,7 +26,7 @@ from policies.benchmark.cells import ALL, CELLS, Cell, Learning, Recipe, chosen
 from policies.benchmark.page import page_of, write_page
 from policies.benchmark.playing import arms_of, identity_of, playable
 from policies.benchmark.runs import Places, claimed, run_benchmark
-from policies.benchmark.standings import pairwise_p, placing
+from policies.benchmark.standings import against_uniform, pairwise_p, placing, worded
 from policies.benchmark.stored import ArmFigures, Duel, Score, read_score
 from policies.cli.main import main
 from train_lm.checked.digests import sealed
@@ -381,6 +381,34 @@ def test_equal_arms_seldom_show_a_winner_and_a_clear_one_is_found() -> None:
     ahead[0] = -8.0
     clear = [pairwise_p(rng.normal(size=(30, 8)) + ahead)[0, 1:].max() < 0.05 for _ in range(5)]
     assert all(clear)
+
+
+def test_eight_seeds_can_show_something_of_sixty_arms_against_uniform() -> None:
+    rng = np.random.default_rng(2)
+    arms = ["uniform", *(f"arm-{i}" for i in range(60)), "shuffle"]
+    families = dict.fromkeys(arms, "selection") | {"shuffle": "control"}
+
+    def shown(better: float) -> set[str]:
+        tests = {arm: rng.normal(size=8) for arm in arms}
+        tests["arm-0"] = tests["uniform"] - better + 0.1 * rng.normal(size=8)
+        found = against_uniform({a: [*own] for a, own in tests.items()}, families)
+        assert set(found) == {*arms} - {"uniform", "shuffle"}
+        assert min(p for p, _ in found.values()) >= 2 / 2**8
+        return {arm for arm, (_, word) in found.items() if word in ("better", "worse")}
+
+    assert shown(2.0) == {"arm-0"}
+    assert sum(bool(shown(0.0)) for _ in range(200)) <= 14  # at most 7 %
+    # The same p as that of the pair alone, where there is one arm.
+    one, other = rng.normal(size=(2, 8))
+    pair = {"uniform": [*one], "arm-1": [*other]}
+    ((p, word),) = against_uniform(pair, families).values()
+    assert p == pairwise_p([one, other])[0, 1]
+    assert word == worded(p, float(other.mean() - one.mean()), 8)
+    assert [worded(p, mean, n) for p, mean, n in ((0.01, -1, 8), (0.01, 1, 8), (0.1, 1, 5))] == [
+        "better",
+        "worse",
+        "too few seeds",
+    ]
 
 
 def test_the_page_names_the_winner_among_all_and_the_cells_that_are_missing() -> None:

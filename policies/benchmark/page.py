@@ -7,6 +7,7 @@ from pathlib import Path
 
 from policies.arms.arm import FAMILIES
 from policies.benchmark.cells import CELLS, Cell
+from policies.benchmark.standings import UNIFORM, against_uniform, worded
 from policies.benchmark.stored import ArmFigures, Duel, Score, Span, read_score
 from policies.verdict.wording import MINUS, NEVER, NOTHING, TIMES
 from train_lm.command_line import by_comma
@@ -24,16 +25,17 @@ Every figure is of one cell: one world, one target, one size of learner, one len
 Final loss is held-out text of the target's `test` split [bits per byte], lower is better, an
 interquartile mean over paired seeds; each seed has an initial learner of its own. Brackets are 95 %
 intervals over seeds. *p*: two-sided sign flips of paired seeds against uniform, corrected for the
-number of arms (Holm); where a policy was trained several times, seeds are spread over its
-trainings, and p is that of the trainings' means where it is larger. Speed-up: uniform's tokens over
-the arm's, to uniform's final loss. FLOPs are of one episode with everything that it needs: its
-training, what the arm spent beside it, and what had to be searched or trained before it, counted as
-if for this episode alone.
+number of arms (the largest of all arms' t under joint sign flips; Westfall & Young 1993), so that
+eight seeds can show something of sixty arms. Where a policy was trained several times, seeds are
+spread over its trainings, and p is that of the comparison that was fixed beforehand where it is
+larger: it counts trainings. What was fixed beforehand, and controls among themselves, are corrected
+by Holm. Speed-up: uniform's tokens over the arm's, to uniform's final loss. FLOPs are of one
+episode with everything that it needs: its training, what the arm spent beside it, and what had to
+be searched or trained before it, counted as if for this episode alone.
 
 "Shown" is meant in one sense: below every other arm that competes, each with a p below 0.05 after
-correction for all pairs of arms, since any of them might have come first (the largest of all pairs'
-t under joint sign flips of seeds; Westfall & Young 1993). Arms of the families *reference* and
-*control* compete with nobody.
+correction for all pairs of arms, in the same way, since any of them might have come first. Arms of
+the families *reference* and *control* compete with nobody.
 """
 
 
@@ -108,12 +110,13 @@ def _cell(score: Score, cell: Cell) -> list[str]:
     lines = [f"## {score.name}", "", _sentence(score), ""]
     lines += _told_of_subject(score)
     lines += ["| arm | test | minus uniform | p | speed-up | FLOPs |", "|---|---|---|---|---|---|"]
+    verdicts = _verdicts(score)
     for family in FAMILIES:
         own = {arm: row for arm, row in score.arms.items() if row.family == family}
         if own:
             lines.append(f"| *{family}* | | | | | |")
         ranked = sorted(own, key=lambda arm: own[arm].loss[0])
-        lines += [_row(arm, own[arm]) for arm in ranked]
+        lines += [_row(arm, own[arm], verdicts.get(arm)) for arm in ranked]
     lines += ["", *(f"- {visible(note)}" for note in score.notes), *([""] if score.notes else [])]
     settings = ", ".join(
         visible(f"{name} {value}") for name, value in score.cell["settings"].items()
@@ -155,8 +158,10 @@ def _sentence(score: Score) -> str:
             "That it is below every other is not shown (p = "
             f"{_p(first.p)}, corrected for all pairs)."
         )
-    if winner.speed_up is not None and winner.difference is not None:
-        said += f" Against uniform: {winner.verdict}, {_speed(winner.speed_up)} as fast."
+    told = _verdicts(score).get(first.winner)
+    if winner.speed_up is not None and told is not None:
+        p, word = told
+        said += f" Against uniform: {word} (p = {_p(p)}), {_speed(winner.speed_up)} as fast."
     return said
 
 
@@ -183,10 +188,31 @@ def _duel(one: Duel) -> str:
     return f"{_interval(one.difference, _signed)} bits per byte, p = {_p(one.p)}: {one.verdict}"
 
 
-def _row(arm: str, row: ArmFigures) -> str:
+def _verdicts(score: Score) -> dict[str, tuple[float, str]]:
+    """p and a word of each arm against uniform; of those aside, what their own family's test said.
+
+    Seeds tell nothing of a policy that was trained several times: it has the p of the comparison
+    that was fixed beforehand, where that is larger.
+    """
+    rows = score.arms
+    found = {arm: (row.p, row.verdict) for arm, row in rows.items() if row.p is not None}
+    several = {arm for arm, row in rows.items() if row.trainings > 1}
+    tests, families = ({a: getattr(row, n) for a, row in rows.items()} for n in ("test", "family"))
+    of_subject = next((one.p for one in score.duels if one.rival == UNIFORM), None)
+    for arm, (p, word) in against_uniform(tests, families).items():
+        if arm not in several:
+            found[arm] = p, word
+        elif arm == score.cell.get("subject") and of_subject is not None and arm in found:
+            larger, span = max(p, of_subject), rows[arm].difference
+            assert span is not None, "who has a p has a difference"
+            found[arm] = larger, worded(larger, span[0], len(rows[arm].test))
+    return found
+
+
+def _row(arm: str, row: ArmFigures, verdict: tuple[float, str] | None) -> str:
     test = _interval(row.loss, _bits)
     minus = NOTHING if row.difference is None else _interval(row.difference, _signed)
-    p = NOTHING if row.p is None else f"{_p(row.p)}, {row.verdict}"
+    p = NOTHING if verdict is None else f"{_p(verdict[0])}, {verdict[1]}"
     speed = NOTHING if row.speed_up is None else _speed(row.speed_up)
     name = visible(arm) if row.trainings < 2 else f"{visible(arm)}, {row.trainings} trainings"
     return f"| {name} | {test} | {minus} | {p} | {speed} | {_flops(row.all_in)} |"

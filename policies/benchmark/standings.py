@@ -20,7 +20,7 @@ from policies.verdict.statistics import (
     mean,
     paired_difference,
 )
-from policies.verdict.summary import ALPHA
+from policies.verdict.summary import ALPHA, BETTER, NO_DIFFERENCE, TOO_FEW, WORSE
 from train_lm.checked.records import Fields
 from train_lm.files import Json
 
@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 # Families whose arms are measured beside the others and compete with nobody.
 ASIDE = ("reference", "control")
 
+UNIFORM = "uniform"  # what every arm is compared with
 SAMPLED = 10_000  # sign flips, where there are too many to be enumerated
 
 
@@ -118,33 +119,61 @@ def placing(
 def pairwise_p(losses: ArrayLike) -> Floats:
     """(A, A) two-sided p of every pair of A arms, corrected for all pairs and for looking at them.
 
-    The signs of each seed's differences are flipped for all pairs together, and a pair's p is the
-    share of flips in which the largest Student's t of any pair is as large as its own: the
-    single-step maximum of Westfall & Young (1993, section 2.3; Romano & Wolf 2005). As all pairs
-    are flipped together their number does not bound p from below: eight seeds can show a winner
-    among forty arms, where a factor of forty could not.
-
     Args:
         losses: (A, n) of n paired seeds. All 2^n flips up to 12 of them, else a sample.
     """
     table = np.asarray(losses, dtype=np.float64)
-    arms, n = table.shape
-    first, second = np.triu_indices(arms, 1)
-    differences = table[first] - table[second]  # (P, n)
+    first, second = np.triu_indices(len(table), 1)
+    found = np.ones((len(table), len(table)))
+    found[first, second] = found[second, first] = joint_p(table[first] - table[second])
+    return found
+
+
+def joint_p(differences: ArrayLike) -> Floats:
+    """(P,) two-sided p of P comparisons, corrected for all of them.
+
+    The signs of each seed's differences are flipped for all comparisons together, and the p of one
+    is the share of flips in which the largest Student's t of any is as large as its own: the
+    single-step maximum of Westfall & Young (1993, section 2.3; Romano & Wolf 2005). As all are
+    flipped together their number does not bound p from below: eight seeds can show a winner among
+    forty arms, where a factor of forty could not.
+
+    Args:
+        differences: (P, n) of n paired seeds. All 2^n flips up to 12 of them, else a sample.
+    """
+    own = np.asarray(differences, dtype=np.float64)
+    n = own.shape[1]
     if n <= EXACT_PAIRS:
         # A flip of all seeds has the same t: the last one stays.
         signs = 1.0 - 2.0 * (np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1)
     else:
         rng = np.random.default_rng(0)
         signs = np.vstack([np.ones(n), rng.choice((-1.0, 1.0), (SAMPLED, n))])
-    squares = np.square(differences).sum(1)  # the same whatever the signs
-    largest = np.array([_t(differences @ flip / n, squares, n).max() for flip in signs])
-    observed = _t(differences.mean(1), squares, n)
+    squares = np.square(own).sum(1)  # the same whatever the signs
+    largest = np.array([_t(own @ flip / n, squares, n).max() for flip in signs])
+    observed = _t(own.mean(1), squares, n)
     # Flips that are equal in exact arithmetic must not fall below by a rounding error.
-    hits = (largest[:, None] >= observed * (1 - 1e-9)).mean(0)
-    found = np.ones((arms, arms))
-    found[first, second] = found[second, first] = hits
-    return found
+    return np.asarray((largest[:, None] >= observed * (1 - 1e-9)).mean(0))
+
+
+def against_uniform(
+    tests: Mapping[str, Sequence[float]], families: Mapping[str, str]
+) -> dict[str, tuple[float, str]]:
+    """Each arm that competes with `uniform`: p, as `joint_p` corrects it, and one cautious word."""
+    uniform = np.array(tests[UNIFORM])
+    rivals = [arm for arm in tests if arm != UNIFORM and families[arm] not in ASIDE]
+    if not rivals:
+        return {}
+    differences = np.array([np.array(tests[arm]) - uniform for arm in rivals])
+    found = zip(rivals, joint_p(differences), differences.mean(1), strict=True)
+    return {arm: (float(p), worded(p, mean, len(uniform))) for arm, p, mean in found}
+
+
+def worded(p: float, mean: float, seeds: int) -> str:
+    """What p says of a mean difference over so many seeds; lower is better."""
+    if p < ALPHA:
+        return BETTER if mean < 0 else WORSE
+    return TOO_FEW if 2.0 ** (1 - seeds) >= ALPHA else NO_DIFFERENCE
 
 
 def _t(means: Floats, squares: Floats, n: int) -> Floats:
