@@ -1,8 +1,8 @@
 """The cells of the reference benchmark, as data: what is played, in which world, for how long.
 
 A cell is a world, a target and rules; its arms are those of the registry, so that a new arm joins
-by itself. An episode is as short as it can be while arms are told apart as well as in one of twice
-its length: 8 seeds know a difference from uniform to a tenth (docs/NOTEBOOK.md, 2026-11-26).
+by itself. An episode is short, so that the whole table can be played; in one of twice its length 8
+seeds tell the leading arms from uniform no better, to a tenth or so (docs/NOTEBOOK.md, 2026-11-26).
 `kncl-policy benchmark --plan` says what a cell takes on a machine at hand.
 
 It imports nothing that is heavy, so that `--help` and `--list` answer at once.
