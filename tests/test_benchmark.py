@@ -103,6 +103,7 @@ def test_the_benchmark_covers_worlds_scenarios_and_both_sizes() -> None:
             found = cells(source=source, part=part)
             assert len([cell for cell in found if cell.preset == "xs"]) >= least, (source, part)
     assert all(cell.seeds >= 8 for cell in CELLS.values() if cell.preset == "xs")
+    assert all(cell.subject is not None for cell in CELLS.values() if cell.arms == ALL)  # controls
     trained = {
         cell.recipe.source
         for cell in CELLS.values()

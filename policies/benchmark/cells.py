@@ -169,6 +169,7 @@ S: dict[str, Setting] = {**XS, "model": "s", "learning_rate": 1e-3}
 # Curricula are known to fade under a decayed rate (Luo et al. 2025, arXiv:2511.18903).
 CONSTANT: dict[str, Setting] = {**XS, "schedule": "constant", "averaging": "tail"}
 LEARNED = "learned"  # the arm of all trainings of a cell
+BY_HAND = "coverage"  # the arm that controls are of, where no policy is learned
 LEADING = ("uniform", "random", "coverage", "rule", "dsir")
 SEVERAL = (*LEADING, "knn", "centroid", "moore-lewis")
 SYNTHETIC_TOPICS = 400
@@ -215,9 +216,9 @@ def _others() -> Iterator[Cell]:
             settings = {**XS, "region": region}
             recipe = _recipe(source, "broad")
             name = f"{source}-focused-{_short(region)}"
-            yield Cell(name, recipe, settings, subject="coverage")
+            yield Cell(name, recipe, settings, subject=BY_HAND)
         for scenario in ("noisy", "broad"):
-            yield Cell(f"{source}-{scenario}", _recipe(source, scenario), XS)
+            yield Cell(f"{source}-{scenario}", _recipe(source, scenario), XS, subject=BY_HAND)
 
 
 CELLS = {cell.name: cell for cell in (*_distant(), *_others())}
