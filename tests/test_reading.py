@@ -1,4 +1,4 @@
-"""Closeness and coverage of what arms read: `benchmarks/reading.py`."""
+"""What arms read, against the sample, and doses of it: `benchmarks/reading.py`, `doses.py`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import env_of
 from harnesses import harness
 
+from kncl_env.env import TopicExpansionEnv
 from kncl_env.settings import Settings
 from kncl_env.world.world import World
+from policies.arms.selection.chosen import sample_vectors
+from policies.arms.selection.nearest import _knn
 from policies.play.curves import CurveMeter
 from policies.play.evaluation import evaluate
 from policies.play.plan import Plan
@@ -26,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "slots": 4,
 }
 
-reading = harness("reading")
+reading, doses = harness("reading"), harness("doses")
 
 
 def test_closeness_is_a_mean_over_reading_and_coverage_one_over_the_sample() -> None:
@@ -72,3 +76,47 @@ def test_an_evaluation_of_another_world_is_refused(small_world: World, tmp_path:
 
     with pytest.raises(ValueError, match="another world"):
         reading.figures(Other(), tmp_path / "run")
+
+
+@pytest.fixture
+def env(small_world: World) -> TopicExpansionEnv:
+    region = next(name for name in sorted(small_world.regions) if "." in name)
+    env = env_of(small_world, **SETTINGS, region=region)
+    env.reset(seed=0)
+    return env
+
+
+def reads(env: TopicExpansionEnv, arm: Any, seed: int = 0) -> list[int]:
+    return arm.choose(env, np.random.default_rng(seed)).tolist()
+
+
+def test_the_first_dose_is_knn_itself(env: TopicExpansionEnv) -> None:
+    assert reads(env, doses.From1()) == _knn(env, np.random.default_rng(0)).tolist()
+
+
+def test_a_dose_leaves_out_what_is_nearest_to_each_passage_of_the_sample(
+    env: TopicExpansionEnv,
+) -> None:
+    sample = sample_vectors(env.stage, reading.QUERIES)
+    around = env.stage.world.index.search(sample, env.stage.world.index.size)
+    place = {(q, p): rank for q, row in enumerate(around) for rank, p in enumerate(row.tolist())}
+    for passage in reads(env, doses.From5()):
+        assert max(place[q, passage] for q in range(len(sample))) >= 4
+
+
+def test_a_corner_is_as_close_and_covers_less(env: TopicExpansionEnv) -> None:
+    sample = sample_vectors(env.stage, reading.QUERIES)
+
+    def figures(arm: Any) -> tuple[float, float]:
+        found = [
+            reading.closeness_and_coverage(
+                reading.rows_of(env.stage.world.index, np.array(reads(env, arm, seed))), sample
+            )
+            for seed in range(4)
+        ]
+        near, covered = np.mean(found, axis=0).tolist()
+        return near, covered
+
+    whole, corner = figures(doses.From1()), figures(doses.Corner16())
+    assert corner[1] < whole[1]
+    assert whole[0] - corner[0] < whole[1] - corner[1]

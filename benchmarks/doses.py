@@ -1,0 +1,83 @@
+r"""Arms that read the sample's nearest text in doses, for what `reading.py` can only correlate.
+
+    kncl-policy evaluate --world worlds/distant --seeds 8 --inits 8 --out runs/doses \
+        --policies uniform,benchmarks.doses:From1,benchmarks.doses:From33
+
+Called in the folder that holds `benchmarks/`. `FromR` is the arm `knn` without the R - 1 nearest
+passages of each passage of the sample: less close, and it covers less. `CornerD` is `knn` to a Dth
+of the sample, the passages around one that is drawn anew each episode: about as close, but it
+covers a corner. `From1` is `knn` itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kncl_env.env import TopicExpansionEnv
+from policies.arms.arm import Ints, Player, Rng
+from policies.arms.selection.chosen import (
+    budget_of,
+    candidates_of,
+    filling,
+    n_windows,
+    sample_vectors,
+    selects,
+)
+from policies.arms.selection.nearest import QUERIES, by_rounds
+
+
+class _Nearest:
+    """Reads passages by rounds, as `knn` does.
+
+    Attributes:
+        skipped: Passages around each of the sample that are left out.
+        parts: What the sample is divided by; 1 for all of it.
+    """
+
+    skipped, parts = 0, 1
+
+    def begin(self, env: TopicExpansionEnv, rng: Rng) -> Player:
+        return selects(self.choose)(env, rng)
+
+    def choose(self, env: TopicExpansionEnv, rng: Rng) -> Ints:
+        sample = sample_vectors(env.stage, QUERIES)
+        if self.parts > 1:
+            middle = sample[rng.integers(len(sample))]
+            sample = sample[np.argsort(-(sample @ middle))[: max(1, len(sample) // self.parts)]]
+        index, n, allowed = env.stage.world.index, budget_of(env), candidates_of(env)
+        order, k = rng.permutation(len(sample)), 1
+        while True:
+            around = index.search(sample, min(self.skipped + k, index.size))[:, self.skipped :]
+            found = by_rounds(around, order)
+            found = found[allowed[found]]
+            if n_windows(env.stage.store, found).sum() >= n or self.skipped + k >= index.size:
+                return filling(env.stage.store, found, n)
+            k *= 2
+
+
+class From1(_Nearest):
+    pass
+
+
+class From5(_Nearest):
+    skipped = 4
+
+
+class From33(_Nearest):
+    skipped = 32
+
+
+class From257(_Nearest):
+    skipped = 256
+
+
+class Corner2(_Nearest):
+    parts = 2
+
+
+class Corner4(_Nearest):
+    parts = 4
+
+
+class Corner16(_Nearest):
+    parts = 16
