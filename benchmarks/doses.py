@@ -15,15 +15,17 @@ import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
 from policies.arms.arm import Ints, Player, Rng
-from policies.arms.selection.chosen import (
-    budget_of,
-    candidates_of,
-    filling,
-    n_windows,
-    sample_vectors,
-    selects,
-)
-from policies.arms.selection.nearest import QUERIES, by_rounds
+from policies.arms.selection.chosen import budget_of, sample_vectors, selects
+from policies.arms.selection.nearest import QUERIES, _enough, _Found
+
+
+class _Further(_Found):
+    """Passages around queries, without the nearest of each."""
+
+    skipped = 0
+
+    def up_to(self, k: int) -> Ints:
+        return super().up_to(self.skipped + k)[:, self.skipped :]
 
 
 class _Nearest:
@@ -44,15 +46,9 @@ class _Nearest:
         if self.parts > 1:
             middle = sample[rng.integers(len(sample))]
             sample = sample[np.argsort(-(sample @ middle))[: max(1, len(sample) // self.parts)]]
-        index, n, allowed = env.stage.world.index, budget_of(env), candidates_of(env)
-        order, k = rng.permutation(len(sample)), 1
-        while True:
-            around = index.search(sample, min(self.skipped + k, index.size))[:, self.skipped :]
-            found = by_rounds(around, order)
-            found = found[allowed[found]]
-            if n_windows(env.stage.store, found).sum() >= n or self.skipped + k >= index.size:
-                return filling(env.stage.store, found, n)
-            k *= 2
+        around = _Further(env.stage, sample)
+        around.skipped = self.skipped
+        return _enough(env, around, budget_of(env), rng.permutation(len(sample)))
 
 
 class From1(_Nearest):
