@@ -11,24 +11,30 @@ covers a corner. `From1` is `knn` itself.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from kncl_env.env import TopicExpansionEnv
+from kncl_env.stage import Stage
 from policies.arms.arm import Ints, Player, Rng
 from policies.arms.selection.chosen import budget_of, sample_vectors, selects
-from policies.arms.selection.nearest import QUERIES, _enough, _Found
+from policies.arms.selection.nearest import QUERIES, Vectors, _enough, _Found
 
 
 class _Further(_Found):
     """Passages around queries, without the nearest of each."""
 
-    skipped = 0
+    def __init__(self, stage: Stage, queries: Vectors, skipped: int) -> None:
+        super().__init__(stage, queries)
+        self.skipped = skipped
 
     def up_to(self, k: int) -> Ints:
         return super().up_to(self.skipped + k)[:, self.skipped :]
 
 
-class _Nearest:
+@dataclass(frozen=True)
+class Dose:
     """Reads passages by rounds, as `knn` does.
 
     Attributes:
@@ -36,7 +42,8 @@ class _Nearest:
         parts: What the sample is divided by; 1 for all of it.
     """
 
-    skipped, parts = 0, 1
+    skipped: int = 0
+    parts: int = 1
 
     def begin(self, env: TopicExpansionEnv, rng: Rng) -> Player:
         return selects(self.choose)(env, rng)
@@ -46,34 +53,9 @@ class _Nearest:
         if self.parts > 1:
             middle = sample[rng.integers(len(sample))]
             sample = sample[np.argsort(-(sample @ middle))[: max(1, len(sample) // self.parts)]]
-        around = _Further(env.stage, sample)
-        around.skipped = self.skipped
+        around = _Further(env.stage, sample, self.skipped)
         return _enough(env, around, budget_of(env), rng.permutation(len(sample)))
 
 
-class From1(_Nearest):
-    pass
-
-
-class From5(_Nearest):
-    skipped = 4
-
-
-class From33(_Nearest):
-    skipped = 32
-
-
-class From257(_Nearest):
-    skipped = 256
-
-
-class Corner2(_Nearest):
-    parts = 2
-
-
-class Corner4(_Nearest):
-    parts = 4
-
-
-class Corner16(_Nearest):
-    parts = 16
+From1, From5, From33, From257 = (Dose(skipped=n) for n in (0, 4, 32, 256))
+Corner2, Corner4, Corner16 = (Dose(parts=n) for n in (2, 4, 16))

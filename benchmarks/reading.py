@@ -26,15 +26,14 @@ from kncl_env.stage import open_stage
 from kncl_env.world.index import PassageIndex
 from kncl_env.world.world import World
 from policies.arms.selection.chosen import sample_vectors
+from policies.arms.selection.nearest import QUERIES
+from policies.benchmark.standings import UNIFORM
 from policies.play.evaluation import FORMAT
 from policies.play.journal import read_lines
 from policies.verdict.statistics import mean, stratified_bootstrap_ci
 from train_lm.command_line import say
 from train_lm.files import write_json
 from train_lm.provenance import commit
-
-QUERIES = 1024  # passages of the sample, at most
-UNIFORM = "uniform"
 
 Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32]
@@ -106,7 +105,8 @@ def main() -> None:
     spans = {}
     if len(found) > 2:
         for name, own in zip(("closeness", "coverage"), correlations(found).T, strict=True):
-            low, high = stratified_bootstrap_ci(own, mean, np.random.default_rng(0))
+            ends = stratified_bootstrap_ci(own, mean, np.random.default_rng(0))
+            low, high = np.clip(ends, -1, 1).tolist()
             spans[name] = [mean(own), low, high]
             say(f"loss and {name}: r = {mean(own):.3f} [{low:.3f}, {high:.3f}] over seeds")
     if args.out:

@@ -91,7 +91,7 @@ def reads(env: TopicExpansionEnv, arm: Any, seed: int = 0) -> list[int]:
 
 
 def test_the_first_dose_is_knn_itself(env: TopicExpansionEnv) -> None:
-    assert reads(env, doses.From1()) == _knn(env, np.random.default_rng(0)).tolist()
+    assert reads(env, doses.From1) == _knn(env, np.random.default_rng(0)).tolist()
 
 
 def test_a_dose_leaves_out_what_is_nearest_to_each_passage_of_the_sample(
@@ -100,7 +100,7 @@ def test_a_dose_leaves_out_what_is_nearest_to_each_passage_of_the_sample(
     sample = sample_vectors(env.stage, reading.QUERIES)
     around = env.stage.world.index.search(sample, env.stage.world.index.size)
     place = {(q, p): rank for q, row in enumerate(around) for rank, p in enumerate(row.tolist())}
-    for passage in reads(env, doses.From5()):
+    for passage in reads(env, doses.From5):
         assert max(place[q, passage] for q in range(len(sample))) >= 4
 
 
@@ -117,6 +117,6 @@ def test_a_corner_is_as_close_and_covers_less(env: TopicExpansionEnv) -> None:
         near, covered = np.mean(found, axis=0).tolist()
         return near, covered
 
-    whole, corner = figures(doses.From1()), figures(doses.Corner16())
+    whole, corner = figures(doses.From1), figures(doses.Corner16)
     assert corner[1] < whole[1]
     assert whole[0] - corner[0] < whole[1] - corner[1]
