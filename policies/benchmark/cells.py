@@ -170,8 +170,9 @@ S: dict[str, Setting] = {**XS, "model": "s", "learning_rate": 1e-3}
 CONSTANT: dict[str, Setting] = {**XS, "schedule": "constant", "averaging": "tail"}
 LEARNED = "learned"  # the arm of all trainings of a cell
 BY_HAND = "coverage"  # the arm that controls are of, where no policy is learned
-LEADING = ("uniform", "random", "coverage", "rule", "dsir")
-SEVERAL = (*LEADING, "knn", "centroid", "moore-lewis")
+SEVERAL = ("uniform", "random", "coverage", "rule", "dsir", "knn", "centroid", "moore-lewis")
+# The five arms without training that have the lowest loss in both cells of Wikispeedia at xs.
+LEADING = ("uniform", "knn", "centroid", "coverage", "rule", "goal")
 SYNTHETIC_TOPICS = 400
 
 REGIONS: dict[str, tuple[str, ...]] = {
