@@ -403,7 +403,7 @@ def test_equal_arms_seldom_show_a_winner_and_a_clear_one_is_found() -> None:
 def test_eight_seeds_can_show_something_of_sixty_arms_against_uniform() -> None:
     rng = np.random.default_rng(2)
     arms = ["uniform", *(f"arm-{i}" for i in range(60)), "shuffle"]
-    families = dict.fromkeys(arms, "selection") | {"shuffle": "control"}
+    families = dict.fromkeys(arms, "selection") | {"arm-0": "reference", "shuffle": "control"}
 
     def shown(better: float) -> set[str]:
         tests = {arm: rng.normal(size=8) for arm in arms}

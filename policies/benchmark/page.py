@@ -189,7 +189,7 @@ def _duel(one: Duel) -> str:
 
 
 def _verdicts(score: Score) -> dict[str, tuple[float, str]]:
-    """p and a word of each arm against uniform; of those aside, what their own family's test said.
+    """p and a word of each arm against uniform; of controls, what their own family's test said.
 
     Seeds tell nothing of a policy that was trained several times: it has the p of the comparison
     that was fixed beforehand, where that is larger.

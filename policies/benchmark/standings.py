@@ -27,7 +27,8 @@ from train_lm.files import Json
 Floats = NDArray[np.float64]
 
 # Families whose arms are measured beside the others and compete with nobody.
-ASIDE = ("reference", "control")
+CONTROL = "control"
+ASIDE = ("reference", CONTROL)
 
 UNIFORM = "uniform"  # what every arm is compared with
 SAMPLED = 10_000  # sign flips, where there are too many to be enumerated
@@ -159,9 +160,12 @@ def joint_p(differences: ArrayLike) -> Floats:
 def against_uniform(
     tests: Mapping[str, Sequence[float]], families: Mapping[str, str]
 ) -> dict[str, tuple[float, str]]:
-    """Each arm that competes with `uniform`: p, as `joint_p` corrects it, and one cautious word."""
+    """Each arm but controls against `uniform`: p, as `joint_p` corrects it, and one cautious word.
+
+    A reference competes with nobody, but it is looked at among the others, and corrected with them.
+    """
     uniform = np.array(tests[UNIFORM])
-    rivals = [arm for arm in tests if arm != UNIFORM and families[arm] not in ASIDE]
+    rivals = [arm for arm in tests if arm != UNIFORM and families[arm] != CONTROL]
     if not rivals:
         return {}
     differences = np.array([np.array(tests[arm]) - uniform for arm in rivals])
