@@ -26,8 +26,8 @@ from train_lm.files import Json
 
 Floats = NDArray[np.float64]
 
-# Families whose arms are measured beside the others and compete with nobody.
 CONTROL = "control"
+# Families whose arms are measured beside the others and compete with nobody.
 ASIDE = ("reference", CONTROL)
 
 UNIFORM = "uniform"  # what every arm is compared with
