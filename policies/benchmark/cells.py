@@ -171,7 +171,7 @@ CONSTANT: dict[str, Setting] = {**XS, "schedule": "constant", "averaging": "tail
 LEARNED = "learned"  # the arm of all trainings of a cell
 BY_HAND = "coverage"  # the arm that controls are of, where no policy is learned
 SEVERAL = ("uniform", "random", "coverage", "rule", "dsir", "knn", "centroid", "moore-lewis")
-# Beside uniform, the five arms without training that have the lowest loss in both cells of Wikispeedia at xs.
+# Uniform, and the five untrained arms with the lowest mean loss in both regions at xs.
 LEADING = ("uniform", "knn", "centroid", "coverage", "rule", "goal")
 SYNTHETIC_TOPICS = 400
 
