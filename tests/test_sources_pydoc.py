@@ -10,6 +10,7 @@ import textwrap
 import types
 from collections import Counter
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
@@ -82,7 +83,10 @@ def test_another_process_with_another_environment_gives_the_same_bytes(
 
 
 def test_nothing_of_this_machine_stands_in_the_text(text: str) -> None:
-    assert not re.search(r" at 0x[0-9a-f]{6}", text)
+    address = re.compile(r" at 0x[0-9a-f]{6,}")
+    # The language reference of some versions shows one, the same on every machine.
+    shown = set(address.findall("\n".join(topics.values())))
+    assert set(address.findall(text)) <= shown
     places = (sys.executable, os.path.dirname(os.__file__), str(Path.home()), os.getcwd())
     # folders of a Unix system may stand in examples.
     for place in (p for p in places if p.count("/") > 1):
