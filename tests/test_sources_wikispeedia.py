@@ -472,18 +472,33 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing_behind(
     assert names == ["downloads.json", GRAPH_DIR]
 
 
-def test_an_archive_that_reaches_out_of_its_directory_is_refused(
-    snap: Snap, tmp_path: Path
+@pytest.mark.parametrize(
+    ("names", "kind", "told"),
+    [
+        (["../../evil.txt"], tarfile.REGTYPE, "outside the destination"),
+        (["evil.txt"], tarfile.SYMTYPE, "no plain file or folder"),
+        (["evil.txt"], tarfile.LNKTYPE, "no plain file or folder"),
+        (["evil.txt"], tarfile.FIFOTYPE, "no plain file or folder"),
+        (["evil\0.txt"], tarfile.REGTYPE, "no plain file or folder"),
+        (["evil.txt", "evil.txt/x"], tarfile.REGTYPE, "both a file and a folder"),
+        (["evil.txt/x", "evil.txt"], tarfile.REGTYPE, "both a file and a folder"),
+    ],
+)
+def test_an_archive_of_more_than_plain_files_in_its_directory_is_refused_and_removed(
+    snap: Snap, tmp_path: Path, names: list[str], kind: bytes, told: str
 ) -> None:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        member = tarfile.TarInfo("../../evil.txt")
-        member.size = 4
-        tar.addfile(member, io.BytesIO(b"evil"))
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.pax_headers = kind, "/etc/passwd", {"path": name}
+            member.size = 4 if kind == tarfile.REGTYPE else 0
+            tar.addfile(member, io.BytesIO(b"evil"))
     snap.files["graph.tar.gz"] = buffer.getvalue()
-    with pytest.raises(ValueError, match="outside the destination"):
+    with pytest.raises(ValueError, match=told):
         download(tmp_path / "new", snap.archives)
-    assert not list(tmp_path.rglob("evil.txt"))
+    assert not list(tmp_path.rglob("*evil*"))
+    assert not list((tmp_path / "new").glob("*.tar.gz*"))
 
 
 def test_a_missing_file_and_a_dead_server_give_one_clear_line(snap: Snap, tmp_path: Path) -> None:

@@ -222,18 +222,23 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
     """One plain file or folder. By hand: Python has filters of `extractall` from 3.11.4 on only.
 
     Raises:
-        tarfile.TarError: A link, a device, or a name that leads out.
+        tarfile.TarError: A link, a device, a name that leads out, one that no file can have, or
+            one name for a file and a folder.
     """
     place = PurePosixPath(member.name.lstrip("/"))
     if ".." in place.parts:
         raise tarfile.TarError(f"{member.name!r}, outside the destination")
-    if not (member.isdir() or member.isreg()):
+    if not (member.isdir() or member.isreg()) or "\0" in member.name:
         raise tarfile.TarError(f"{member.name!r}, which is no plain file or folder")
-    (into / place if member.isdir() else (into / place).parent).mkdir(parents=True, exist_ok=True)
-    content = tar.extractfile(member)
-    if content is not None:
-        with content, (into / place).open("wb") as file:
-            shutil.copyfileobj(content, file)
+    folder = into / place if member.isdir() else (into / place).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = tar.extractfile(member)
+        if content is not None:
+            with content, (into / place).open("wb") as file:
+                shutil.copyfileobj(content, file)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise tarfile.TarError(f"{member.name!r}, both a file and a folder") from None
 
 
 def _unpack(archive: Archive, part: Path, into: Path) -> None:
