@@ -25,6 +25,7 @@ from policies.play.episodes import Playing, play
 from policies.play.evaluation import evaluate
 from policies.play.plan import Plan
 from policies.verdict.summary import Summary
+from train_lm.trainer import Trainer
 
 SETTINGS = {
     "nucleus_topics": 6,
@@ -334,6 +335,28 @@ def test_a_report_is_not_replaced_by_one_that_knows_less(
     assert set(evaluated(small_world, ["uniform", "random", "rule"], 2, out).arms) == {
         "uniform", "random", "rule"
     }  # fmt: skip
+
+
+def test_processes_train_the_nuclei_of_several_learners_and_no_byte_is_another(
+    small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: list[int] = []
+    real = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda *a: here.append(1) or real(*a))
+    argv = ["evaluate", "--world", str(small_world.path), "--policies", "uniform,random"]
+    argv += ["--seeds", "2", "--inits", "2", "--learners", "1", *OPTIONS]
+    kept: dict[str, tuple[dict[str, bytes], object]] = {}
+    for n in ("1", "2"):
+        monkeypatch.setenv("KNCL_CACHE", str(tmp_path / f"cache-{n}"))
+        out = tmp_path / f"run-{n}"
+        assert main([*argv, "--processes", n, "--out", str(out)]) == 0
+        nuclei = sorted((tmp_path / f"cache-{n}").glob("nucleus-*/nucleus.safetensors"))
+        assert len(nuclei) == 2
+        weights = {file.parent.name: file.read_bytes() for file in nuclei}
+        kept[n] = weights, json.loads((out / "scores.json").read_text())["arms"]
+        assert bool(here) is (n == "1")  # this process trains only where no other does
+        here.clear()
+    assert kept["1"] == kept["2"]
 
 
 def test_no_seed_at_all_is_refused_before_any_episode() -> None:

@@ -258,6 +258,7 @@ def nucleate(
     central = np.argsort(np.argsort(rank, kind="stable")) / max(1, len(candidates) - 1)
     # Only the best-linked half competes: variety must not buy a topic that leads nowhere.
     pool = central >= 0.5 if 2 * n <= len(candidates) else np.ones(len(candidates), dtype=bool)
+    own = vectors[candidates]
     closest = np.zeros(len(candidates))
     chosen: list[int] = []
     free = pool.copy()
@@ -269,5 +270,5 @@ def nucleate(
         best = int(np.argmax(score))
         chosen.append(best)
         free[best] = False
-        closest = np.maximum(closest, vectors[candidates] @ vectors[candidates[best]])
+        closest = np.maximum(closest, own @ own[best])
     return candidates[chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from kncl_env.open_world.game import LiveWorld
+    from kncl_env.settings import Settings
     from kncl_env.world.world import World
     from policies.play.closed_loop import Line
+    from policies.play.plan import Plan
 
 ARMS = (
     "by comma: names that `kncl-policy arms` lists (uniform, random, coverage, dsir, ...), policy "
@@ -255,7 +258,6 @@ def _evaluate(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from kncl_env.knowledge.meter import KnowledgeMeter
-    from kncl_env.stage import open_stage
     from kncl_env.world.world import World
     from policies.arms.registry import places_of
     from policies.play.curves import CurveMeter
@@ -284,8 +286,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         places = [place for one in cast for spec in one.specs for place in places_of(spec)]
         hold.begin_run(COMMAND, args.force, [args.world, *places])
         check_nothing_lost(args.out, [*(one.name for one in cast), *plan.controls], plan.seeds)
-        for i in range(plan.inits):  # the nucleus phase has a progress bar of its own
-            open_stage(world, settings.with_learner_seed(settings.learner.seed + i))
+        first = settings.learner.seed
+        _nucleate(world, [settings.with_learner_seed(first + i) for i in range(plan.inits)], plan)
         with Progress(transient=True) as bar:
             arms = len(cast) + len(plan.controls)
             task = bar.add_task("episodes", total=arms * plan.seeds)
@@ -293,6 +295,23 @@ def _evaluate(args: argparse.Namespace) -> int:
     say_lines(table(summary))
     say(f"report: {args.out / 'report.html'}")
     return 0
+
+
+def _nucleate(world: World, starts: Sequence[Settings], plan: Plan) -> None:
+    """The nucleus phases of all initial learners, side by side where episodes are."""
+    from rich.progress import Progress
+
+    from kncl_env.stage import open_stage
+    from policies.play.episodes import nucleate
+
+    if plan.hands.processes == 1 or len(starts) == 1:
+        for start in starts:  # the nucleus phase has a progress bar of its own
+            open_stage(world, start)
+        return
+    with Progress(transient=True) as bar:
+        task = bar.add_task("nucleus phases", total=len(starts))
+        for _ in plan.hands.played([(str(world.path), start) for start in starts], nucleate):
+            bar.advance(task)
 
 
 def _run_loop(args: argparse.Namespace) -> int:

@@ -284,6 +284,17 @@ def _play_wave(wave: _Wave[M]) -> list[EpisodeRecord[M]]:
     return _together(_KEPT[key], wave.tasks)
 
 
+def nucleate(start: tuple[str, Settings]) -> None:
+    """The nucleus phase of a world's directory and settings, where it is not cached yet.
+
+    A function of a module, so that several initial learners are trained side by side.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    open_stage(*start, progress=False)
+
+
 def folders_of(stage: Stage) -> list[Folder]:
     """What has to be where a stage is opened again: its world, and the nucleus phase."""
     assert stage.cached is not None, "a stage of a world has a cache"
