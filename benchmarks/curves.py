@@ -57,6 +57,26 @@ class PairWatch:
         return Pair(tuple(w.finish() for w in self.watches), tuple(self.seconds))
 
 
+class Game:
+    """Environments with learners on a clock, one for each initial learner."""
+
+    def __init__(self, world: World, settings: Settings, inits: int) -> None:
+        each = [settings.with_learner_seed(settings.learner.seed + i) for i in range(inits)]
+        stages = [open_stage(world, one) for one in each]
+        self.clocks = [ClockedLearner(stage.learner()) for stage in stages]
+        pairs = zip(stages, self.clocks, strict=True)
+        self.envs = [TopicExpansionEnv(stage, clock) for stage, clock in pairs]
+
+    def of(self, seed: int) -> TopicExpansionEnv:
+        """As `evaluate` gives learners to seeds."""
+        return self.envs[seed % len(self.envs)]
+
+    @property
+    def training(self) -> float:
+        """Seconds of training."""
+        return sum(clock.seconds["train"] for clock in self.clocks)
+
+
 def measured(env: TopicExpansionEnv, arm: str, seed: int, meters: tuple[CurveMeter, ...]) -> Pair:
     """All curves of one whole episode."""
     episode = Playing(env, arm_of(arm), seed, EVALUATION.choices)
@@ -66,9 +86,17 @@ def measured(env: TopicExpansionEnv, arm: str, seed: int, meters: tuple[CurveMet
     return watch.finish()
 
 
-def summary_of(curves: dict[tuple[str, int], Curve]) -> Summary:
+def summary_of(curves: dict[tuple[str, int], Curve], inits: int) -> Summary:
     runs = [
-        ArmRun(arm, seed, np.array(c.tokens), np.array(c.loss), c.test_before, c.test_after)
+        ArmRun(
+            arm,
+            seed,
+            np.array(c.tokens),
+            np.array(c.loss),
+            c.test_before,
+            c.test_after,
+            learner_seed=seed % inits,
+        )
         for (arm, seed), c in curves.items()
     ]
     return summarise(runs, rng=np.random.default_rng(0))
@@ -100,16 +128,24 @@ def main() -> None:
         help="sparse curves, points x windows (those of evaluate)",
     )
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--inits", type=int, default=1, help="initial learners among them (1)")
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--nucleus-updates", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--updates-per-step", type=int, default=6)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.seeds < 2:
         parser.error("expected at least 2 seeds: one has no interval")
-    settings = Settings.of(steps=args.steps, updates_per_step=args.updates_per_step)
-    stage = open_stage(World.open(args.world), settings)
-    clock = ClockedLearner(stage.learner())
-    env = TopicExpansionEnv(stage, clock)
+    if not 1 <= args.inits <= args.seeds:
+        parser.error(f"expected 1 to {args.seeds} initial learners, got {args.inits}")
+    settings = Settings.of(
+        steps=args.steps,
+        updates_per_step=args.updates_per_step,
+        slots=args.slots,
+        nucleus_updates=args.nucleus_updates,
+    )
+    game = Game(World.open(args.world), settings, args.inits)
     dense = CurveMeter(args.steps + 1, MEASURED_WINDOWS["select"])
     meters = (dense, *map(meter_of, args.meters))
     kinds = ("dense", *args.meters)
@@ -117,12 +153,12 @@ def main() -> None:
     spent = np.zeros(len(kinds))
     for seed in EVALUATION(args.seeds):
         for name in args.arms:
-            pair = measured(env, name, seed, meters)
+            pair = measured(game.of(seed), name, seed, meters)
             for curves, curve in zip(found, pair.curves, strict=True):
                 curves[name, seed] = curve
             spent += pair.seconds
-    training = clock.seconds["train"]
-    summaries = [summary_of(curves) for curves in found]
+    training = game.training
+    summaries = [summary_of(curves, args.inits) for curves in found]
     table = {
         name: {
             kind: [found.centre, found.low, found.high]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 RETRIEVAL_VERSION = 1
 
 AT_ONCE = 64  # [passages] of a topic that are looked for together
+
+# Of each world: by topics, windows and their length, what `nearest_passages` found. It is the same
+# for all initial learners, and compares each of the topics with every passage.
+_NEAREST: WeakKeyDictionary[World, dict[tuple[bytes, int, int], NDArray[np.int64]]]
+_NEAREST = WeakKeyDictionary()
 
 
 class NeighbourhoodRetriever:
@@ -97,6 +103,17 @@ def nearest_passages(
     """The training passages nearest to any of some topics, ascending: the same number for each
     topic, the least power of two that brings so many windows, or all that there are.
     """
+    known = _NEAREST.setdefault(world, {})
+    key = (topics.tobytes(), windows, store.context)
+    if key not in known:
+        known[key] = _nearest_passages(world, topics, windows, store)
+        known[key].setflags(write=False)  # everybody has the same one
+    return known[key]
+
+
+def _nearest_passages(
+    world: World, topics: NDArray[np.int64], windows: int, store: TokenStore
+) -> NDArray[np.int64]:
     vectors, size = world.topic_vectors[topics], world.index.size
     found, n = world.index.search(vectors, AT_ONCE), 1
     while True:

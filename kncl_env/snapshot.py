@@ -35,7 +35,15 @@ def packed(
 
     Args:
         about: Anything JSON-able to keep beside it.
+
+    Raises:
+        ValueError: It is of an episode without rewards: what was not measured cannot be kept.
     """
+    if not snapshot.episode.rewarded:
+        raise ValueError(
+            "expected the snapshot of an episode with rewards, got one without: reset without the "
+            "option rewarded"
+        )
     import torch
 
     tensors = {LEARNER + name: value for name, value in snapshot.learner.items()}

@@ -207,9 +207,9 @@ def test_an_arm_that_reads_test_stops_an_evaluation_with_one_line(
 def test_records_of_before_there_was_a_guard_are_judged_by_what_they_know(
     env: TopicExpansionEnv,
 ) -> None:
-    curve = play(env, arm_of("uniform"), 0, 7, CurveMeter(2, 6)).measured
+    curve = play(env, arm_of("random"), 0, 7, CurveMeter(2, 6)).measured
     line = json.loads(json.dumps(curve.to_json()))
-    for name in ("start", "trained", "worked", "looked"):
+    for name in ("start", "trained", "worked", "looked", "unrewarded"):
         del line[name]
     old = CurveMeter(2, 6).from_json(line)
     assert (old.start, old.trained) == ("", 0)

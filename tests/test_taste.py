@@ -217,7 +217,7 @@ def test_little_to_its_taste_is_no_reason_to_read_it_again_and_again() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"flavour": 1}, "no option of reset but taste, got flavour"),
+        ({"flavour": 1}, "no options of reset but taste and rewarded, got flavour"),
         ({"taste": "sweet"}, "a Taste as the option taste, got str"),
     ],
 )

@@ -68,6 +68,8 @@ class Arm:
         taste: What passages it reads; None for all.
         origin: Digest of the weights or of the source that it plays by.
         search_flops: What was spent once for all its episodes, such as a policy's training [FLOPs].
+        rewarded: Whether it looks at rewards, or at anything else that is made of the target's
+            held-out loss; where neither it nor the meter does, an episode goes without.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Arm:
     taste: Taste | None = None
     origin: str = ""
     search_flops: float = 0.0
+    rewarded: bool = True
 
     @property
     def digest(self) -> str:

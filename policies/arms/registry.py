@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,7 +27,7 @@ from kncl_env.env import TopicExpansionEnv
 from kncl_env.observation import Observation
 from kncl_env.taste import load_taste
 from policies.arms import temperature, walks
-from policies.arms.arm import Arm, Listed, Rng, expands
+from policies.arms.arm import Arm, Begin, Listed, Rng, expands
 from policies.arms.bandits.listed import BANDITS
 from policies.arms.baselines import BASELINES
 from policies.arms.selection import (
@@ -55,6 +56,10 @@ ARMS: dict[str, Listed] = {
     **d_optimal.ARMS,
     **BANDITS,
 }
+
+# Those that go by the target's loss as the game measures it after each step, here and on the
+# frontier; the others go by text and links, or measure what they need, and are spared rewards.
+REWARDED = ("graves", "skill-it", "aioli", "greedy", "best-of")
 
 GROUP = "kncl.arms"
 OWN = "policies.arms."  # modules whose source an arm of `ARMS` is told apart by
@@ -89,7 +94,7 @@ def arm_of(spec: str) -> Arm:
         raise ValueError(f"expected a policy with a taste in {place}, got one that reads anything")
     name = f"{arm.name}+{Path(_name_of(place)).stem}"
     begin = in_space(arm.begin, name, space_of(lent))
-    return Arm(name, begin, taste, arm.origin)
+    return replace(arm, name=name, begin=begin, taste=taste)
 
 
 def check_arms(specs: Sequence[str]) -> list[Arm]:
@@ -153,7 +158,7 @@ def _files(module: str, seen: set[str]) -> Iterator[Path]:
 
 def _alone(spec: str) -> Arm | None:
     if spec in ARMS:
-        return Arm(spec, ARMS[spec].begin, origin=source_of(ARMS[spec]))
+        return _listed(spec, ARMS[spec].begin, source_of(ARMS[spec]))
     if located(spec).is_dir():
         return _policy(spec)
     name, at, place = spec.partition("@")
@@ -173,7 +178,11 @@ def _of_file(name: str, file: Path) -> Arm:
         takes = ", ".join(f"{n}@FILE" for n, arm in ARMS.items() if arm.of_file) or "none"
         raise ValueError(f"expected an arm that takes a file ({takes}), got {name}@{file}")
     origin = hash_json([source_of(listed), hash_file(file)])
-    return Arm(f"{name}@{file.stem}", listed.of_file(file), origin=origin)
+    return replace(_listed(name, listed.of_file(file), origin), name=f"{name}@{file.stem}")
+
+
+def _listed(name: str, begin: Begin, origin: str) -> Arm:
+    return Arm(name, begin, origin=origin, rewarded=name.removesuffix("-frontier") in REWARDED)
 
 
 def _policy(place: str) -> Arm:
@@ -233,4 +242,5 @@ def _imported(path: str, name: str) -> Arm:
         )
     source = inspect.getsourcefile(module)
     origin = hash_file(Path(source)) if source else ""
-    return Arm(name, made.begin, getattr(made, "taste", None), origin)
+    rewarded = bool(getattr(made, "rewarded", True))
+    return Arm(name, made.begin, getattr(made, "taste", None), origin, rewarded=rewarded)

@@ -270,6 +270,10 @@ class TasteMeter:
 
     by_step: bool
 
+    @property
+    def rewarded(self) -> bool:
+        return False
+
     def begin(self, env: TopicExpansionEnv) -> _TasteWatch:
         return _TasteWatch(env, self.by_step)
 

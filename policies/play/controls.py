@@ -144,6 +144,10 @@ class Searched:
 class SearchMeter:
     """Measures a random curriculum by what a policy is paid for, and nothing else."""
 
+    @property
+    def rewarded(self) -> bool:
+        return True  # it is billed as an episode of a policy's search is
+
     def begin(self, env: TopicExpansionEnv) -> _SearchWatch:
         return _SearchWatch(env)
 

@@ -49,7 +49,7 @@ class Refed(_Made):
 
     def arm(self) -> Arm:
         origin = hash_json([self.windows, self.shuffled])
-        return Arm(self.name, self._begin, origin=origin)
+        return Arm(self.name, self._begin, origin=origin, rewarded=False)
 
     def _begin(self, env: TopicExpansionEnv, rng: Rng) -> Player:
         steps = [np.array(step, dtype=np.int64) for step in self.windows]
@@ -84,7 +84,8 @@ class Mixture(_Made):
     taste: Taste | None = None
 
     def arm(self) -> Arm:
-        return Arm(self.name, self._begin, self.taste, hash_json(self.weights))
+        origin = hash_json(self.weights)
+        return Arm(self.name, self._begin, self.taste, origin, rewarded=False)
 
     def _begin(self, env: TopicExpansionEnv, rng: Rng) -> Player:
         return _Mixer(env, dict(self.weights), rng)
@@ -133,7 +134,8 @@ class Retraced(_Made):
     taste: Taste | None = None
 
     def arm(self) -> Arm:
-        return Arm(self.name, self._begin, self.taste, hash_json(self.topics))
+        origin = hash_json(self.topics)
+        return Arm(self.name, self._begin, self.taste, origin, rewarded=False)
 
     def _begin(self, env: TopicExpansionEnv, rng: Rng) -> Player:
         return _Tracer(env, self.topics)

@@ -18,6 +18,9 @@ from policies.play.journal import LacksError
 from train_lm.checked.records import Fields, is_whole
 from train_lm.files import Json
 
+# What a line has where there is anything to tell: others are as they always were.
+_MAYBE = ("extra_flops", "start", "trained", "worked", "looked", "unrewarded", "windows")
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -39,6 +42,7 @@ class Curve:
         worked: Tokens of training in all, those of copies that were thrown away, too.
         looked: Tokens that it was measured on while the arm acted: by the game for reward and
             candidates, and by the arm.
+        unrewarded: Whether nothing was measured for rewards: nobody looked at any.
         windows: Read in each step; empty where the meter was not asked to keep them.
         knowledge: Which links the learner knew, at some moments; None where it was not asked.
     """
@@ -57,13 +61,14 @@ class Curve:
     trained: int = 0
     worked: int = 0
     looked: int = 0
+    unrewarded: bool = False
     windows: list[list[int]] = field(default_factory=list)
     knowledge: KnowledgeCurve | None = None
 
     def to_json(self) -> Json:
         line = asdict(replace(self, kept=None, knowledge=None))
         del line["kept"], line["knowledge"]  # a line is as it always was where none was watched
-        for name in ("extra_flops", "start", "trained", "worked", "looked", "windows"):
+        for name in _MAYBE:
             if not line[name]:  # ... and nothing of this is known
                 del line[name]
         if self.knowledge is not None:
@@ -94,6 +99,10 @@ class CurveMeter:
     windows: int = 128
     keep_read: bool = False
     knowledge: KnowledgeMeter | None = None
+
+    @property
+    def rewarded(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         if self.points < 2 or self.windows < 1:
@@ -138,6 +147,7 @@ class CurveMeter:
                 name: found.whole(name) if name in found else 0
                 for name in ("trained", "worked", "looked")
             },
+            unrewarded=found.flag("unrewarded") if "unrewarded" in found else False,
             knowledge=KnowledgeCurve.from_json(found.inner("knowledge"))
             if "knowledge" in found
             else None,
@@ -211,6 +221,7 @@ class _CurveWatch:
             extra_flops=self.spent,
             start=self.start,
             windows=self.read,
+            unrewarded=not self.env.episode.rewarded,
             knowledge=None if self.asked is None else self.asked.curve(),
             **self._counted(),
         )

@@ -52,7 +52,15 @@ class Watch(Protocol[M_co]):
 
 
 class Meter(Protocol[M_co]):
-    """What is measured in an episode: a frozen value, part of the task."""
+    """What is measured in an episode: a frozen value, part of the task.
+
+    Attributes:
+        rewarded: Whether it takes rewards or losses from the game; what it measures itself is its
+            own affair.
+    """
+
+    @property
+    def rewarded(self) -> bool: ...
 
     def begin(self, env: TopicExpansionEnv) -> Watch[M_co]:
         """The environment was reset and nothing was read yet."""
@@ -137,12 +145,18 @@ class Playing:
 
     The environment's seed decides slots and the order of text; the arm's own choices have a
     generator of their own, so that arms with the same seed are paired.
+
+    Args:
+        rewarded: Whether the game measures what rewards are made of.
     """
 
-    def __init__(self, env: TopicExpansionEnv, arm: Arm, seed: int, choices: int) -> None:
+    def __init__(
+        self, env: TopicExpansionEnv, arm: Arm, seed: int, choices: int, rewarded: bool = True
+    ) -> None:
         self.env, self.name = env, arm.name
         self.rng = np.random.default_rng([seed, choices])
-        self.observation, _ = env.reset(seed=seed, options=arm.options)
+        options = {**arm.options, "rewarded": rewarded}
+        self.observation, _ = env.reset(seed=seed, options=options)
         with lent(env, arm.name):
             self.player = arm.begin(env, self.rng)
         self.over = False
@@ -158,8 +172,8 @@ class Playing:
 def play(
     env: TopicExpansionEnv, arm: Arm, seed: int, choices: int, meter: Meter[M]
 ) -> EpisodeRecord[M]:
-    """One whole episode."""
-    episode = Playing(env, arm, seed, choices)
+    """One whole episode, without rewards where nobody looks at any."""
+    episode = Playing(env, arm, seed, choices, arm.rewarded or meter.rewarded)
     watch = meter.begin(env)
     while not episode.over:
         watch.after(episode.step())
@@ -279,7 +293,7 @@ def _play_wave(wave: _Wave[M]) -> list[EpisodeRecord[M]]:
     if key not in _KEPT:
         for other in [*_KEPT]:
             _KEPT.pop(other).close()
-        stage = open_stage(World.open(first.world), first.settings, progress=False)
+        stage = open_stage(_opened(first.world), first.settings, progress=False)
         _KEPT[key] = _guarded(_stage(stage, first), len(wave.tasks), wave.compile)
     return _together(_KEPT[key], wave.tasks)
 
@@ -292,7 +306,21 @@ def nucleate(start: tuple[str, Settings]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    open_stage(*start, progress=False)
+    place, settings = start
+    open_stage(_opened(place), settings, progress=False)
+
+
+# What a worker keeps of the world that it plays in.
+_OPENED: dict[tuple[str, str], World] = {}
+
+
+def _opened(place: str) -> World:
+    """A world, as the task before this one had it: what was found out about it is kept."""
+    world = World.open(place)
+    key = (place, world.hash)
+    for other in _OPENED.keys() - {key}:
+        del _OPENED[other]
+    return _OPENED.setdefault(key, world)
 
 
 def folders_of(stage: Stage) -> list[Folder]:

@@ -71,6 +71,10 @@ class StepMeter:
     seed: int
     probes: int
 
+    @property
+    def rewarded(self) -> bool:
+        return True
+
     def begin(self, env: TopicExpansionEnv) -> _StepWatch:
         return _StepWatch(env, self)
 

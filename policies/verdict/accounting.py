@@ -109,7 +109,8 @@ class ArmCost:
         charged: What the arm itself says that it spent beside the budget [FLOPs].
         flops_per_token: Of training.
         search: Spent once, for all runs.
-        rewarded: Of `looked`, tokens that the game measured for the reward: no arm says them.
+        rewarded: Of `looked`, tokens that the game measured for the reward: no arm says them, and
+            where no arm looks at rewards, there are none.
         forward: Of the FLOPs of training on a token, the share that a forward pass takes.
     """
 
@@ -224,6 +225,8 @@ def cost_of(
         flops_per_token=average([c.flops_per_token for c in curves]),
         search=tuple(search),
         # Nobody counted where nothing was looked at.
-        rewarded=average([min(c.looked, len(c.topics) * each_step) for c in curves]),
+        rewarded=average(
+            [0 if c.unrewarded else min(c.looked, len(c.topics) * each_step) for c in curves]
+        ),
         forward=1 / 2 if adapts else FORWARD,
     )
