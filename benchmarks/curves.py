@@ -1,9 +1,9 @@
-"""Whether a learning curve of few points tells the speed-ups of one measured at every step.
+"""Whether a learning curve of few points and windows tells the speed-ups of a full one.
 
-    python benchmarks/curves.py --world worlds/wiki --seeds 8 --out curves.json
+    python benchmarks/curves.py --world worlds/wiki --meters usual,13x128 --out curves.json
 
 Each episode is measured after every step and on all windows of `select`; sparse curves are measured
-beside it, the first of them by the meter that `evaluate` uses. Printed are each arm's speed-up over
+beside it, such as `usual`, by the meter that `evaluate` uses. Printed are each arm's speed-up over
 uniform with its interval, by every curve, and what each costs as a share of the training. With the
 defaults it takes about ten minutes of one core.
 """
@@ -32,6 +32,8 @@ from policies.verdict.summary import Summary
 from train_lm.command_line import comma_separated, say
 from train_lm.files import write_json
 from train_lm.provenance import commit
+
+USUAL = "usual"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Game:
 
 def measured(env: TopicExpansionEnv, arm: str, seed: int, meters: tuple[CurveMeter, ...]) -> Pair:
     """All curves of one whole episode."""
-    episode = Playing(env, arm_of(arm), seed, EVALUATION.choices)
+    chosen = arm_of(arm)
+    episode = Playing(env, chosen, seed, EVALUATION.choices, chosen.rewarded)
     watch = PairWatch(env, meters)
     while not episode.over:
         watch.after(episode.step())
@@ -102,13 +105,13 @@ def summary_of(curves: dict[tuple[str, int], Curve], inits: int) -> Summary:
     return summarise(runs, rng=np.random.default_rng(0))
 
 
-def meter_of(text: str) -> CurveMeter:
-    """`13x128`: points and windows at each."""
-    points, _, windows = text.partition("x")
-    try:
-        return CurveMeter(int(points), int(windows))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected POINTSxWINDOWS, got {text!r}") from None
+def meter_of(text: str, settings: Settings) -> CurveMeter:
+    """`usual`, that of `evaluate`; `13x128`, points and windows; `13x35+512`, more at the ends."""
+    if text == USUAL:
+        return CurveMeter.within(settings)
+    points, _, rest = text.partition("x")
+    windows, _, ends = rest.partition("+")
+    return CurveMeter(int(points), int(windows), int(ends) if ends else None)
 
 
 def main() -> None:
@@ -120,12 +123,12 @@ def main() -> None:
         default=["uniform", "rule", "coverage"],
         help="arms to measure, uniform among them (uniform,rule,coverage)",
     )
-    usual = CurveMeter()
     parser.add_argument(
         "--meters",
         type=comma_separated,
-        default=[f"{usual.points}x{usual.windows}"],
-        help="sparse curves, points x windows (those of evaluate)",
+        default=[USUAL],
+        help="sparse curves: POINTSxWINDOWS, POINTSxWINDOWS+ENDS, or usual, that of evaluate "
+        "(usual)",
     )
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--inits", type=int, default=1, help="initial learners among them (1)")
@@ -147,7 +150,10 @@ def main() -> None:
     )
     game = Game(World.open(args.world), settings, args.inits)
     dense = CurveMeter(args.steps + 1, MEASURED_WINDOWS["select"])
-    meters = (dense, *map(meter_of, args.meters))
+    try:
+        meters = (dense, *(meter_of(text, settings) for text in args.meters))
+    except ValueError as error:
+        parser.error(f"expected curves such as 13x128, got {', '.join(args.meters)}: {error}")
     kinds = ("dense", *args.meters)
     found: list[dict[tuple[str, int], Curve]] = [{} for _ in kinds]
     spent = np.zeros(len(kinds))

@@ -20,10 +20,10 @@ from policies.arms.registry import arm_of, check_arms
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.play import episodes
-from policies.play.curves import CurveMeter
+from policies.play.curves import CurveMeter, estimated
 from policies.play.episodes import Playing, play
 from policies.play.evaluation import evaluate
-from policies.play.plan import Plan
+from policies.play.plan import Plan, command_of
 from policies.verdict.summary import Summary
 from train_lm.trainer import Trainer
 
@@ -74,6 +74,92 @@ def test_a_curve_has_its_points_where_it_is_steep_the_same_for_all_arms() -> Non
     for wrong in ({"points": 1}, {"windows": 0}):
         with pytest.raises(ValueError, match="at least 2 points of 1 window"):
             CurveMeter(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("steps", "updates", "windows", "ends"),
+    [
+        (60, 10, 512, None),  # the defaults: all windows everywhere
+        (40, 6, 236, 512),
+        (24, 3, 35, 512),  # the benchmark's episodes
+        (10, 2, 30, None),  # too short for all windows at its end
+    ],
+)
+def test_a_curve_takes_a_quarter_of_the_training_at_most(
+    steps: int, updates: int, windows: int, ends: int | None
+) -> None:
+    settings = Settings.of(steps=steps, updates_per_step=updates)
+    meter = CurveMeter.within(settings)
+    assert (meter.points, meter.windows, meter.ends) == (13, windows, ends)
+    # The first moment is shared by all arms.
+    measured = (len(meter.moments(steps)) - 2) * windows + (ends or windows)
+    assert measured / 3 <= steps * settings.windows_per_step / 4
+    more = (len(meter.moments(steps)) - 1) * (windows + 1)
+    assert windows == 512 or (more + (ends or 0)) / 3 > steps * settings.windows_per_step / 4
+    with pytest.raises(ValueError, match="at least 2 points of 1 window, got 1 of"):
+        CurveMeter.within(settings, points=1)
+    with pytest.raises(ValueError, match="at least the 9 windows of a curve at its ends, got 8"):
+        CurveMeter(3, 9, 8)
+
+
+def test_a_loss_on_all_windows_is_estimated_from_some_by_what_each_lost_at_both_ends() -> None:
+    rng = np.random.default_rng(0)
+    n_bytes, first = rng.integers(90, 200, 400), rng.normal(3.0, 0.6, 400)
+    last = first - rng.gamma(2.0, 0.1, 400)
+    known = rng.permutation(400) < 40
+
+    def mean(losses: np.ndarray) -> float:
+        return float(losses @ n_bytes / n_bytes.sum())
+
+    def told(middle: np.ndarray, which: np.ndarray) -> float:
+        return estimated(middle[which], first, last, which, n_bytes)
+
+    fits = 0.1 + 0.3 * first + 0.65 * last
+    assert told(fits, known) == pytest.approx(mean(fits), abs=1e-9)
+    # What no fit tells is an error of its own; where everything is measured there is none.
+    wild = fits + rng.normal(0, 0.3, 400)
+    assert told(wild, np.ones(400, dtype=bool)) == pytest.approx(mean(wild), abs=1e-9)
+    errors = np.array(
+        [
+            (told(noisy, which) - mean(noisy), noisy[which].mean() - mean(noisy))
+            for noisy in (fits + rng.normal(0, 0.03, 400) for _ in range(200))
+            for which in (rng.permutation(400) < 40,)
+        ]
+    )
+    own, plain = np.sqrt((errors**2).mean(0))
+    assert own < plain / 10  # of windows that differ by 0.6, and of fits that differ by 0.03
+    # Ends that are the same tell nothing apart, and nothing breaks.
+    assert estimated(first[known], first, first, known, n_bytes) == pytest.approx(mean(first))
+
+
+def test_a_thinned_curve_has_the_ends_of_a_full_one_and_comes_near_it_in_between(env) -> None:  # type: ignore[no-untyped-def]
+    full, plain, thinned = (
+        play(env, arm_of("random"), 2, 7, meter).measured
+        for meter in (CurveMeter(9, 64), CurveMeter(9, 8), CurveMeter(9, 8, 64))
+    )
+    assert thinned.tokens == full.tokens
+    assert thinned.loss[0] == pytest.approx(full.loss[0], abs=1e-6)
+    assert thinned.loss[-1] == pytest.approx(full.loss[-1], abs=1e-6)
+    off, further = (np.abs(np.subtract(c.loss, full.loss))[1:-1] for c in (thinned, plain))
+    assert off.max() < further.max() / 2
+    same = play(env, arm_of("random"), 2, 7, CurveMeter(9, 64, 64)).measured
+    assert same.loss == pytest.approx(full.loss, abs=1e-6)
+
+
+def test_the_command_of_an_evaluation_tells_how_curves_were_measured_if_not_as_usual(
+    small_world: World,
+) -> None:
+    settings = Settings.of(**SETTINGS)
+
+    def command(meter: CurveMeter | None) -> str:
+        return command_of(small_world, settings, Plan(["uniform"], 1, meter=meter), Path("out"))
+
+    assert "--curve" not in command(None)
+    assert command(CurveMeter.within(settings)) == command(None)
+    assert "--curve-points 9 --curve-windows 128" in command(CurveMeter(9, 128))
+    assert "--curve-points 9 --out" in command(CurveMeter.within(settings, 9))
+    assert "--curve-points" not in (own := command(CurveMeter(windows=7)))
+    assert "--curve-windows 7" in own
 
 
 def test_a_sparse_curve_lies_on_the_dense_one_and_ends_where_the_episode_ends(env) -> None:
@@ -179,7 +265,8 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
     assert scores["seeds"] == [0, 1]
     rows = list(csv.DictReader((out / "curves.csv").open()))
     assert len(rows) == 4 * 2 * (SETTINGS["steps"] + 1)
-    assert all(row["select_bits_per_byte"] for row in rows)  # the points are enough for 4 steps
+    told = {int(row["step"]) for row in rows if row["select_bits_per_byte"]}
+    assert told == CurveMeter.within(Settings.of(**SETTINGS)).moments(SETTINGS["steps"])
     assert "<svg" in (out / "report.html").read_text()
     lines = (out / "curricula" / "learned-1.jsonl").read_text().splitlines()
     header, *steps = map(json.loads, lines)
@@ -248,7 +335,7 @@ def test_an_evaluation_with_other_settings_is_not_mixed_in(
     small_world: World, tmp_path: Path
 ) -> None:
     evaluated(small_world, ["uniform"], 1, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"got others \(settings.steps is 4 there, 3 here\)"):
+    with pytest.raises(ValueError, match=r"settings.steps is 4 there, 3 here"):
         evaluated(small_world, ["uniform"], 1, tmp_path / "run", **{**SETTINGS, "steps": 3})
 
 

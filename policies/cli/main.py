@@ -122,6 +122,13 @@ def _evaluate_parser(verbs: Verbs) -> None:
         help="measurements of a learning curve, more of them at its beginning (13)",
     )
     verb.add_argument(
+        "--curve-windows",
+        type=int,
+        metavar="N",
+        help="windows of `select` at each (as many of 512 as fit a quarter of the training; all of "
+        "them at both ends)",
+    )
+    verb.add_argument(
         "--knowledge",
         type=int,
         nargs="?",
@@ -273,7 +280,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.seeds,
         args.inits,
         args.learners,
-        meter=CurveMeter(args.curve_points, knowledge=asked),
+        meter=CurveMeter.within(settings, args.curve_points, asked)
+        if args.curve_windows is None
+        else CurveMeter(args.curve_points, args.curve_windows, knowledge=asked),
         trainings=dict(args.trainings),
         searched=args.search_cap,
         hands=hands_of(args),

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.forgetting import LossMatrix
 from kncl_env.knowledge.meter import KnowledgeCurve, KnowledgeMeter
+from kncl_env.learner import MEASURED_WINDOWS, MeasuredText
 from kncl_env.memory import stored
+from kncl_env.settings import Settings
 from kncl_env.stage import Stage
 from policies.arms.arm import Turn
 from policies.play.guard import Guarded, fingerprint
 from policies.play.journal import LacksError
+from policies.verdict.accounting import FORWARD
 from train_lm.checked.records import Fields, is_whole
 from train_lm.files import Json
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+SHARE = 1 / 4  # of the training, what measuring its curve may take
+FEWEST = 16  # windows that a loss on all of them is estimated from
 
 # What a line has where there is anything to tell: others are as they always were.
 _MAYBE = ("extra_flops", "start", "trained", "worked", "looked", "unrewarded", "windows")
@@ -82,21 +95,24 @@ class CurveMeter:
 
     The moments are fixed by the budget alone, so they are the same for all arms. They lie closer
     together at the beginning, where curves are steep and where fast arms meet the reference's end.
-    A curve measured after every step on four times the windows took longer than the training that
-    it showed; what fewer points do to speed-ups stands in docs/PERFORMANCE.md.
+    A curve measured after every step on all windows took longer than the training that it showed;
+    what fewer points and fewer windows do to speed-ups stands in docs/PERFORMANCE.md.
 
     Attributes:
         points: Measurements of an episode, both ends included; those that fall on one step are one.
         windows: Of `select`, at each.
+        ends: Of `select`, at both ends; then the loss on all of these is estimated in between (see
+            `estimated`). As in between, if None.
         keep_read: Whether the windows of each step are kept, for controls to be made of them.
         knowledge: When the learner is asked which links it knows; never, if None.
 
     Raises:
-        ValueError: Fewer than two points, or no window.
+        ValueError: Fewer than two points, no window, or fewer at the ends than in between.
     """
 
     points: int = 13
     windows: int = 128
+    ends: int | None = None
     keep_read: bool = False
     knowledge: KnowledgeMeter | None = None
 
@@ -110,6 +126,31 @@ class CurveMeter:
                 f"expected a curve of at least 2 points of 1 window, got {self.points} of "
                 f"{self.windows}"
             )
+        if self.ends is not None and self.ends < self.windows:
+            raise ValueError(
+                f"expected at least the {self.windows} windows of a curve at its ends, got "
+                f"{self.ends}"
+            )
+
+    @classmethod
+    def within(
+        cls, settings: Settings, points: int = 13, knowledge: KnowledgeMeter | None = None
+    ) -> CurveMeter:
+        """What takes a quarter of the training at most, by counts: all windows of `select` at each
+        point, or at both ends and fewer in between.
+
+        Raises:
+            ValueError: As of the class.
+        """
+        inside = len(cls(points).moments(settings.rules.steps)) - 2
+        allowed = int(settings.rules.steps * settings.windows_per_step * SHARE / FORWARD)
+        every = MEASURED_WINDOWS["select"]
+        windows = max(1, allowed // (inside + 1))  # the first point is shared by all arms
+        if windows >= every:
+            return cls(points, every, knowledge=knowledge)
+        if inside and (allowed - every) // inside >= FEWEST:
+            return cls(points, (allowed - every) // inside, every, knowledge=knowledge)
+        return cls(points, windows, knowledge=knowledge)
 
     def moments(self, steps: int) -> frozenset[int]:
         """After how many of the budget's steps the curve is measured; 0 is before the first."""
@@ -168,14 +209,54 @@ def _steps(found: Fields, name: str) -> list[list[int]]:
     return value
 
 
+def estimated(part: Floats, first: Floats, last: Floats, known: Bools, n_bytes: Ints) -> float:
+    """Loss on all of n windows, in the middle of an episode, from that on m of them.
+
+    The regression estimator of sampling (Cochran 1977, Sampling Techniques, 7.1): of the windows
+    that were measured, the loss is fitted by what each of them lost at both ends, weighted by
+    bytes, and the fit tells the others'. It is exact where all lie on such a fit, and where m = n.
+
+    Args:
+        part: (m,) losses of the windows that were measured [bits per byte].
+        first, last: (n,) losses of all of them at both ends.
+        known: (n,) which were measured.
+        n_bytes: (n,) of each window.
+    """
+    ends = np.stack([np.ones(len(first)), first, last], axis=1)
+    root = np.sqrt(n_bytes)
+    fit = np.linalg.lstsq(ends[known] * root[known, None], part * root[known], rcond=None)[0]
+    return float((ends @ fit) @ n_bytes / n_bytes.sum())
+
+
 # Of each stage: losses by weights, split and number of windows. All arms of a seed begin alike.
-_AT_FIRST: WeakKeyDictionary[Stage, dict[tuple[str, str, int | None], float]] = WeakKeyDictionary()
+_AT_FIRST: WeakKeyDictionary[Stage, dict[tuple[str, str, int | None], Floats]] = WeakKeyDictionary()
+
+
+class _Thinned:
+    """All windows of a sample, and those of them that are measured between the ends."""
+
+    def __init__(self, text: MeasuredText, windows: int, ends: int) -> None:
+        self.every, self.some = text.sample("select", ends), text.sample("select", windows)
+        self.known = np.isin(self.every, self.some)
+        self.n_bytes = text.n_bytes(text.store.read(self.every))
+
+    def curve(self, losses: Sequence[Floats]) -> list[float]:
+        """Loss on all of them at each moment, of which the first and the last were measured so."""
+        first, *between, last = losses
+        inside = (estimated(x, first, last, self.known, self.n_bytes) for x in between)
+        start, end = (float(x @ self.n_bytes / self.n_bytes.sum()) for x in (first, last))
+        return [start, *inside, end]
 
 
 class _CurveWatch:
     def __init__(self, env: TopicExpansionEnv, meter: CurveMeter) -> None:
         self.env = env
         self.windows, self.keep_read = meter.windows, meter.keep_read
+        text = env.stage.text
+        # A formula has no windows that could be fewer.
+        self.thinned: _Thinned | None = None
+        if text is not None and meter.ends is not None:
+            self.thinned = _Thinned(text, meter.windows, meter.ends)
         self.start = fingerprint(env)
         self.read: list[list[int]] = []
         self.moments = meter.moments(env.rules.steps)
@@ -184,9 +265,9 @@ class _CurveWatch:
         self.asked_at = asks.moments(self.moments) if asks is not None else frozenset()
         self.junk = 0
         self.spent = 0.0  # beside the budget [FLOPs]
-        self.before = self._at_first("test", None)
+        self.before = float(self._at_first("test", None, self._test)[0])
         self.tokens: list[int] = []
-        self.loss: list[float] = []
+        self.losses: list[Floats] = []
         self.topics: list[int] = []
         self.passages: list[list[int]] = []
         self._measure(0)
@@ -210,11 +291,11 @@ class _CurveWatch:
         noisy = self.env.stage.world.passage_is_noise.any()
         return Curve(
             tokens=self.tokens,
-            loss=self.loss,
+            loss=self._loss(),
             topics=self.topics,
             passages=self.passages,
             test_before=self.before,
-            test_after=self.env.learner.held_out_loss("test"),
+            test_after=float(self._test()[0]),
             noise_share=self.junk / windows if noisy else None,
             flops_per_token=self.env.learner.flops_per_token,
             kept=self.env.episode.watched.matrix(self.env.stage.world.titles),
@@ -236,17 +317,35 @@ class _CurveWatch:
             for name, windows in (("trained",) * 2, ("worked",) * 2, ("looked", "measured"))
         }
 
-    def _at_first(self, split: str, windows: int | None) -> float:
+    def _loss(self) -> list[float]:
+        if self.thinned is None:
+            return [float(one[0]) for one in self.losses]
+        return self.thinned.curve(self.losses)
+
+    def _at_first(self, split: str, windows: int | None, look: Callable[[], Floats]) -> Floats:
         """Measured before the first step, or by an arm that began with the same weights."""
         known = _AT_FIRST.setdefault(self.env.stage, {})
         key = (self.start, split, windows)
         if not self.start or key not in known:  # a formula's weights are not told apart
-            known[key] = self.env.learner.held_out_loss(split, windows)
+            known[key] = look()
         return known[key]
+
+    def _test(self) -> Floats:
+        return np.array([self.env.learner.held_out_loss("test")])
+
+    def _look(self, ends: bool) -> Floats:
+        """Loss on `select`, or, of what is thinned, on each window."""
+        if self.thinned is None:
+            return np.array([self.env.learner.held_out_loss("select", self.windows)])
+        return self.env.learner.losses(self.thinned.every if ends else self.thinned.some)
 
     def _measure(self, tokens: int, over: bool = False) -> None:
         self.tokens.append(tokens)
-        look = self.env.learner.held_out_loss if self.topics else self._at_first
-        self.loss.append(look("select", self.windows))
+        if self.topics:
+            self.losses.append(self._look(ends=over))
+        else:
+            kind = "select" if self.thinned is None else "each of select"
+            n = self.windows if self.thinned is None else len(self.thinned.every)
+            self.losses.append(self._at_first(kind, n, partial(self._look, ends=True)))
         if self.asked is not None and (over or len(self.topics) in self.asked_at):
             self.asked.ask(self.env.learner, tokens)

@@ -75,7 +75,7 @@ def evaluate(
     compiled = begun.flag("compiled") if "compiled" in begun else worth_compiling(updates)
     versions = {"nucleus": NUCLEUS_VERSION, "windows": MEASURED_WINDOWS, "traits": TRAITS_VERSION}
     run = {"world": world.hash, "settings": settings.to_json(), "inits": plan.inits}
-    run |= {"versions": versions, "compiled": compiled, "curve": plan.meter.to_json()}
+    run |= {"versions": versions, "compiled": compiled, "curve": plan.meter_in(settings).to_json()}
     with alone(out) as hold:
         hold.begin_run(COMMAND, force=False)
         # What will count is fixed before the first episode.
@@ -260,7 +260,7 @@ def _task(
         arm=one.spec(seed),
         seed=seed,
         choices=EVALUATION.choices,
-        meter=replace(plan.meter, keep_read=keeps),
+        meter=replace(plan.meter_in(settings), keep_read=keeps),
         name="" if made is not None else one.name,
         made=made,
     )

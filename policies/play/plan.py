@@ -51,7 +51,7 @@ class Plan:
         inits: Different initialisations of the learner, spread over the seeds.
         learners: Episodes played side by side, their learners in one bank.
         subject: The arm that the report's first sentence is about.
-        meter: How an episode's curve is measured.
+        meter: How an episode's curve is measured; within a quarter of its training, if None.
         trainings: Directories of one policy that was trained several times, by its name.
         controls: Of the subject, names of `CONTROLS`.
         searched: Random curricula of the control `equal-search`, at most.
@@ -63,7 +63,7 @@ class Plan:
     inits: int = 1
     learners: int = 4
     subject: str | None = None
-    meter: CurveMeter = field(default_factory=CurveMeter)
+    meter: CurveMeter | None = None
     trainings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     controls: Sequence[str] = ()
     searched: int = 32
@@ -88,6 +88,10 @@ class Plan:
                 raise ValueError(
                     f"expected trainings under a name of their own, got {name!r}, which is an arm's"
                 )
+
+    def meter_in(self, settings: Settings) -> CurveMeter:
+        """How the curve of an episode with these settings is measured."""
+        return self.meter or CurveMeter.within(settings)
 
     def cast(self) -> list[Cast]:
         """The arms, each checked before any work is spent; those of `trainings` come last, where
@@ -146,10 +150,14 @@ def command_of(world: World, settings: Settings, plan: Plan, out: Path) -> str:
         words += ["--learners", str(plan.learners)]
     if plan.searched != Plan.searched:
         words += ["--search-cap", str(plan.searched)]
-    if plan.meter.points != CurveMeter.points:
-        words += ["--curve-points", str(plan.meter.points)]
-    if plan.meter.knowledge is not None:
-        words += ["--knowledge", str(plan.meter.knowledge.points)]
+    meter = plan.meter_in(settings)
+    fitting = CurveMeter.within(settings, meter.points, meter.knowledge)
+    if meter.points != CurveMeter.points:
+        words += ["--curve-points", str(meter.points)]
+    if (meter.windows, meter.ends) != (fitting.windows, fitting.ends):
+        words += ["--curve-windows", str(meter.windows)]
+    if meter.knowledge is not None:
+        words += ["--knowledge", str(meter.knowledge.points)]
     words += ["--out", str(out)]
     usual = Settings().to_json()
     for name, value in settings.to_json().items():
