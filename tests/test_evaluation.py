@@ -20,7 +20,7 @@ from policies.arms.registry import arm_of, check_arms
 from policies.cli.main import main
 from policies.curiosity import CuriosityConfig, CuriosityNetwork, CuriosityPolicy
 from policies.play import episodes
-from policies.play.curves import CurveMeter, estimated
+from policies.play.curves import CurveMeter, estimated, filled
 from policies.play.episodes import Playing, play
 from policies.play.evaluation import evaluate
 from policies.play.plan import Plan, command_of
@@ -77,29 +77,42 @@ def test_a_curve_has_its_points_where_it_is_steep_the_same_for_all_arms() -> Non
 
 
 @pytest.mark.parametrize(
-    ("steps", "updates", "windows", "ends"),
+    ("steps", "updates", "points", "windows", "ends"),
     [
-        (60, 10, 512, None),  # the defaults: all windows everywhere
-        (40, 6, 236, 512),
-        (24, 3, 35, 512),  # the benchmark's episodes
-        (10, 2, 30, None),  # too short for all windows at its end
+        (60, 10, 13, 512, 512),  # the defaults
+        (50, 6, 8, 512, 512),
+        (40, 6, 7, 473, 512),
+        (24, 3, 7, 70, 512),  # the benchmark's episodes
+        (10, 2, 7, 48, None),  # too short for all windows at its end
     ],
 )
 def test_a_curve_takes_a_quarter_of_the_training_at_most(
-    steps: int, updates: int, windows: int, ends: int | None
+    steps: int, updates: int, points: int, windows: int, ends: int | None
 ) -> None:
     settings = Settings.of(steps=steps, updates_per_step=updates)
     meter = CurveMeter.within(settings)
-    assert (meter.points, meter.windows, meter.ends) == (13, windows, ends)
-    # The first moment is shared by all arms.
-    measured = (len(meter.moments(steps)) - 2) * windows + (ends or windows)
-    assert measured / 3 <= steps * settings.windows_per_step / 4
-    more = (len(meter.moments(steps)) - 1) * (windows + 1)
-    assert windows == 512 or (more + (ends or 0)) / 3 > steps * settings.windows_per_step / 4
+    assert (meter.points, meter.windows, meter.ends) == (points, windows, ends)
+    inside = len(meter.moments(steps)) - 2  # the first moment is shared by all arms
+    allowed = 3 * steps * settings.windows_per_step / 4
+    assert inside * windows + (ends or windows) <= allowed
+    assert windows == 512 or (inside + 1) * (windows + 1) + ((ends or windows) - windows) > allowed
+    assert CurveMeter.within(settings, 3).points == 3
     with pytest.raises(ValueError, match="at least 2 points of 1 window, got 1 of"):
         CurveMeter.within(settings, points=1)
     with pytest.raises(ValueError, match="at least the 9 windows of a curve at its ends, got 8"):
         CurveMeter(3, 9, 8)
+
+
+def test_a_curve_is_filled_between_its_points_and_falls_where_they_fall() -> None:
+    at = list(range(25))
+    bent = [3.0 - 0.3 * (t / 24) ** 0.5 - 0.1 * (t / 24) ** 2 for t in at]
+    points = [0, 1, 3, 6, 11, 17, 24]
+    found = filled(points, [bent[t] for t in points], at)
+    assert [found[t] for t in points] == [bent[t] for t in points]
+    line = np.interp(at, points, [bent[t] for t in points])
+    assert np.abs(np.subtract(found, bent)).max() < np.abs(line - bent).max() / 2
+    assert (np.diff(found) < 0).all()
+    assert filled([0, 5], [2.0, 1.0], [0, 2, 5]) == pytest.approx([2.0, 1.6, 1.0])
 
 
 def test_a_loss_on_all_windows_is_estimated_from_some_by_what_each_lost_at_both_ends() -> None:
@@ -137,13 +150,17 @@ def test_a_thinned_curve_has_the_ends_of_a_full_one_and_comes_near_it_in_between
         play(env, arm_of("random"), 2, 7, meter).measured
         for meter in (CurveMeter(9, 64), CurveMeter(9, 8), CurveMeter(9, 8, 64))
     )
-    assert thinned.tokens == full.tokens
+    # What is filled has a loss after every step, and here they are all measured.
+    assert thinned.tokens == full.tokens == [i * env.settings.tokens_per_step for i in range(5)]
     assert thinned.loss[0] == pytest.approx(full.loss[0], abs=1e-6)
     assert thinned.loss[-1] == pytest.approx(full.loss[-1], abs=1e-6)
     off, further = (np.abs(np.subtract(c.loss, full.loss))[1:-1] for c in (thinned, plain))
     assert off.max() < further.max() / 2
     same = play(env, arm_of("random"), 2, 7, CurveMeter(9, 64, 64)).measured
     assert same.loss == pytest.approx(full.loss, abs=1e-6)
+    sparse = play(env, arm_of("random"), 2, 7, CurveMeter(2, 64, 64)).measured
+    assert sparse.tokens == full.tokens
+    assert np.diff(sparse.loss) == pytest.approx(np.diff(sparse.loss)[:1].repeat(4), abs=1e-9)
 
 
 def test_the_command_of_an_evaluation_tells_how_curves_were_measured_if_not_as_usual(
@@ -158,8 +175,7 @@ def test_the_command_of_an_evaluation_tells_how_curves_were_measured_if_not_as_u
     assert command(CurveMeter.within(settings)) == command(None)
     assert "--curve-points 9 --curve-windows 128" in command(CurveMeter(9, 128))
     assert "--curve-points 9 --out" in command(CurveMeter.within(settings, 9))
-    assert "--curve-points" not in (own := command(CurveMeter(windows=7)))
-    assert "--curve-windows 7" in own
+    assert "--curve-points 13 --curve-windows 7" in command(CurveMeter(windows=7))
 
 
 def test_a_sparse_curve_lies_on_the_dense_one_and_ends_where_the_episode_ends(env) -> None:
@@ -265,8 +281,7 @@ def test_an_evaluation_writes_scores_curves_and_report_and_goes_on_where_it_was(
     assert scores["seeds"] == [0, 1]
     rows = list(csv.DictReader((out / "curves.csv").open()))
     assert len(rows) == 4 * 2 * (SETTINGS["steps"] + 1)
-    told = {int(row["step"]) for row in rows if row["select_bits_per_byte"]}
-    assert told == CurveMeter.within(Settings.of(**SETTINGS)).moments(SETTINGS["steps"])
+    assert all(row["select_bits_per_byte"] for row in rows)  # the points are enough for 4 steps
     assert "<svg" in (out / "report.html").read_text()
     lines = (out / "curricula" / "learned-1.jsonl").read_text().splitlines()
     header, *steps = map(json.loads, lines)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kncl_env.settings import Settings
     from kncl_env.world.world import World
     from policies.play.closed_loop import Line
+    from policies.play.curves import CurveMeter
     from policies.play.plan import Plan
 
 ARMS = (
@@ -117,16 +118,16 @@ def _evaluate_parser(verbs: Verbs) -> None:
     verb.add_argument(
         "--curve-points",
         type=int,
-        default=13,
         metavar="N",
-        help="measurements of a learning curve, more of them at its beginning (13)",
+        help="measurements of a learning curve, more of them at its beginning (7 to 13, as many as "
+        "fit a quarter of the training)",
     )
     verb.add_argument(
         "--curve-windows",
         type=int,
         metavar="N",
-        help="windows of `select` at each (as many of 512 as fit a quarter of the training; all of "
-        "them at both ends)",
+        help="windows of `select` at each, and nothing is estimated (all 512 at both ends, as many "
+        "as fit a quarter of the training in between)",
     )
     verb.add_argument(
         "--knowledge",
@@ -264,25 +265,20 @@ def _evaluate(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress
 
-    from kncl_env.knowledge.meter import KnowledgeMeter
     from kncl_env.world.world import World
     from policies.arms.registry import places_of
-    from policies.play.curves import CurveMeter
     from policies.play.evaluation import COMMAND, check_nothing_lost, evaluate
     from policies.play.plan import Plan, usual_subject
     from policies.verdict.table import table
 
     torch.set_num_threads(1)
     settings = settings_of(args)
-    asked = KnowledgeMeter(args.knowledge) if args.knowledge else None
     plan = Plan(
         args.policies,
         args.seeds,
         args.inits,
         args.learners,
-        meter=CurveMeter.within(settings, args.curve_points, asked)
-        if args.curve_windows is None
-        else CurveMeter(args.curve_points, args.curve_windows, knowledge=asked),
+        meter=_meter(args, settings),
         trainings=dict(args.trainings),
         searched=args.search_cap,
         hands=hands_of(args),
@@ -304,6 +300,17 @@ def _evaluate(args: argparse.Namespace) -> int:
     say_lines(table(summary))
     say(f"report: {args.out / 'report.html'}")
     return 0
+
+
+def _meter(args: argparse.Namespace, settings: Settings) -> CurveMeter:
+    from kncl_env.knowledge.meter import KnowledgeMeter
+    from policies.play.curves import CurveMeter
+
+    asked = KnowledgeMeter(args.knowledge) if args.knowledge else None
+    if args.curve_windows is None:
+        return CurveMeter.within(settings, args.curve_points, asked)
+    points = CurveMeter.points if args.curve_points is None else args.curve_points
+    return CurveMeter(points, args.curve_windows, knowledge=asked)
 
 
 def _nucleate(world: World, starts: Sequence[Settings], plan: Plan) -> None:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 
 from kncl_env.env import TopicExpansionEnv
 from kncl_env.forgetting import LossMatrix
@@ -29,6 +30,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 SHARE = 1 / 4  # of the training, what measuring its curve may take
+FEW, MANY = 7, 13  # points of a curve
 FEWEST = 16  # windows that a loss on all of them is estimated from
 
 # What a line has where there is anything to tell: others are as they always were.
@@ -40,8 +42,9 @@ class Curve:
     """What an evaluation knows of an episode.
 
     Attributes:
-        tokens: Trained until each measurement, from 0 to the end.
-        loss: Held-out loss on `select` at each [bits per byte]: a policy was paid for `reward`.
+        tokens: Trained until each point, from 0 to the end.
+        loss: Held-out loss on `select` at each [bits per byte], measured or estimated as the meter
+            has it: a policy was paid for `reward`.
         topics: Expanded in each step; -1 where none was.
         passages: Read in each step.
         test_before, test_after: Held-out loss on `test` [bits per byte].
@@ -101,8 +104,9 @@ class CurveMeter:
     Attributes:
         points: Measurements of an episode, both ends included; those that fall on one step are one.
         windows: Of `select`, at each.
-        ends: Of `select`, at both ends; then the loss on all of these is estimated in between (see
-            `estimated`). As in between, if None.
+        ends: Of `select`, at both ends; then the loss on all of these is estimated at the moments
+            in between (see `estimated`), and after each step (see `filled`). If None, nothing is
+            estimated.
         keep_read: Whether the windows of each step are kept, for controls to be made of them.
         knowledge: When the learner is asked which links it knows; never, if None.
 
@@ -134,23 +138,29 @@ class CurveMeter:
 
     @classmethod
     def within(
-        cls, settings: Settings, points: int = 13, knowledge: KnowledgeMeter | None = None
+        cls,
+        settings: Settings,
+        points: int | None = None,
+        knowledge: KnowledgeMeter | None = None,
     ) -> CurveMeter:
-        """What takes a quarter of the training at most, by counts: all windows of `select` at each
-        point, or at both ends and fewer in between.
+        """What takes a quarter of the training at most, by counts.
+
+        All windows of `select` at 7 to 13 points, as many as fit; where 7 do not, fewer windows
+        between the ends.
 
         Raises:
             ValueError: As of the class.
         """
-        inside = len(cls(points).moments(settings.rules.steps)) - 2
-        allowed = int(settings.rules.steps * settings.windows_per_step * SHARE / FORWARD)
-        every = MEASURED_WINDOWS["select"]
-        windows = max(1, allowed // (inside + 1))  # the first point is shared by all arms
-        if windows >= every:
-            return cls(points, every, knowledge=knowledge)
-        if inside and (allowed - every) // inside >= FEWEST:
-            return cls(points, (allowed - every) // inside, every, knowledge=knowledge)
-        return cls(points, windows, knowledge=knowledge)
+        steps, every = settings.rules.steps, MEASURED_WINDOWS["select"]
+        allowed = int(steps * settings.windows_per_step * SHARE / FORWARD)
+        if points is None:
+            # The first point costs nothing: all arms share it.
+            points = min(max(1 + allowed // every, FEW), MANY)
+        inside = len(cls(points).moments(steps)) - 2
+        windows = min((allowed - every) // max(1, inside), every)
+        if windows >= FEWEST:
+            return cls(points, windows, every, knowledge=knowledge)
+        return cls(points, max(1, allowed // (inside + 1)), knowledge=knowledge)
 
     def moments(self, steps: int) -> frozenset[int]:
         """After how many of the budget's steps the curve is measured; 0 is before the first."""
@@ -228,6 +238,18 @@ def estimated(part: Floats, first: Floats, last: Floats, known: Bools, n_bytes: 
     return float((ends @ fit) @ n_bytes / n_bytes.sum())
 
 
+def filled(tokens: Sequence[int], loss: Sequence[float], at: Sequence[int]) -> list[float]:
+    """A curve between its points, by monotone cubics (Fritsch & Carlson 1980).
+
+    A straight line lies above a curve that is bent, and tells too late when it falls below a loss.
+
+    Args:
+        tokens, loss: Of each point, two or more.
+        at: Tokens in between.
+    """
+    return [float(x) for x in PchipInterpolator(tokens, loss)(at)]
+
+
 # Of each stage: losses by weights, split and number of windows. All arms of a seed begin alike.
 _AT_FIRST: WeakKeyDictionary[Stage, dict[tuple[str, str, int | None], Floats]] = WeakKeyDictionary()
 
@@ -289,9 +311,10 @@ class _CurveWatch:
         assert self.env.episode is not None
         windows = len(self.topics) * self.env.settings.windows_per_step
         noisy = self.env.stage.world.passage_is_noise.any()
+        tokens, loss = self._curve()
         return Curve(
-            tokens=self.tokens,
-            loss=self._loss(),
+            tokens=tokens,
+            loss=loss,
             topics=self.topics,
             passages=self.passages,
             test_before=self.before,
@@ -317,10 +340,12 @@ class _CurveWatch:
             for name, windows in (("trained",) * 2, ("worked",) * 2, ("looked", "measured"))
         }
 
-    def _loss(self) -> list[float]:
+    def _curve(self) -> tuple[list[int], list[float]]:
         if self.thinned is None:
-            return [float(one[0]) for one in self.losses]
-        return self.thinned.curve(self.losses)
+            return self.tokens, [float(one[0]) for one in self.losses]
+        each = self.env.settings.tokens_per_step
+        at = [step * each for step in range(len(self.topics) + 1)]
+        return at, filled(self.tokens, self.thinned.curve(self.losses), at)
 
     def _at_first(self, split: str, windows: int | None, look: Callable[[], Floats]) -> Floats:
         """Measured before the first step, or by an arm that began with the same weights."""

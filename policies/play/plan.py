@@ -150,9 +150,9 @@ def command_of(world: World, settings: Settings, plan: Plan, out: Path) -> str:
         words += ["--learners", str(plan.learners)]
     if plan.searched != Plan.searched:
         words += ["--search-cap", str(plan.searched)]
-    meter = plan.meter_in(settings)
-    fitting = CurveMeter.within(settings, meter.points, meter.knowledge)
-    if meter.points != CurveMeter.points:
+    meter, usual_meter = plan.meter_in(settings), CurveMeter.within(settings)
+    fitting = CurveMeter.within(settings, meter.points)
+    if meter.points != usual_meter.points:
         words += ["--curve-points", str(meter.points)]
     if (meter.windows, meter.ends) != (fitting.windows, fitting.ends):
         words += ["--curve-windows", str(meter.windows)]
