@@ -23,8 +23,8 @@ AT_ONCE = 64  # [passages] of a topic that are looked for together
 
 # Of each world: by topics, windows and their length, what `nearest_passages` found. It is the same
 # for all initial learners, and compares each of the topics with every passage.
-_NEAREST: WeakKeyDictionary[World, dict[tuple[bytes, int, int], NDArray[np.int64]]]
-_NEAREST = WeakKeyDictionary()
+_Found = dict[tuple[bytes, int, int], NDArray[np.int64]]
+_NEAREST: WeakKeyDictionary[World, _Found] = WeakKeyDictionary()
 
 
 class NeighbourhoodRetriever:

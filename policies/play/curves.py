@@ -167,6 +167,16 @@ class CurveMeter:
         shares = np.linspace(0, 1, self.points) ** 2
         return frozenset((steps * shares).round().astype(int).tolist())
 
+    def told(self) -> str:
+        """How a curve is measured, in words."""
+        if self.ends is None:
+            return f"{self.windows} windows of select at {self.points} moments"
+        return (
+            f"{self.ends} windows of select at both ends and {self.windows} at {self.points - 2} "
+            "moments in between, from which the loss on all of them is estimated; monotone cubics "
+            "in between"
+        )
+
     def to_json(self) -> Json:
         """As a run's config has it: without what is not measured, and what changes no figure."""
         known = {name: value for name, value in asdict(self).items() if value is not None}
