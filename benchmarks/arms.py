@@ -103,15 +103,16 @@ def measure(stage: Stage, names: Sequence[str], steps: int) -> dict[str, Costs]:
     # Learners that an arm asks for are watched, too.
     Stage.learner = lambda own, *more: _Watched(make(own, *more), paid)  # type: ignore
     for name in names:
-        rules = _Clock()  # of the environment's step alone
+        arm, rules = arm_of(name), _Clock()  # of the environment's step alone
         env = TopicExpansionEnv(stage, _Watched(learner, paid))
         env.step = paid.around(rules.around(env.step))  # type: ignore[method-assign]
         env.feed = paid.around(rules.around(env.feed))  # type: ignore[method-assign]
         begins = []
         for _ in range(2):
-            observation, _info = env.reset(seed=0)
+            # A step is as long as an evaluation's: without rewards, where the arm looks at none.
+            observation, _info = env.reset(seed=0, options={"rewarded": arm.rewarded})
             before, began = paid.seconds, time.thread_time()
-            player = arm_of(name).begin(env, np.random.default_rng(0))
+            player = arm.begin(env, np.random.default_rng(0))
             spent = time.thread_time() - began
             begins.append((spent, spent - (paid.seconds - before)))
         rows = []
