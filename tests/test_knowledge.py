@@ -530,6 +530,35 @@ def test_an_episode_tells_what_was_known_where_it_is_asked_and_nothing_else_chan
         asking.from_json({**lines[1], "knowledge": {**told, "hops": told["hops"][1:]}})
 
 
+def test_arms_that_begin_alike_are_asked_once_before_their_first_step(
+    naming_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = env_of(naming_world, **SMALL)
+    scores, asked = LinkProbe.scores, []
+
+    def counted(self, *known):  # type: ignore[no-untyped-def]
+        asked.append(1)
+        return scores(self, *known)
+
+    monkeypatch.setattr(LinkProbe, "scores", counted)
+
+    def told(arm: str, items: int = 20) -> list[object]:
+        asked.clear()
+        meter = CurveMeter(knowledge=KnowledgeMeter(3, items))
+        curve = play(env, arm_of(arm), 0, EVALUATION.choices, meter).measured.knowledge
+        assert curve is not None
+        return [ranks.to_json() for ranks in curve.ranks]
+
+    first = told("uniform")
+    assert len(asked) == 3
+    second = told("random")
+    assert len(asked) == 2
+    assert second[0] == first[0]
+    assert second[-1] != first[-1]
+    told("random", 10)  # other links
+    assert len(asked) == 3
+
+
 def test_a_learner_in_a_bank_is_asked_with_its_own_weights(naming_world: World) -> None:
     stage = env_of(naming_world, **SMALL).stage
     # As an evaluation has them: with a guard around each.

@@ -383,4 +383,4 @@ class _CurveWatch:
             n = self.windows if self.thinned is None else len(self.thinned.every)
             self.losses.append(self._at_first(kind, n, partial(self._look, ends=True)))
         if self.asked is not None and (over or len(self.topics) in self.asked_at):
-            self.asked.ask(self.env.learner, tokens)
+            self.asked.ask(self.env.learner, tokens, "" if self.topics else self.start)
