@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fakes import env_of
 from test_accounting import curve
+from test_guard import SETTINGS as SHORT
 from test_taste import taste
 
 from kncl_env.env import TopicExpansionEnv
@@ -30,16 +31,7 @@ from policies.verdict.accounting import cost_of
 from train_lm.checked.digests import sealed
 from train_lm.files import write_json
 
-SETTINGS = {
-    "nucleus_topics": 6,
-    "nucleus_updates": 30,
-    "steps": 8,  # so many that who goes by rewards is seen to
-    "updates_per_step": 2,
-    "batch": 4,
-    "breadth": 16,
-    "slots": 6,
-    "model": "xxs",
-}
+SETTINGS = {**SHORT, "steps": 8}  # so many that who goes by rewards is seen to
 
 
 @pytest.fixture(scope="module")
