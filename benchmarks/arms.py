@@ -2,9 +2,10 @@
 
 Bookkeeping is the CPU time of the arm's thread in `begin` and `act`, without what the environment's
 `step` and `feed` and the stage's learners take. A stage's first episode pays for what its episodes
-share, such as counts of words; `begin first` shows it. Models beside the budget are probes,
-reference models and trial runs: they are paid for by design, and charged. Where an arm trains a
-model of another kind, its time stands with the bookkeeping.
+share, such as counts of words, or what is read in the place of withheld text: `begin first` and
+`step first` show it, and the rest is of the same episode once more. Models beside the budget are
+probes, reference models and trial runs: they are paid for by design, and charged. Where an arm
+trains a model of another kind, its time stands with the bookkeeping.
 
     python benchmarks/arms.py --world worlds/wiki
 """
@@ -46,7 +47,8 @@ class Costs:
         family: Of the arm.
         begin_first: CPU time of its first `begin` on this stage, models included [s].
         begin: The same of the next one, without models [s].
-        act: Bookkeeping of a step [s].
+        act_first: Bookkeeping of a step of its first episode on this stage [s].
+        act: The same of the same episode once more [s].
         step: What environment and learner take for it, models beside the budget aside [s].
         share: Bookkeeping of an episode, begun again, as a share of its steps.
         models: FLOPs beside the budget as a share of the episode's training.
@@ -55,6 +57,7 @@ class Costs:
     family: str
     begin_first: float
     begin: float
+    act_first: float
     act: float
     step: float
     share: float
@@ -92,7 +95,7 @@ class _Watched:
 
 
 def measure(stage: Stage, names: Sequence[str], steps: int) -> dict[str, Costs]:
-    """Begin two episodes of each arm, and play some steps of the second.
+    """Begin an episode of each arm twice, and play some of its steps.
 
     Args:
         steps: That are measured, after one that is not.
@@ -107,7 +110,7 @@ def measure(stage: Stage, names: Sequence[str], steps: int) -> dict[str, Costs]:
         env = TopicExpansionEnv(stage, _Watched(learner, paid))
         env.step = paid.around(rules.around(env.step))  # type: ignore[method-assign]
         env.feed = paid.around(rules.around(env.feed))  # type: ignore[method-assign]
-        begins = []
+        begins, acts = [], []
         for _ in range(2):
             # A step is as long as an evaluation's: without rewards, where the arm looks at none.
             observation, _info = env.reset(seed=0, options={"rewarded": arm.rewarded})
@@ -115,19 +118,22 @@ def measure(stage: Stage, names: Sequence[str], steps: int) -> dict[str, Costs]:
             player = arm.begin(env, np.random.default_rng(0))
             spent = time.thread_time() - began
             begins.append((spent, spent - (paid.seconds - before)))
-        rows = []
-        for _ in range(steps + 1):
-            before, within, began = paid.seconds, rules.seconds, time.thread_time()
-            turn = player.act(observation)
-            spent, observation = time.thread_time() - began, turn.observation
-            rows.append((spent - (paid.seconds - before), rules.seconds - within, turn.extra_flops))
-        (_, _, first), *later = rows
+            rows = []
+            for _ in range(steps + 1):
+                before, within, began = paid.seconds, rules.seconds, time.thread_time()
+                turn = player.act(observation)
+                spent, observation = time.thread_time() - began, turn.observation
+                own = spent - (paid.seconds - before)
+                rows.append((own, rules.seconds - within, turn.extra_flops))
+            (_, _, first), *later = rows
+            acts.append(float(np.mean([own for own, _, _ in later])))
         act, step, flops = np.mean(later, axis=0).tolist()
         n = settings.rules.steps
         found[name] = Costs(
             family=ARMS[name].family,
             begin_first=begins[0][0],
             begin=begins[1][1],
+            act_first=acts[0],
             act=act,
             step=step,
             share=(begins[1][1] / n + act) / step,
@@ -147,16 +153,17 @@ def flat(costs: dict[str, Costs]) -> dict[str, float]:
 
 def print_table(costs: dict[str, Costs]) -> None:
     print(
-        f"{'':26s} {'begin first':>12s} {'begin':>8s} {'a step':>9s} {'of a step':>10s} "
-        f"{'models beside':>14s}"
+        f"{'':26s} {'begin first':>12s} {'begin':>8s} {'step first':>11s} {'a step':>9s} "
+        f"{'of a step':>10s} {'models beside':>14s}"
     )
-    print(f"{'':26s} {'s':>12s} {'s':>8s} {'ms':>9s} {'%':>10s} {'% of training':>14s}")
+    print(f"{'':26s} {'s':>12s} {'s':>8s} {'ms':>11s} {'ms':>9s} {'%':>10s} {'% of training':>14s}")
     # Those that pay for models by design stand apart.
     for name, c in sorted(costs.items(), key=lambda item: item[1].models > 0):
         over = " over 2 %" if c.share > SHARE and not c.models else ""
         models = f"{100 * c.models:14.0f}" if c.models else f"{'':14s}"
         print(
-            f"{name:26s} {c.begin_first:12.2f} {c.begin:8.3f} {1000 * c.act:9.2f} "
+            f"{name:26s} {c.begin_first:12.2f} {c.begin:8.3f} "
+            f"{1000 * c.act_first:11.2f} {1000 * c.act:9.2f} "
             f"{100 * c.share:10.2f} {models}{over}"
         )
 
