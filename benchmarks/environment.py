@@ -75,7 +75,8 @@ class TimedSteps:
     def knowledge_share(self, threads: int, times: int = 7) -> dict[str, float]:
         """What asking the learner for links costs at its usual moments, as a share of a step.
 
-        The moments of an episode are spread over all its steps; arms of a seed share the first.
+        The moments of an episode are spread over all its steps. All are counted, though arms of a
+        seed share the first.
         """
         meter = KnowledgeMeter()
         watch = meter.begin(self.env.stage)

@@ -97,8 +97,8 @@ def test_a_curve_takes_a_quarter_of_the_training_at_most(
     assert inside * windows + (ends or windows) <= allowed
     assert windows == 512 or (inside + 1) * (windows + 1) + ((ends or windows) - windows) > allowed
     assert CurveMeter.within(settings, 3).points == 3
-    assert f"{windows} " in meter.told()
-    assert (f"{ends} windows of select at both ends" in meter.told()) == (ends is not None)
+    assert f"{windows} " in meter.told(steps)
+    assert (f"{ends} windows of select at both ends" in meter.told(steps)) == (ends is not None)
     with pytest.raises(ValueError, match="at least 2 points of 1 window, got 1 of"):
         CurveMeter.within(settings, points=1)
     with pytest.raises(ValueError, match="at least the 9 windows of a curve at its ends, got 8"):

@@ -29,12 +29,11 @@ number of arms (the largest of all arms' t under joint sign flips; Westfall & Yo
 eight seeds can show something of sixty arms. Where a policy was trained several times, seeds are
 spread over its trainings, and p is that of the comparison that was fixed beforehand where it is
 larger: it counts trainings. What was fixed beforehand, and controls among themselves, are corrected
-by Holm. Speed-up: uniform's tokens over the arm's, to uniform's final loss, by a curve of nine
-moments and 128 windows, which is rough: in one cell it tells an eighth too much, with intervals
-half as wide again as a full curve's (docs/PERFORMANCE.md). FLOPs are of one episode with everything
-that it needs: its training, what the arm spent beside it, and what had to be searched or trained
-before it, counted as if for this episode alone; only arms that look at rewards are charged for
-them.
+by Holm. Speed-up: uniform's tokens over the arm's, to uniform's final loss, by a curve of few
+windows, which is rough (docs/PERFORMANCE.md says how rough). FLOPs are of one episode with
+everything that it needs: its training, what the arm spent beside it, and what had to be searched or
+trained before it, counted as if for this episode alone; only arms that look at rewards are charged
+for them.
 
 "Shown" is meant in one sense: below every other arm that competes, each with a p below 0.05 after
 correction for all pairs of arms, in the same way, since any of them might have come first. Arms of

@@ -146,7 +146,7 @@ class CurveMeter:
         """What takes a quarter of the training at most, by counts.
 
         All windows of `select` at 7 to 13 points, as many as fit; where 7 do not, fewer windows
-        between the ends.
+        between the ends; where the end alone does not, few at each, and nothing is estimated.
 
         Raises:
             ValueError: As of the class.
@@ -167,14 +167,14 @@ class CurveMeter:
         shares = np.linspace(0, 1, self.points) ** 2
         return frozenset((steps * shares).round().astype(int).tolist())
 
-    def told(self) -> str:
-        """How a curve is measured, in words."""
+    def told(self, steps: int) -> str:
+        """How the curve of so many steps is measured, in words."""
+        n = len(self.moments(steps))
         if self.ends is None:
-            return f"{self.windows} windows of select at {self.points} moments"
+            return f"{self.windows} windows of select at {n} moments"
         return (
-            f"{self.ends} windows of select at both ends and {self.windows} at {self.points - 2} "
-            "moments in between, from which the loss on all of them is estimated; monotone cubics "
-            "in between"
+            f"{self.ends} windows of select at both ends and {self.windows} at {n - 2} moments in "
+            "between, from which the loss on all of them is estimated; filled by monotone cubics"
         )
 
     def to_json(self) -> Json:

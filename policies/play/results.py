@@ -154,7 +154,7 @@ def _run_info(
         details={
             "Learners": f"{plan.inits} initial learner(s); seeds vary slots and the order of text",
             **({"Trainings": trainings} if (trainings := _trainings(plan)) else {}),
-            "Curves": plan.meter_in(settings).told(),
+            "Curves": plan.meter_in(settings).told(settings.rules.steps),
             "Measured by": f"{TEST}; {CLUSTERS}. Headline: {HEADLINE}",
             "Citation": str(world.card["citation"]) or "none asked for",
             "Nucleus": "; ".join(_nucleus(world, settings).lines()),
